@@ -1,0 +1,50 @@
+# `make demo` and `make test` work on a fresh machine: they set up their own virtual environment and reuse it.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO_DIR ?= .demo
+JOBS ?= 2
+
+.PHONY: setup demo test test-slow lint format clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo       set up, then pretrain on the bundled digits and compare with an untrained control"
+	@echo "make test       set up, then run the tests"
+	@echo "make test-slow  the longer checks"
+	@echo "make lint       style checks;  make format  mend what can be mended"
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run-ready: setup.py | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.test-ready: setup.py | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@ $(VENV)/.run-ready
+
+setup: $(VENV)/.run-ready
+
+demo: $(VENV)/.run-ready
+	$(BIN)/rfd train --config=digits_lt --workdir=$(DEMO_DIR)/digits_lt
+	$(BIN)/rfd summary --workdir=$(DEMO_DIR)/digits_lt
+
+test: $(VENV)/.test-ready
+	$(BIN)/python -m pytest -n $(JOBS) --dist=loadfile
+
+test-slow: $(VENV)/.test-ready
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.test-ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.test-ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) $(DEMO_DIR) *.egg-info build

@@ -1,0 +1,45 @@
+"""Installation: `pip install -e .` for use, `pip install -e .[test]` for development (see the Makefile)."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+CORE = [
+    "absl-py>=2.3,<3",
+    "keras>=3.15,<4",
+    "matplotlib>=3.9,<4",
+    "ml-collections>=1.1,<2",
+    "numpy>=2.0,<3",
+    "pillow>=11,<14",
+    "scikit-learn>=1.5,<2",
+    "tensorboard>=2.20,<3",
+    "tensorflow>=2.21,<2.22",
+    "tensorflow-datasets>=4.9.10,<5",
+]
+EXTRAS = {
+    "jax": ["jax>=0.10,<0.11"],
+    "torch": ["torch>=2.13,<2.14"],
+    "lint": ["ruff==0.17.6"],
+}
+EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+EXTRAS["test"] = [
+    *EXTRAS["lint"],
+    "jax==0.10.2",
+    "pytest>=8,<10",
+    "pytest-xdist>=3.6,<4",
+    "torch==2.13.0",
+]
+
+setup(
+    name="rfd_tf",
+    version="0.1.0",
+    description="Self-supervised learning by imbalanced rotation feature decoupling, in Keras 3 and TensorFlow",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=find_packages(include=["rfd_tf", "rfd_tf.*", "zoo", "zoo.*", "configs", "configs.*"]),
+    install_requires=CORE,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["rfd = rfd_tf.cli:main"]},
+)

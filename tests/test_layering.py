@@ -1,0 +1,107 @@
+"""A file imports only from its own package or from lower layers; no import cycles; no eager TensorFlow."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Longest matching prefix decides. `zoo` sits between the models and the commands.
+LAYERS = {
+    "rfd_tf": 0,
+    "rfd_tf.layers": 1,
+    "rfd_tf.losses": 1,
+    "rfd_tf.optimizers": 1,
+    "rfd_tf.metrics": 1,
+    "rfd_tf.data": 1,
+    "rfd_tf.models": 2,
+    "rfd_tf.callbacks": 2,
+    "zoo": 3,
+    "rfd_tf.evaluation": 3,
+    "rfd_tf.export": 3,
+    "rfd_tf.report": 3,
+    "configs": 0,
+    "rfd_tf.training": 3,
+    "rfd_tf.commands": 4,
+    "rfd_tf.cli": 5,
+}
+
+
+def layer_of(module: str) -> int:
+    parts = module.split(".")
+    for end in range(len(parts), 0, -1):
+        if (layer := LAYERS.get(".".join(parts[:end]))) is not None:
+            return layer
+    raise KeyError(module)
+
+
+def own_modules() -> dict[str, Path]:
+    modules = {}
+    for package in ("rfd_tf", "zoo", "configs"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return modules
+
+
+MODULES = own_modules()
+
+
+def imports_of(path: Path) -> set[str]:
+    """The modules of ours that a file imports, anywhere in it (lazy imports count too)."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                found.add(full if full in MODULES else node.module)
+    return {name for name in found if name in MODULES}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_only_downwards(module):
+    for imported in imports_of(MODULES[module]):
+        same_package = imported.rpartition(".")[0] == module.rpartition(".")[0]
+        assert (
+            layer_of(imported) < layer_of(module)
+            or same_package
+            or imported.count(".") == 0
+            or (layer_of(imported) == layer_of(module) == 1)
+        ), f"{module} imports {imported}, which is not below it"
+        if module.startswith("rfd_tf") and not module.startswith("rfd_tf.commands"):
+            assert not imported.startswith("zoo"), f"{module} imports {imported}: only the commands may"
+
+
+def test_no_import_cycle():
+    graph = {module: imports_of(path) - {module} for module, path in MODULES.items()}
+    done: set[str] = set()
+
+    def visit(module, trail):
+        assert module not in trail, " -> ".join([*trail, module])
+        if module not in done:
+            for imported in sorted(graph[module]):
+                visit(imported, [*trail, module])
+            done.add(module)
+
+    for module in graph:
+        visit(module, [])
+
+
+def test_import_rfd_tf_loads_no_framework():
+    code = (
+        "import sys, rfd_tf; "
+        "print([m for m in ('tensorflow', 'keras', 'jax', 'torch', 'tensorflow_datasets') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert out.stdout.strip() == "[]"
+
+
+def test_every_file_is_short():
+    too_long = {m: n for m, p in MODULES.items() if (n := len(p.read_text().splitlines())) > 300}
+    assert not too_long, f"over 300 lines: {too_long}"
