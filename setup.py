@@ -33,7 +33,7 @@ EXTRAS["test"] = [
 setup(
     name="rfd_tf",
     version="0.1.0",
-    description="Self-supervised learning by imbalanced rotation feature decoupling, in Keras 3 and TensorFlow",
+    description="Imbalanced rotation feature decoupling: self-supervised learning in Keras and TensorFlow",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",

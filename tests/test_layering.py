@@ -94,10 +94,8 @@ def test_no_import_cycle():
 
 
 def test_import_rfd_tf_loads_no_framework():
-    code = (
-        "import sys, rfd_tf; "
-        "print([m for m in ('tensorflow', 'keras', 'jax', 'torch', 'tensorflow_datasets') if m in sys.modules])"
-    )
+    frameworks = ("tensorflow", "keras", "jax", "torch", "tensorflow_datasets")
+    code = f"import sys, rfd_tf; print([m for m in {frameworks} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert out.stdout.strip() == "[]"
 

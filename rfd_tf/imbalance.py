@@ -1,0 +1,144 @@
+"""Counts, weights and margins of imbalanced classes. Plain NumPy, float64.
+
+References:
+    LDAM: Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019.
+    CB: Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+PROFILES = ("exp", "step")
+
+
+def checked_class_counts(class_counts: Sequence[float]) -> np.ndarray:
+    """`class_counts` as a float64 vector; fractional counts are allowed, non-positive ones are not.
+
+    Raises:
+        ValueError: if it is not one-dimensional, is empty, or holds a count that is not positive and finite.
+    """
+    counts = np.asarray(class_counts, dtype="float64")
+    if counts.ndim != 1 or counts.size == 0:
+        raise ValueError(f"`class_counts` must be a non-empty vector. Received shape {counts.shape}")
+    bad = np.flatnonzero(~(np.isfinite(counts) & (counts > 0)))
+    if bad.size:
+        raise ValueError(
+            f"`class_counts` must be positive and finite. Received: class {bad[0]} has {counts[bad[0]]:g}"
+            + (f" ({bad.size} such classes)" if bad.size > 1 else "")
+        )
+    return counts
+
+
+def class_counts_of(labels: Sequence[int], num_classes: int) -> np.ndarray:
+    """Examples per class, int64 of shape [num_classes]; labels outside [0, num_classes) raise ValueError."""
+    labels = np.asarray(labels)
+    outside = labels[(labels < 0) | (labels >= num_classes)]
+    if outside.size:
+        raise ValueError(f"Labels must be in [0, {num_classes}). Received: {outside[0]}")
+    return np.bincount(labels, minlength=num_classes).astype("int64")
+
+
+def long_tailed_counts(num_classes: int, max_count: int, ratio: float, profile: str = "exp") -> np.ndarray:
+    """Examples to keep of each class, int64 of shape [num_classes] (LDAM, section 4).
+
+    Args:
+        num_classes: number of classes C, at least 2.
+        max_count: examples of the largest class.
+        ratio: imbalance ratio, the largest class over the smallest, at least 1.
+        profile: `"exp"`: class c keeps `int(max_count * ratio ** (-c / (C - 1)))`; `"step"`: the first half
+            of the classes keeps `max_count`, the second half `int(max_count / ratio)`.
+
+    Raises:
+        ValueError: on an argument out of range, or where a class would keep no example.
+    """
+    if num_classes < 2:
+        raise ValueError(f"A long tail needs at least 2 classes. Received: num_classes={num_classes}")
+    if max_count < 1:
+        raise ValueError(f"`max_count` must be at least 1. Received: max_count={max_count}")
+    if not ratio >= 1:
+        raise ValueError(f"`ratio` must be at least 1. Received: ratio={ratio}")
+    if profile not in PROFILES:
+        raise ValueError(f"`profile` must be one of {PROFILES}. Received: profile={profile!r}")
+    mu = 1.0 / ratio
+    if profile == "exp":
+        counts = [int(max_count * mu ** (c / (num_classes - 1.0))) for c in range(num_classes)]
+    else:
+        head = num_classes // 2
+        counts = [max_count] * head + [int(max_count * mu)] * (num_classes - head)
+    if min(counts) < 1:
+        raise ValueError(
+            f"ratio={ratio} leaves class {int(np.argmin(counts))} without an example: "
+            f"the largest class has only {max_count}"
+        )
+    return np.asarray(counts, dtype="int64")
+
+
+def ldam_margins(class_counts: Sequence[float], max_margin: float = 0.5) -> np.ndarray:
+    """LDAM margins, float64 of shape [C]: `max_margin` for the rarest class, falling with count ** (1/4).
+
+    Reference: LDAM, equation 13: m_j proportional to n_j ** (-1/4).
+    """
+    if not 0 < max_margin < np.inf:
+        raise ValueError(f"`max_margin` must be positive and finite. Received: max_margin={max_margin}")
+    raw = checked_class_counts(class_counts) ** -0.25
+    return raw * (max_margin / raw.max())
+
+
+def effective_numbers(class_counts: Sequence[float], beta: float) -> np.ndarray:
+    """Effective number of samples (1 - beta**n) / (1 - beta), float64 of shape [C] (CB, equation 2)."""
+    if not 0 <= beta < 1:
+        raise ValueError(f"`beta` must be in [0, 1). Received: beta={beta}")
+    counts = checked_class_counts(class_counts)
+    if beta == 0:
+        return np.ones_like(counts)
+    # expm1 keeps precision where beta is close to 1.
+    return -np.expm1(counts * np.log(beta)) / (1 - beta)
+
+
+def class_balanced_weights(class_counts: Sequence[float], beta: float) -> np.ndarray:
+    """Weights 1 / effective number, scaled to sum to C; float64 of shape [C]. `beta=0` gives ones (CB, section 4)."""
+    weights = 1.0 / effective_numbers(class_counts, beta)
+    return weights * (len(weights) / weights.sum())
+
+
+def shot_groups(class_counts: Sequence[int]) -> dict[str, np.ndarray]:
+    """Class ids by training images: many (> 100), medium (20 to 100), few (< 20)."""
+    counts = np.asarray(class_counts)
+    return {
+        "many": np.flatnonzero(counts > 100),
+        "medium": np.flatnonzero((counts >= 20) & (counts <= 100)),
+        "few": np.flatnonzero(counts < 20),
+    }
+
+
+def rotation_instance_weights(rotation_probabilities: np.ndarray, gamma: float = 2.0) -> np.ndarray:
+    """Weight of each rotated view, float32 of shape [N, 4], from its probability of looking upright.
+
+    The upright view (column 0) weighs 1; view k weighs `1 - p_k ** gamma`: a view that a rotation classifier
+    takes for upright belongs to a rotation-agnostic image, and its rotation label is noise.
+
+    Args:
+        rotation_probabilities: [N, 4], each in [0, 1].
+        gamma: sharpness, positive.
+
+    Reference: Feng et al., "Self-Supervised Representation Learning by Rotation Feature Decoupling", CVPR 2019.
+    """
+    probabilities = np.asarray(rotation_probabilities, dtype="float64")
+    if probabilities.ndim != 2 or probabilities.shape[1] != 4:
+        raise ValueError(f"`rotation_probabilities` must have shape [N, 4]. Received {probabilities.shape}")
+    if not ((probabilities >= 0) & (probabilities <= 1)).all():
+        raise ValueError("`rotation_probabilities` must lie in [0, 1]")
+    if not gamma > 0:
+        raise ValueError(f"`gamma` must be positive. Received: gamma={gamma}")
+    weights = 1.0 - probabilities**gamma
+    weights[:, 0] = 1.0
+    return weights.astype("float32")
+
+
+def effective_rotation_counts(instance_weights: np.ndarray) -> np.ndarray:
+    """Truly rotated examples of each rotation, n_k = sum_i w_ik; float64 of shape [4]."""
+    weights = np.asarray(instance_weights, dtype="float64")
+    if weights.ndim != 2 or weights.shape[1] != 4:
+        raise ValueError(f"`instance_weights` must have shape [N, 4]. Received {weights.shape}")
+    return weights.sum(axis=0)
