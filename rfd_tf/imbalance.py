@@ -97,7 +97,10 @@ def effective_numbers(class_counts: Sequence[float], beta: float) -> np.ndarray:
 
 
 def class_balanced_weights(class_counts: Sequence[float], beta: float) -> np.ndarray:
-    """Weights 1 / effective number, scaled to sum to C; float64 of shape [C]. `beta=0` gives ones (CB, section 4)."""
+    """Weights 1 / effective number, scaled to sum to C; float64 of shape [C] (CB, section 4).
+
+    `beta=0` gives ones.
+    """
     weights = 1.0 / effective_numbers(class_counts, beta)
     return weights * (len(weights) / weights.sum())
 
@@ -122,7 +125,8 @@ def rotation_instance_weights(rotation_probabilities: np.ndarray, gamma: float =
         rotation_probabilities: [N, 4], each in [0, 1].
         gamma: sharpness, positive.
 
-    Reference: Feng et al., "Self-Supervised Representation Learning by Rotation Feature Decoupling", CVPR 2019.
+    Reference: Feng et al., "Self-Supervised Representation Learning by Rotation Feature Decoupling",
+        CVPR 2019.
     """
     probabilities = np.asarray(rotation_probabilities, dtype="float64")
     if probabilities.ndim != 2 or probabilities.shape[1] != 4:

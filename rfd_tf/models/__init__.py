@@ -1,0 +1,15 @@
+"""Backbones and the models trained on them."""
+
+from rfd_tf.models.alexnet import alexnet
+from rfd_tf.models.backbone import first_layer_filters, select_features, wrap_backbone
+from rfd_tf.models.create_backbone import create_backbone
+from rfd_tf.models.resnet_cifar import resnet_cifar
+
+__all__ = [
+    "alexnet",
+    "create_backbone",
+    "first_layer_filters",
+    "resnet_cifar",
+    "select_features",
+    "wrap_backbone",
+]

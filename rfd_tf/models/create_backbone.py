@@ -1,0 +1,59 @@
+"""Backbones by name, for configs and commands."""
+
+from collections.abc import Sequence
+
+import keras
+
+from rfd_tf.models.alexnet import alexnet
+from rfd_tf.models.backbone import wrap_backbone
+from rfd_tf.models.resnet_cifar import DEPTHS, resnet_cifar
+
+BACKBONE_NAMES = ("alexnet", *(f"resnet{depth}" for depth in DEPTHS), "keras.applications.NAME")
+_APPLICATIONS = "keras.applications."
+
+
+def create_backbone(
+    name: str,
+    input_shape: tuple[int, int, int],
+    feature_names: Sequence[str] | None = None,
+    *,
+    width: int = 0,
+    synchronized: bool = False,
+) -> keras.Model:
+    """A freshly initialised backbone.
+
+    Args:
+        name: `alexnet`, `resnet20` ... `resnet110` (the CIFAR ones), or `keras.applications.NAME`, whose
+            only feature is `pool`, the spatial mean of its last map.
+        input_shape: (height, width, channels).
+        feature_names: the features to output; by default all.
+        width: units of AlexNet's dense layers or first channels of a CIFAR ResNet; 0 is the standard width.
+        synchronized: synchronised batch norm (own backbones only).
+
+    Raises:
+        ValueError: on an unknown name, or an argument that the backbone does not take.
+    """
+    options = {"synchronized": synchronized}
+    if feature_names is not None:
+        options["feature_names"] = feature_names
+    if width:
+        options["width"] = width
+    if name == "alexnet":
+        return alexnet(input_shape, **options)
+    if name in (f"resnet{depth}" for depth in DEPTHS):
+        return resnet_cifar(int(name.removeprefix("resnet")), input_shape, **options)
+    if name.startswith(_APPLICATIONS):
+        return _application(name.removeprefix(_APPLICATIONS), input_shape, feature_names, width)
+    raise ValueError(f"Unknown backbone {name!r}; known: {', '.join(BACKBONE_NAMES)}")
+
+
+def _application(name, input_shape, feature_names, width) -> keras.Model:
+    build = getattr(keras.applications, name, None)
+    if not callable(build):
+        raise ValueError(f"keras.applications has no model {name!r}")
+    if width:
+        raise ValueError(f"`width` does not apply to keras.applications.{name}")
+    if feature_names not in (None, ("pool",), ["pool"]):
+        raise ValueError(f"keras.applications.{name} has the feature 'pool' only. Received: {feature_names}")
+    model = build(weights=None, include_top=False, pooling="avg", input_shape=input_shape)
+    return wrap_backbone(model, {"pool": model.layers[-1].name})

@@ -1,0 +1,90 @@
+"""The small ResNets for 32 x 32 images."""
+
+from collections.abc import Sequence
+
+import keras
+from keras import layers
+
+from rfd_tf.layers.option_a_shortcut import OptionAShortcut
+from rfd_tf.models.backbone import check_feature_names
+from rfd_tf.models.torch_defaults import batch_norm
+
+FEATURE_NAMES = ("conv1", "block1", "block2", "block3", "pool")
+DEPTHS = (20, 32, 44, 56, 110)
+
+
+def resnet_cifar(
+    depth: int,
+    input_shape: tuple[int | None, int | None, int] = (32, 32, 3),
+    feature_names: Sequence[str] = FEATURE_NAMES,
+    *,
+    width: int = 16,
+    synchronized: bool = False,
+    name: str | None = None,
+) -> keras.Model:
+    """CIFAR ResNet with option-A shortcuts, as a functional model from images to a dict of feature maps.
+
+    At 32 x 32 with the default width the features are conv1 and block1 [B, 32, 32, 16],
+    block2 [B, 16, 16, 32], block3 [B, 8, 8, 64] and pool [B, 64] (the mean over space).
+
+    Args:
+        depth: 20, 32, 44, 56 or 110 (6n + 2 layers).
+        input_shape: (height, width, channels) of normalised images; height and width may be None.
+        feature_names: any of `FEATURE_NAMES`, in any order.
+        width: channels of the first block; the pooled feature has four times as many.
+        synchronized: whether batch norm takes its statistics over all replicas of a `tf.distribute` strategy.
+        name: the model's name, by default `resnet{depth}`.
+
+    Raises:
+        ValueError: on another depth, an odd width, or unknown or repeated features.
+
+    Reference: He et al., CVPR 2016, section 4.2; initial weights He-normal by fan-in.
+    """
+    if depth not in DEPTHS:
+        raise ValueError(f"`depth` must be one of {DEPTHS}. Received: depth={depth}")
+    if width < 2 or width % 2:
+        raise ValueError(f"`width` must be even and positive. Received: width={width}")
+    names = check_feature_names(feature_names, FEATURE_NAMES)
+    inputs = keras.Input(input_shape, name="image")
+    features = {}
+    x = _conv_bn(inputs, width, 1, "conv1", synchronized)
+    x = features["conv1"] = layers.ReLU(name="conv1")(x)
+    units = (depth - 2) // 6
+    for block in (1, 2, 3):
+        filters = width * 2 ** (block - 1)
+        for unit in range(units):
+            strides = 2 if block > 1 and unit == 0 else 1
+            last = unit == units - 1
+            x = _residual_unit(x, filters, strides, f"block{block}", f"_unit{unit}", last, synchronized)
+        features[f"block{block}"] = x
+    features["pool"] = layers.GlobalAveragePooling2D(name="pool")(x)
+    outputs = {feature: features[feature] for feature in names}
+    return keras.Model(inputs, outputs, name=name or f"resnet{depth}")
+
+
+def _conv_bn(x, filters: int, strides: int, prefix: str, synchronized: bool):
+    fan_in = 9 * x.shape[-1]
+    x = layers.ZeroPadding2D(1, name=f"{prefix}_pad")(x)
+    x = layers.Conv2D(
+        filters,
+        3,
+        strides,
+        use_bias=False,
+        # PyTorch's kaiming_normal_: not truncated.
+        kernel_initializer=keras.initializers.RandomNormal(stddev=(2.0 / fan_in) ** 0.5),
+        name=f"{prefix}_conv",
+    )(x)
+    return batch_norm(f"{prefix}_bn", synchronized)(x)
+
+
+def _residual_unit(x, filters, strides, block, unit, last, synchronized):
+    prefix = block + unit
+    shortcut = x
+    if strides != 1 or x.shape[-1] != filters:
+        shortcut = OptionAShortcut(filters, strides, name=f"{prefix}_shortcut")(x)
+    x = _conv_bn(x, filters, strides, f"{prefix}_1", synchronized)
+    x = layers.ReLU(name=f"{prefix}_1_relu")(x)
+    x = _conv_bn(x, filters, 1, f"{prefix}_2", synchronized)
+    x = layers.Add(name=f"{prefix}_add")([x, shortcut])
+    # The last activation of a block is the block's feature, and its layer carries that name.
+    return layers.ReLU(name=block if last else f"{prefix}_relu")(x)

@@ -1,0 +1,20 @@
+"""PyTorch's default initial weights and batch norm, which the original networks were trained with."""
+
+import math
+
+import keras
+
+
+def fan_in_uniform(fan_in: int) -> keras.initializers.Initializer:
+    """Uniform in ±1/sqrt(fan_in): PyTorch's default for the kernels and biases of dense and conv layers."""
+    bound = 1.0 / math.sqrt(fan_in)
+    return keras.initializers.RandomUniform(-bound, bound)
+
+
+def batch_norm(name: str, synchronized: bool = False) -> keras.layers.BatchNormalization:
+    """Batch norm with PyTorch's epsilon and momentum (0.1 there is 0.9 here).
+
+    PyTorch keeps the unbiased variance as running variance, Keras the biased one: for n values per channel
+    they differ by the factor n / (n - 1), in inference only.
+    """
+    return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, synchronized=synchronized, name=name)
