@@ -48,7 +48,7 @@ class GracefulStop(keras.callbacks.Callback):
         self.restore_handlers()
 
     def on_train_batch_end(self, batch, logs=None):
-        # An epoch whose last step is done ends first, so that its validation and its row of logs are not lost.
+        # An epoch whose last step is done ends first, so that its validation and logs are not lost.
         if self.checkpoint.mid_epoch(self.checkpoint.step):
             self._stop_if_asked()
 

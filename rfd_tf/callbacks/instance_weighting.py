@@ -4,7 +4,7 @@ import keras
 class InstanceWeighting(keras.callbacks.Callback):
     """Switches the rotation weights of a `RotationDecoupling` model on from `start_epoch` on.
 
-    RFD: 210 of 245. A function of the epoch alone, so that a resumed run is right from its first step; no retrace.
+    RFD: 210 of 245. A function of the epoch alone: a resumed run is right from its first step. No retrace.
 
     Raises:
         ValueError: if `start_epoch` is negative, or the model holds no instance weights.
