@@ -8,9 +8,10 @@ from rfd_tf.data.flat_folder import FlatFolder
 from rfd_tf.data.image_folder import ImageFolder
 from rfd_tf.data.long_tail import long_tailed
 from rfd_tf.data.open_source import open_source
-from rfd_tf.data.pipeline import evaluation_dataset, steps_per_epoch, training_dataset, training_indices
+from rfd_tf.data.pipeline import evaluation_dataset, training_dataset
 from rfd_tf.data.preprocessing import Preprocessing
 from rfd_tf.data.rotation_probabilities import load_rotation_probabilities, save_rotation_probabilities
+from rfd_tf.data.schedule import steps_per_epoch, training_indices
 from rfd_tf.data.source import Source
 from rfd_tf.data.subset import Subset
 from rfd_tf.data.tfds_source import TfdsSource

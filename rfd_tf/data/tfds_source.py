@@ -24,9 +24,9 @@ class TfdsSource(Source):
     Where the builder gives file names (as imagenet2012 does), the index is the rank by (class, file name),
     which is the order of `ImageFolder`. Otherwise it is the storage order, shard after shard.
 
-    A builder prepared as array_record is read picture by picture from disk. Finding its labels and names takes
-    a pass over the whole split, which `cache_dir` keeps. One prepared as tfrecord has no random access and is held
-    in memory, as encoded bytes.
+    A builder prepared as array_record is read picture by picture from disk. Finding its labels and names
+    takes a pass over the whole split, whose result `cache_dir` keeps. One prepared as tfrecord has no random
+    access and is held in memory, as encoded bytes.
 
     Args:
         name: builder, such as `"imagenet2012"` or `"cifar10"`, with `/config` and `:version` if wanted.
@@ -41,7 +41,8 @@ class TfdsSource(Source):
 
     Raises:
         FileNotFoundError: if the data is not prepared and `download` is False.
-        ValueError: on an unknown builder or split, no such image feature, or a tfrecord split above `max_bytes`.
+        ValueError: on an unknown builder or split, a missing image feature, or a tfrecord split above
+            `max_bytes`.
     """
 
     def __init__(
