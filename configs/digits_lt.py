@@ -28,7 +28,6 @@ def get_config():
 
     config.backbone.name = "resnet20"
     config.backbone.feature = "pool"
-    config.backbone.width = 32
     config.method.num_negatives = 256
 
     config.optimizer.milestones = ((20, 3e-2), (26, 3e-3), (30, 3e-4))
