@@ -6,6 +6,8 @@ from setuptools import find_packages, setup
 
 CORE = [
     "absl-py>=2.3,<3",
+    "h5py>=3.11,<4",
+    "importlib-resources>=6",  # tensorflow-datasets imports it without asking for it
     "keras>=3.15,<4",
     "matplotlib>=3.9,<4",
     "ml-collections>=1.1,<2",
