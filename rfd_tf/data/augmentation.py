@@ -85,4 +85,5 @@ def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 def normalize(image: tf.Tensor, mean: Sequence[float], std: Sequence[float]) -> tf.Tensor:
     """(image / 255 - mean) / std per channel, float32."""
-    return (tf.cast(image, tf.float32) / 255.0 - tf.constant(mean)) / tf.constant(std)
+    mean, std = tf.constant(mean, tf.float32), tf.constant(std, tf.float32)
+    return (tf.cast(image, tf.float32) / 255.0 - mean) / std

@@ -1,5 +1,6 @@
 """Finding the pictures that cannot be read or decoded, by name."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -107,10 +108,10 @@ def _cached_bad_images(source: Source, cache_file: str | os.PathLike | None) -> 
     if cache_file is None:
         return find_bad_images(source)
     listing = _listing_hash(source)
-    if Path(cache_file).is_file():
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError):  # absent or damaged: made anew
         cached = json.loads(Path(cache_file).read_text(encoding="utf-8"))
         if cached["listing"] == listing:
-            return {int(index): reason for index, _, reason in cached["bad"]}
+            return {index: reason for index, _, reason in cached["bad"]}
     bad = find_bad_images(source)
     rows = [[index, source.describe(index), reason] for index, reason in bad.items()]
     with atomic_file(cache_file) as file:

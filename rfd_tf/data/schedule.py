@@ -88,7 +88,8 @@ class Schedule:
                 raise ValueError(f"`{name}` must be at least 1. Received: {name}={getattr(self, name)}")
         if not 0 <= self.worker_index < self.num_workers:
             raise ValueError(
-                f"`worker_index` must be in [0, {self.num_workers}). Received: worker_index={self.worker_index}"
+                f"`worker_index` must be in [0, num_workers={self.num_workers}). "
+                f"Received: worker_index={self.worker_index}"
             )
         if self.batch_size % (self.num_workers * self.replicas_per_worker):
             raise ValueError(
