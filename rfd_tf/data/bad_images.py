@@ -98,8 +98,8 @@ def _reason(source: Source, row: int) -> str | None:
     """Why picture `row` fails, in one line without TensorFlow's node names; None if it does not fail."""
     try:
         decode(source.fetch(tf.constant(row, tf.int64)))
-    except tf.errors.OpError as error:
-        text = re.sub(r"\{\{.*?\}\}|\[Op:\w+\].*", "", error.message)
+    except Exception as error:  # outside a graph, what a source's Python code raises comes through as it is
+        text = re.sub(r"\{\{.*?\}\}|\[Op:\w+\].*", "", getattr(error, "message", str(error)))
         return " ".join(text.split()).rstrip(".") or type(error).__name__
     return None
 

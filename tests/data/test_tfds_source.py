@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rfd_tf.data import ImageFolder, Preprocessing, TfdsSource, find_bad_images, open_source, training_dataset
+from rfd_tf.data import (
+    ImageFolder,
+    Preprocessing,
+    TfdsSource,
+    find_bad_images,
+    first_bad_image,
+    open_source,
+    training_dataset,
+)
 from tests.data.pictures import write
 
 mini_builders = pytest.importorskip("tests.data.mini_builders", reason="needs tensorflow_datasets")
@@ -73,6 +81,20 @@ def test_pipeline_equals_the_folders(prepared, folder, file_format):
     for (left, left_label), (right, right_label) in zip(mine, theirs, strict=True):
         np.testing.assert_array_equal(left["image"], right["image"])
         np.testing.assert_array_equal(left_label, right_label)
+
+
+def test_a_damaged_record_is_named(prepared, monkeypatch):
+    source = TfdsSource("mini_imagenet", prepared["array_record"])
+    read = source._read
+
+    def failing(index):
+        if index == 5:
+            raise OSError("damaged record")
+        return read(index)
+
+    monkeypatch.setattr(source, "_read", failing)
+    assert find_bad_images(source) == {5: "damaged record"}
+    assert "n02_12.jpg" in str(first_bad_image(source))
 
 
 def test_cache_saves_the_pass(prepared, folder, tmp_path, monkeypatch):
