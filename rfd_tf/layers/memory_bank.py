@@ -10,9 +10,9 @@ from rfd_tf.layers.normalize import l2_normalize
 class MemoryBank(keras.layers.Layer):
     """One remembered embedding per training image, for noise-contrastive estimation.
 
-    Variables (full precision under any dtype policy, not trainable): `rows` [N, D], uniform in ±1/sqrt(D/3) at first, and the scalar
-    `normalizer` Z, 0 until the first batch sets it. Reading and updating cost as much as the batch's rows,
-    whatever N. Under a `tf.distribute` strategy every replica holds the same table; per step only the
+    Variables, in full precision and not trainable: `rows` [N, D], uniform in ±1/sqrt(D/3) at first, and the
+    scalar `normalizer` Z, 0 until the first batch sets it. Reading and updating cost as much as the batch's
+    rows, whatever N. Under a `tf.distribute` strategy every replica holds the same table; per step only the
     batch's rows travel.
 
     Args:
