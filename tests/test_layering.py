@@ -21,9 +21,9 @@ LAYERS = {
     "rfd_tf.callbacks": 3,
     "zoo": 3,
     "rfd_tf.training": 4,
-    "rfd_tf.evaluation": 4,
-    "rfd_tf.commands": 5,
-    "rfd_tf.cli": 6,
+    "rfd_tf.evaluation": 5,
+    "rfd_tf.commands": 6,
+    "rfd_tf.cli": 7,
     "configs": 0,
 }
 

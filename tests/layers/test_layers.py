@@ -4,7 +4,7 @@ import pytest
 import torch
 from keras import ops
 
-from rfd_tf.layers import CosineDense, OptionAShortcut
+from rfd_tf.layers import CosineDense
 from rfd_tf.layers.normalize import l2_normalize
 from tests.contract import check_layer, to_numpy
 
@@ -29,20 +29,6 @@ def test_cosine_dense_is_the_cosine():
     np.testing.assert_allclose(outputs, expected.numpy(), atol=1e-6)
     with pytest.raises(ValueError, match="units=1"):
         CosineDense(1)
-
-
-def test_option_a_shortcut_contract(tmp_path):
-    check_layer(OptionAShortcut(8, 2), rng.normal(size=(2, 5, 7, 4)).astype("float32"), tmp_path)
-
-
-def test_option_a_shortcut_subsamples_and_pads():
-    images = rng.normal(size=(2, 5, 7, 4)).astype("float32")
-    expected = torch.nn.functional.pad(
-        torch.tensor(images.transpose(0, 3, 1, 2))[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2)
-    ).numpy()
-    np.testing.assert_array_equal(to_numpy(OptionAShortcut(8)(images)), expected.transpose(0, 2, 3, 1))
-    with pytest.raises(ValueError, match="filters=2"):
-        OptionAShortcut(2)(images)
 
 
 def test_l2_normalize_at_zero_has_a_finite_gradient():

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from rfd_tf.models import (
     wrap_backbone,
 )
 from rfd_tf.models.alexnet import FEATURE_NAMES
+from rfd_tf.models.resnet_cifar import _option_a_shortcut
 from tests import torch_reference
 from tests.contract import to_numpy
 
@@ -129,6 +133,25 @@ def test_resnet_has_the_published_size_and_shapes():
         "block3": (8, 8, 64),
         "pool": (64,),
     }
+
+
+def test_option_a_shortcut_equals_torch():
+    images = rng.normal(size=(2, 7, 9, 4)).astype("float32")
+    inputs = keras.Input((7, 9, 4))
+    shortcut = keras.Model(inputs, _option_a_shortcut(inputs, 8, 2, "shortcut"))
+    subsampled = torch.tensor(images.transpose(0, 3, 1, 2))[:, :, ::2, ::2]
+    expected = torch.nn.functional.pad(subsampled, (0, 0, 0, 0, 2, 2)).numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_array_equal(to_numpy(shortcut(images)), expected)
+
+
+def test_saved_backbones_load_without_this_package(tmp_path):
+    for backbone in (resnet_cifar(20), alexnet((63, 63, 3), width=8)):
+        path = tmp_path / f"{backbone.name}.keras"
+        backbone.save(path)
+        code = (
+            f"import sys, keras; keras.saving.load_model({str(path)!r}); assert 'rfd_tf' not in sys.modules"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
 def test_resnet_bad_arguments():
