@@ -144,34 +144,51 @@ def gather_over_replicas(rows):
 def keras_workarounds(strategy):
     """Lets `model.fit` run under MultiWorkerMirroredStrategy; does nothing under other strategies.
 
-    The model and its optimizer must have been built under the strategy's scope. As shipped (Keras 3.15):
-
-    1. `_maybe_symbolic_build` feeds a distributed batch to `convert_to_tensor` ("Attempt to convert a value
-       (PerReplica..."). All it would do is build a model, which is built already.
-    2. `reduce_per_replica` takes the mean of scalar logs over axis 0 ("Invalid reduction dimension 0").
-       Scalars have no axis: the mean is over replicas alone.
-
-    `tests/test_distribution_workarounds.py` fails as soon as one of them is no longer needed.
+    The model and its optimizer must have been built under the strategy's scope. `tests/distribution` has a
+    test of each work-around that fails as soon as Keras no longer needs it.
     """
     import tensorflow as tf
 
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+    with contextlib.ExitStack() as stack:
+        if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            stack.enter_context(_no_symbolic_build())
+            stack.enter_context(_scalar_logs_averaged())
         yield
-        return
+
+
+@contextlib.contextmanager
+def _no_symbolic_build():
+    """Keras 3.15 calls `convert_to_tensor` on a distributed batch: "Attempt to convert a value (PerReplica".
+
+    All that the method would do is to build a model, which is built already.
+    """
+    from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
+
+    original = TensorFlowTrainer._maybe_symbolic_build
+    TensorFlowTrainer._maybe_symbolic_build = lambda self, iterator=None, data_batch=None: None
+    try:
+        yield
+    finally:
+        TensorFlowTrainer._maybe_symbolic_build = original
+
+
+@contextlib.contextmanager
+def _scalar_logs_averaged():
+    """Keras 3.15 takes the mean of scalar logs over axis 0: "Invalid reduction dimension 0".
+
+    A scalar has no axis; its mean is over the replicas alone.
+    """
     from keras.src.backend.tensorflow import trainer
 
-    original_build = trainer.TensorFlowTrainer._maybe_symbolic_build
-    original_reduce = trainer.reduce_per_replica
+    original = trainer.reduce_per_replica
 
     def reduce_per_replica(values, strategy, reduction):
         if reduction in ("auto", "mean"):
-            return keras.tree.map_structure(lambda v: strategy.reduce("MEAN", v, axis=None), values)
-        return original_reduce(values, strategy, reduction)
+            return keras.tree.map_structure(lambda value: strategy.reduce("MEAN", value, axis=None), values)
+        return original(values, strategy, reduction)
 
-    trainer.TensorFlowTrainer._maybe_symbolic_build = lambda self, iterator=None, data_batch=None: None
     trainer.reduce_per_replica = reduce_per_replica
     try:
         yield
     finally:
-        trainer.TensorFlowTrainer._maybe_symbolic_build = original_build
-        trainer.reduce_per_replica = original_reduce
+        trainer.reduce_per_replica = original

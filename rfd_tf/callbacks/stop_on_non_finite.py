@@ -16,7 +16,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         losses = {name: float(value) for name, value in (logs or {}).items() if "loss" in name}
         if bad := {name: value for name, value in losses.items() if not math.isfinite(value)}:
-            step = int(self.model.optimizer.iterations)
+            step = int(self.model.optimizer.iterations.numpy())
             listed = ", ".join(f"{name}={value}" for name, value in bad.items())
             raise NonFiniteLossError(
                 f"Step {step}: {listed}. Lower the learning rate, or look at the data of this step; "

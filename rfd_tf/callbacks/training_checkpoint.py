@@ -55,7 +55,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     @property
     def step(self) -> int:
         """Optimizer steps taken so far."""
-        return int(self.model.optimizer.iterations)
+        return int(self.model.optimizer.iterations.numpy())
 
     def mid_epoch(self, step: int) -> bool:
         """Whether steps of its epoch remain after `step`."""
@@ -127,7 +127,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
 def _write(group, variables) -> None:
     for position, variable in enumerate(variables):
-        dataset = group.create_dataset(f"{position:05d}", data=keras.ops.convert_to_numpy(variable.value))
+        dataset = group.create_dataset(f"{position:05d}", data=variable.numpy())
         dataset.attrs["path"] = variable.path
 
 

@@ -56,7 +56,7 @@ class TrainingSummaries(keras.callbacks.Callback):
             "learning_rate": float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
             "bank/norm_mean": norms.mean(),
             "bank/norm_std": norms.std(),
-            "bank/normalizer": float(keras.ops.convert_to_numpy(bank.normalizer.value)),
+            "bank/normalizer": float(bank.normalizer.numpy()),
         }
         for prefix in ("", "val_"):
             if f"{prefix}rotation_accuracy" in logs:

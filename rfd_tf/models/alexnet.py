@@ -59,7 +59,7 @@ def alexnet(
         if pool := _POOL_AFTER.get(conv):
             x = features[pool] = layers.MaxPooling2D(3, 2, name=pool)(x)
     if "fc_block" in names:
-        features["fc_block"] = _dense_block(x, width, use_batch_norm, synchronized)
+        features["fc_block"] = dense_block(x, width, use_batch_norm, synchronized)
     return keras.Model(inputs, {feature: features[feature] for feature in names}, name=name)
 
 
@@ -85,7 +85,8 @@ def _convolution(x, name: str, use_batch_norm: bool, synchronized: bool):
     return layers.ReLU(name=name)(x)
 
 
-def _dense_block(x, width: int, use_batch_norm: bool, synchronized: bool):
+def dense_block(x, width: int, use_batch_norm: bool = True, synchronized: bool = False):
+    """Flatten, then two dense layers of `width` units, each with batch norm (or a bias) and ReLU."""
     x = layers.Flatten(name="flatten")(x)
     for dense, activation in (("fc6", "fc6_relu"), ("fc7", "fc_block")):
         init = fan_in_uniform(x.shape[-1])

@@ -29,7 +29,8 @@ def open_workdir(path: str | os.PathLike, config: dict) -> Path:
         if differences := _differences(saved, config):
             raise WorkdirError(f"{path} holds a run of another config. " + "; ".join(differences))
         return path
-    if path.exists() and any(path.iterdir()):
+    # Other workers may have been faster to make their folders below the first one's.
+    if path.exists() and not all(child.name.startswith("worker-") for child in path.iterdir()):
         raise WorkdirError(f"{path} is not empty and holds no config.json: give a new folder")
     path.mkdir(parents=True, exist_ok=True)
     write_text(saved_at, json.dumps(config, indent=2, sort_keys=True) + "\n")

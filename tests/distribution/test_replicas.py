@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,17 +10,19 @@ import numpy as np
 import pytest
 
 from rfd_tf import distribution
+from tests.distribution.cluster import two_worker_configs
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 600
 
 
-def start(path: Path, strategy: str, tf_config: dict | None = None) -> subprocess.Popen:
+def start(path: Path, strategy: str, tf_config: dict | None = None, without: str = "") -> subprocess.Popen:
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""}
     environment.pop("TF_CONFIG", None)
     if tf_config:
         environment["TF_CONFIG"] = json.dumps(tf_config)
-    command = [sys.executable, "-m", "tests.distribution.two_replicas", str(path), strategy]
+    arguments = [str(path), strategy, *([without] if without else [])]
+    command = [sys.executable, "-m", "tests.distribution.two_replicas", *arguments]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -36,16 +37,6 @@ def result(process: subprocess.Popen, path: Path) -> dict[str, np.ndarray]:
     assert process.returncode == 0, output
     with np.load(path) as results:
         return dict(results)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 @pytest.fixture(scope="module")
@@ -70,17 +61,42 @@ def test_two_mirrored_replicas_learn_what_one_device_learns(one_device, tmp_path
     assert_same(found, one_device)
 
 
+def start_two_workers(folder: Path, without: str = "") -> dict[Path, subprocess.Popen]:
+    paths = [folder / f"worker{index}.npz" for index in range(2)]
+    return {
+        path: start(path, "multi_worker", tf_config, without)
+        for path, tf_config in zip(paths, two_worker_configs(), strict=True)
+    }
+
+
 def test_two_worker_processes_learn_what_one_device_learns(one_device, tmp_path):
-    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
-    paths = [tmp_path / f"worker{index}.npz" for index in range(2)]
-    processes = [
-        start(path, "multi_worker", {"cluster": cluster, "task": {"type": "worker", "index": index}})
-        for index, path in enumerate(paths)
-    ]
-    found = [result(process, path) for process, path in zip(processes, paths, strict=True)]
+    workers = start_two_workers(tmp_path)
+    found = [result(process, path) for path, process in workers.items()]
     np.testing.assert_array_equal(found[0]["banks"], found[1]["banks"])
     for worker in found:
         assert_same(worker, one_device)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("workaround", "failure"),
+    [
+        ("_no_symbolic_build", "PerReplica"),
+        ("_scalar_logs_averaged", "Invalid reduction dimension 0"),
+        ("gather_over_replicas", "destinations can not be empty"),
+    ],
+)
+def test_each_workaround_is_still_needed(workaround, failure, tmp_path):
+    """Where this fails because the run succeeded, remove the work-around."""
+    workers = start_two_workers(tmp_path, without=workaround)
+    outputs = []
+    for process in workers.values():
+        try:
+            outputs.append(process.communicate(timeout=LIMIT)[0])
+        finally:
+            process.kill()
+        assert process.returncode != 0, f"{workaround} is no longer needed"
+    assert failure in "".join(outputs)
 
 
 def test_unknown_strategy_and_missing_cluster(monkeypatch):

@@ -1,0 +1,67 @@
+"""`rfd train` on several replicas and on two workers, killed and resumed."""
+
+import json
+import signal
+import time
+
+import numpy as np
+
+from tests.distribution.cluster import two_worker_configs
+from tests.training import processes
+
+MULTI_WORKER = ("--config.strategy=multi_worker",)
+
+
+def start_workers(workdir):
+    environments = [{"TF_CONFIG": json.dumps(config)} for config in two_worker_configs()]
+    return [processes.start(workdir, *MULTI_WORKER, env=environment) for environment in environments]
+
+
+def finish_workers(workers):
+    for status, output in [processes.finish(worker) for worker in workers]:
+        assert status == 0, output
+
+
+def final_states(workdir):
+    folders = (workdir, workdir / "worker-1")
+    return [processes.state(folder, processes.latest_step(folder)) for folder in folders]
+
+
+def test_two_workers_are_killed_and_resume(tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    finish_workers(start_workers(whole))
+    expected = final_states(whole)
+
+    workers = start_workers(broken)
+    deadline = time.monotonic() + processes.LIMIT
+    while min(map(processes.latest_step, (broken, broken / "worker-1"))) < 6:
+        assert all(worker.poll() is None for worker in workers), [processes.finish(w) for w in workers]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    for worker in workers:
+        worker.send_signal(signal.SIGKILL)
+    for worker in workers:
+        processes.finish(worker)
+    finish_workers(start_workers(broken))
+
+    found = final_states(broken)
+    bank = next(name for name in expected[0] if name.endswith("memory_bank/rows"))
+    for states in (expected, found):  # both workers hold the same table
+        np.testing.assert_array_equal(states[0][bank], states[1][bank])
+    for name, value in expected[0].items():
+        np.testing.assert_allclose(found[0][name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+    assert (broken / "history.csv").exists()
+    assert not (broken / "worker-1" / "history.csv").exists()
+
+
+def test_mirrored_on_two_logical_cpus(tmp_path):
+    workdir = tmp_path / "run"
+    processes.run(
+        workdir,
+        "--config.strategy=mirrored",
+        "--config.logical_cpus=2",
+        "--config.epochs=1",
+        "--config.tensorboard=True",
+    )
+    assert (workdir / "backbone.keras").exists()
+    assert len((workdir / "history.csv").read_text().splitlines()) == 2
