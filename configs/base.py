@@ -42,8 +42,10 @@ def get_config() -> ConfigDict:
     config.backbone = ConfigDict(
         {
             "name": "alexnet",  # or "resnet20" ... "resnet110", "keras.applications.NAME"
-            "feature": "fc_block",  # the feature that is split in halves
-            "width": 0,  # 0: the standard width
+            "features": (),  # its outputs; (): those of the published network
+            "feature": "fc_block",  # the one that is split in halves
+            "width": 0,  # channels of a CIFAR ResNet's first block; 0: the standard width
+            "dense_width": 0,  # units of fc_block; 0: the standard width
         }
     )
 
@@ -75,7 +77,10 @@ def get_config() -> ConfigDict:
         }
     )
 
-    config.knn = ConfigDict({"every_epochs": 1, "k": 200, "temperature": 0.07, "max_images": 10_000})
+    # Of the online kNN accuracy, and of `rfd summary`. feature "": the one that is split in halves.
+    config.knn = ConfigDict(
+        {"feature": "", "every_epochs": 1, "k": 200, "temperature": 0.07, "max_images": 10_000}
+    )
     return config
 
 

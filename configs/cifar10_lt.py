@@ -33,7 +33,8 @@ def get_config():
     config.preprocessing.std = (0.2023, 0.1994, 0.2010)
 
     config.backbone.name = "resnet32"
-    config.backbone.feature = "pool"
+    config.backbone.features = ("block1", "block2", "block3", "pool", "fc_block")
+    config.knn.feature = "pool"
     config.backbone.width = 32
 
     config.optimizer.milestones = ((120, 1e-1), (160, 1e-2), (200, 1e-3))

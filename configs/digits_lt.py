@@ -8,7 +8,7 @@ from configs import base
 
 def get_config():
     config = base.get_config()
-    config.epochs = 30
+    config.epochs = 40
     config.batch_size = 32
     config.checkpoint_steps = 10
 
@@ -27,11 +27,15 @@ def get_config():
     config.preprocessing.std = (0.38, 0.38, 0.38)
 
     config.backbone.name = "resnet20"
-    config.backbone.feature = "pool"
-    config.method.num_negatives = 256
+    config.backbone.features = ("block1", "block2", "block3", "pool", "fc_block")
+    config.knn.feature = "pool"
+    # So few images soon fill the bank with embeddings that are still much alike. A high temperature and few
+    # negatives keep their contrast from overwhelming the other losses.
+    config.method.num_negatives = 16
+    config.method.temperature = 0.5
 
-    config.optimizer.milestones = ((20, 3e-2), (26, 3e-3), (30, 3e-4))
-    config.rotation_probabilities.start_epoch = 20
-    config.ldam.start_epoch = 20
+    config.optimizer.milestones = ((24, 3e-2), (34, 3e-3), (40, 3e-4))
+    config.rotation_probabilities.start_epoch = 24
+    config.ldam.start_epoch = 24
     config.knn.k = 10
     return config

@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from rfd_tf import data
 from rfd_tf.evaluation.quick_probes import LabelledFeatures, knn_accuracy, logistic_regression_accuracy
-from rfd_tf.models import create_backbone, extract_features
+from rfd_tf.models import extract_features
+from rfd_tf.training.assembly import build_backbone
 from rfd_tf.training.sources import Pictures, open_pictures
 
 _CALIBRATION_PASSES = 3
@@ -70,10 +71,7 @@ def summarize_run(workdir: Path) -> RunSummary:
 def untrained_control(config: ConfigDict, pictures: Pictures) -> keras.Model:
     """The run's backbone as it was initialised, with batch-norm statistics of the pictures."""
     keras.utils.set_random_seed(config.seed)
-    size = config.preprocessing.image_size
-    backbone = create_backbone(
-        config.backbone.name, (size, size, 3), (config.backbone.feature,), width=config.backbone.width
-    )
+    backbone = build_backbone(config)
     for _ in range(_CALIBRATION_PASSES):
         for batch in _batches(pictures, config):
             backbone(batch["image"], training=True)
@@ -96,6 +94,11 @@ def _number(text: str | None) -> float:
         return float("nan")
 
 
+def measured_feature(config: ConfigDict) -> str:
+    """The feature that kNN and the linear classifier are given."""
+    return config.knn.feature or config.backbone.feature
+
+
 def _batches(pictures: Pictures, config: ConfigDict):
     dataset = data.evaluation_dataset(
         pictures.source, pictures.preprocessing, config.batch_size, pictures.valid
@@ -104,8 +107,8 @@ def _batches(pictures: Pictures, config: ConfigDict):
 
 
 def _labelled_features(backbone, pictures: Pictures, config: ConfigDict) -> LabelledFeatures:
-    features, index = extract_features(backbone, _batches(pictures, config), config.backbone.feature)
-    return LabelledFeatures(features.reshape(len(features), -1), pictures.source.labels[index])
+    features, index = extract_features(backbone, _batches(pictures, config), measured_feature(config))
+    return LabelledFeatures(features, pictures.source.labels[index])
 
 
 def _most_agnostic(config: ConfigDict, pictures: Pictures, count: int = 16):

@@ -24,7 +24,7 @@ def alexnet(
     input_shape: tuple[int | None, int | None, int] = (224, 224, 3),
     feature_names: Sequence[str] = FEATURE_NAMES,
     *,
-    width: int = 4096,
+    dense_width: int = 4096,
     use_batch_norm: bool = True,
     synchronized: bool = False,
     name: str = "alexnet",
@@ -39,7 +39,7 @@ def alexnet(
         input_shape: (height, width, channels) of normalised images; 63 x 63 at least. Height and width may
             be None where `fc_block` is not asked for.
         feature_names: any of `FEATURE_NAMES`, in any order.
-        width: units of the two dense layers.
+        dense_width: units of the two dense layers.
         use_batch_norm: without, the dense layers have biases: the form of the released Caffe network.
         synchronized: whether batch norm takes its statistics over all replicas of a `tf.distribute` strategy.
         name: the model's name.
@@ -59,7 +59,7 @@ def alexnet(
         if pool := _POOL_AFTER.get(conv):
             x = features[pool] = layers.MaxPooling2D(3, 2, name=pool)(x)
     if "fc_block" in names:
-        features["fc_block"] = dense_block(x, width, use_batch_norm, synchronized)
+        features["fc_block"] = dense_block(x, dense_width, use_batch_norm, synchronized)
     return keras.Model(inputs, {feature: features[feature] for feature in names}, name=name)
 
 

@@ -18,6 +18,7 @@ def create_backbone(
     feature_names: Sequence[str] | None = None,
     *,
     width: int = 0,
+    dense_width: int = 0,
     synchronized: bool = False,
 ) -> keras.Model:
     """A freshly initialised backbone.
@@ -26,34 +27,35 @@ def create_backbone(
         name: `alexnet`, `resnet20` ... `resnet110` (the CIFAR ones), or `keras.applications.NAME`, whose
             only feature is `pool`, the spatial mean of its last map.
         input_shape: (height, width, channels).
-        feature_names: the features to output; by default all.
-        width: units of AlexNet's dense layers or first channels of a CIFAR ResNet; 0 is the standard width.
+        feature_names: the features to output; by default those of the published network.
+        width: channels of a CIFAR ResNet's first block; 0 is the standard width.
+        dense_width: units of the dense layers of `fc_block`; 0 is the standard width.
         synchronized: synchronised batch norm (own backbones only).
 
     Raises:
         ValueError: on an unknown name, or an argument that the backbone does not take.
     """
-    options = {"synchronized": synchronized}
-    if feature_names is not None:
-        options["feature_names"] = feature_names
-    if width:
-        options["width"] = width
+    asked = {"feature_names": feature_names, "width": width, "dense_width": dense_width}
+    options = {option: value for option, value in asked.items() if value}
+    if name.startswith(_APPLICATIONS):
+        return _application(name.removeprefix(_APPLICATIONS), input_shape, **options)
+    options["synchronized"] = synchronized
     if name == "alexnet":
+        if width:
+            raise ValueError(f"AlexNet has no `width` to choose, only `dense_width`. Received: width={width}")
         return alexnet(input_shape, **options)
     if name in (f"resnet{depth}" for depth in DEPTHS):
         return resnet_cifar(int(name.removeprefix("resnet")), input_shape, **options)
-    if name.startswith(_APPLICATIONS):
-        return _application(name.removeprefix(_APPLICATIONS), input_shape, feature_names, width)
     raise ValueError(f"Unknown backbone {name!r}; known: {', '.join(BACKBONE_NAMES)}")
 
 
-def _application(name, input_shape, feature_names, width) -> keras.Model:
+def _application(name, input_shape, feature_names=("pool",), **options) -> keras.Model:
     build = getattr(keras.applications, name, None)
     if not callable(build):
         raise ValueError(f"keras.applications has no model {name!r}")
-    if width:
-        raise ValueError(f"`width` does not apply to keras.applications.{name}")
-    if feature_names not in (None, ("pool",), ["pool"]):
+    if options:
+        raise ValueError(f"{', '.join(options)} does not apply to keras.applications.{name}")
+    if tuple(feature_names) != ("pool",):
         raise ValueError(f"keras.applications.{name} has the feature 'pool' only. Received: {feature_names}")
     model = build(weights=None, include_top=False, pooling="avg", input_shape=input_shape)
     return wrap_backbone(model, {"pool": model.layers[-1].name})

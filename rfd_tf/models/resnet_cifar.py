@@ -5,19 +5,22 @@ from collections.abc import Sequence
 import keras
 from keras import layers, ops
 
+from rfd_tf.models.alexnet import dense_block
 from rfd_tf.models.backbone import check_feature_names
 from rfd_tf.models.torch_defaults import batch_norm
 
-FEATURE_NAMES = ("conv1", "block1", "block2", "block3", "pool")
+FEATURE_NAMES = ("conv1", "block1", "block2", "block3", "pool", "fc_block")
+DEFAULT_FEATURE_NAMES = FEATURE_NAMES[:-1]
 DEPTHS = (20, 32, 44, 56, 110)
 
 
 def resnet_cifar(
     depth: int,
     input_shape: tuple[int | None, int | None, int] = (32, 32, 3),
-    feature_names: Sequence[str] = FEATURE_NAMES,
+    feature_names: Sequence[str] = DEFAULT_FEATURE_NAMES,
     *,
     width: int = 16,
+    dense_width: int = 256,
     synchronized: bool = False,
     name: str | None = None,
 ) -> keras.Model:
@@ -26,11 +29,16 @@ def resnet_cifar(
     At 32 x 32 with the default width the features are conv1 and block1 [B, 32, 32, 16],
     block2 [B, 16, 16, 32], block3 [B, 8, 8, 64] and pool [B, 64] (the mean over space).
 
+    On request there is `fc_block` [B, dense_width], AlexNet's two dense layers with batch norm on top of the
+    pool, not part of the published network. The pool's features are positive means, much alike from image to
+    image at first: halves of them hardly learn to tell instances apart, halves of fc_block do.
+
     Args:
         depth: 20, 32, 44, 56 or 110 (6n + 2 layers).
         input_shape: (height, width, channels) of normalised images; height and width may be None.
         feature_names: any of `FEATURE_NAMES`, in any order.
         width: channels of the first block; the pooled feature has four times as many.
+        dense_width: units of the two dense layers of `fc_block`.
         synchronized: whether batch norm takes its statistics over all replicas of a `tf.distribute` strategy.
         name: the model's name, by default `resnet{depth}`.
 
@@ -57,6 +65,8 @@ def resnet_cifar(
             x = _residual_unit(x, filters, strides, f"block{block}", f"_unit{unit}", last, synchronized)
         features[f"block{block}"] = x
     features["pool"] = layers.GlobalAveragePooling2D(name="pool")(x)
+    if "fc_block" in names:
+        features["fc_block"] = dense_block(features["pool"], dense_width, synchronized=synchronized)
     outputs = {feature: features[feature] for feature in names}
     return keras.Model(inputs, outputs, name=name or f"resnet{depth}")
 

@@ -42,14 +42,7 @@ def build_model(
         synchronized: synchronised batch norm.
         initialize: called with the backbone to set its weights, where the config names an `init`.
     """
-    size = config.preprocessing.image_size
-    backbone = create_backbone(
-        config.backbone.name,
-        (size, size, 3),
-        (config.backbone.feature,),
-        width=config.backbone.width,
-        synchronized=synchronized,
-    )
+    backbone = build_backbone(config, synchronized)
     if initialize is not None:
         initialize(backbone)
     head, loss = _rotation_head(config, num_instances, instance_weights)
@@ -73,6 +66,19 @@ def build_model(
     model.compile(build_optimizer(config.optimizer, steps_per_epoch))
     model.optimizer.build(model.trainable_variables)
     return model
+
+
+def build_backbone(config: ConfigDict, synchronized: bool = False) -> keras.Model:
+    """The config's backbone, freshly initialised."""
+    size = config.preprocessing.image_size
+    return create_backbone(
+        config.backbone.name,
+        (size, size, 3),
+        tuple(config.backbone.features) or None,
+        width=config.backbone.width,
+        dense_width=config.backbone.dense_width,
+        synchronized=synchronized,
+    )
 
 
 def build_optimizer(config: ConfigDict, steps_per_epoch: int) -> CoupledSGD:
@@ -148,7 +154,7 @@ def _knn_monitor(config: ConfigDict, validation: Pictures) -> callbacks.KNNMonit
     return callbacks.KNNMonitor(
         batches,
         validation.source.labels,
-        config.backbone.feature,
+        config.knn.feature or config.backbone.feature,
         config.knn.every_epochs,
         config.knn.k,
         config.knn.temperature,

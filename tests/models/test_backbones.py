@@ -80,7 +80,7 @@ def test_alexnet_at_other_sizes_equals_torch(size):
     spatial = alexnet((size, size, 3), ["pool5"]).output["pool5"].shape[1]
     theirs = torch_reference.AlexNet(width=32, spatial=spatial)
     torch_reference.randomize_batch_norm(theirs)
-    ours = alexnet((size, size, 3), ["fc_block"], width=32)
+    ours = alexnet((size, size, 3), ["fc_block"], dense_width=32)
     torch_reference.copy_alexnet(theirs, ours, spatial)
     images = rng.normal(size=(2, size, size, 3)).astype("float32")
     with torch.no_grad():
@@ -95,7 +95,7 @@ def test_alexnet_of_any_size_without_the_dense_block():
 
 
 def test_initial_weights_are_torchs():
-    backbone = alexnet((63, 63, 3), width=64)
+    backbone = alexnet((63, 63, 3), dense_width=64)
     for layer in ("conv2_conv", "fc7"):
         kernel = to_numpy(backbone.get_layer(layer).kernel)
         bound = 1 / np.sqrt(np.prod(kernel.shape[:-1]))
@@ -125,6 +125,7 @@ def test_resnet_has_the_published_size_and_shapes():
         backbone = resnet_cifar(depth)
         trainable = sum(int(np.prod(v.shape)) for v in backbone.trainable_variables)
         assert trainable == pytest.approx(expected, rel=0.03), depth
+    assert resnet_cifar(20, feature_names=["fc_block"]).output["fc_block"].shape == (None, 256)
     shapes = {name: tuple(output.shape[1:]) for name, output in backbone.output.items()}
     assert shapes == {
         "conv1": (32, 32, 16),
@@ -145,7 +146,7 @@ def test_option_a_shortcut_equals_torch():
 
 
 def test_saved_backbones_load_without_this_package(tmp_path):
-    for backbone in (resnet_cifar(20), alexnet((63, 63, 3), width=8)):
+    for backbone in (resnet_cifar(20), alexnet((63, 63, 3), dense_width=8)):
         path = tmp_path / f"{backbone.name}.keras"
         backbone.save(path)
         code = (
@@ -178,7 +179,8 @@ def test_backbones_by_name_survive_disk(name, tmp_path):
     [
         ("vgg", {}, "Unknown backbone 'vgg'"),
         ("keras.applications.VGG99", {}, "no model 'VGG99'"),
-        ("keras.applications.MobileNetV2", {"width": 3}, "does not apply"),
+        ("keras.applications.MobileNetV2", {"width": 3}, "width does not apply"),
+        ("alexnet", {"width": 3}, "dense_width"),
         ("keras.applications.MobileNetV2", {"feature_names": ["conv1"]}, "'pool' only"),
     ],
 )
@@ -209,7 +211,7 @@ def test_any_functional_model_can_be_wrapped_and_selected_from():
 
 
 def test_synchronized_batch_norm_is_asked_for():
-    backbone = alexnet((63, 63, 3), synchronized=True, width=8)
+    backbone = alexnet((63, 63, 3), synchronized=True, dense_width=8)
     norms = [layer for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert len(norms) == 7
     assert all(norm.synchronized for norm in norms)

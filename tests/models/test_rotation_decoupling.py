@@ -21,7 +21,7 @@ def pair(use_instance_weights=False):
     """PyTorch's objective and ours, from the same weights and bank."""
     torch.manual_seed(0)
     theirs_backbone = torch_reference.AlexNet(WIDTH, spatial=1)
-    backbone = alexnet((63, 63, 3), ["fc_block"], width=WIDTH)
+    backbone = alexnet((63, 63, 3), ["fc_block"], dense_width=WIDTH)
     torch_reference.copy_alexnet(theirs_backbone, backbone, spatial=1)
     ours = RotationDecoupling(backbone, N, num_negatives=K, use_instance_weights=use_instance_weights)
     bank = to_numpy(ours.memory_bank.rows)
@@ -80,7 +80,7 @@ def test_five_steps_equal_torch(weighted):
     assert relative_difference(to_numpy(ours.memory_bank.rows), theirs.bank) < 1e-3
     assert float(ours.memory_bank.normalizer) == pytest.approx(theirs.z, rel=1e-4)
 
-    expected = alexnet((63, 63, 3), ["fc_block"], width=WIDTH)
+    expected = alexnet((63, 63, 3), ["fc_block"], dense_width=WIDTH)
     torch_reference.copy_alexnet(theirs.backbone, expected, spatial=1)
     for mine, other in zip(ours.backbone.trainable_variables, expected.trainable_variables, strict=True):
         assert relative_difference(to_numpy(mine), to_numpy(other)) < 1e-3, mine.path

@@ -21,7 +21,7 @@ TINY = (
     "--config.preprocessing.image_size=16",
     "--config.preprocessing.resize=16",
     "--config.backbone.width=4",
-    "--config.method.num_negatives=16",
+    "--config.backbone.dense_width=32",
     "--config.optimizer.milestones=((1,0.03),(2,0.003))",
 )
 LIMIT = 600  # seconds that a run may take on a stalled machine

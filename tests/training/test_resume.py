@@ -39,7 +39,7 @@ def test_a_run_leaves_what_is_promised(uninterrupted):
     assert {"backbone.keras", "checkpoints", "config.json", "history.csv"} <= names
     assert not any("partial" in name for name in names)
     backbone = keras.saving.load_model(uninterrupted / "backbone.keras")
-    assert list(backbone.output) == ["pool"]
+    assert list(backbone.output) == ["block1", "block2", "block3", "pool", "fc_block"]
     config = json.loads((uninterrupted / "config.json").read_text())
     assert config["batch_size"] == 32
     header, *rows = (uninterrupted / "history.csv").read_text().splitlines()
