@@ -5,14 +5,14 @@ import sys
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from rfd_tf.commands import command_line
 
 USAGE = """rfd train --config=NAME|FILE.py --workdir=DIR [--config.FIELD=VALUE ...]
 
 Pretrains a backbone. Started again with the same arguments, it continues where it was.
-Configs that come with the package: digits_lt, cifar10_lt, imagenet, imagenet_ldam, image_folder.
+Configs that come with the package: {names}. The fields and their defaults are in configs/base.py.
 """
 
 
@@ -24,11 +24,16 @@ def main(argv: list[str] | None = None) -> int:
         "config", None, "config file or name", flag_values=flag_values, sys_argv=argv
     )
     workdir = flags.DEFINE_string("workdir", None, "the run's folder", flag_values=flag_values)
-    if (status := command_line.parse(flag_values, argv, USAGE)) is not None:
+    usage = USAGE.format(names=", ".join(_packaged_configs()))
+    if (status := command_line.parse(flag_values, argv, usage)) is not None:
         return status
     for flag in ("config", "workdir"):
         if flag_values[flag].value is None:
             return command_line.fail(argv[0], f"--{flag} is needed", command_line.USAGE_ERROR)
+    if not isinstance(config.value, ConfigDict):
+        name = config_flags.get_config_filename(flag_values["config"])
+        message = f"--config={name} is no readable file, nor one of {', '.join(_packaged_configs())}"
+        return command_line.fail(argv[0], message, command_line.USAGE_ERROR)
     return _train(argv[0], config.value, workdir.value)
 
 
@@ -69,11 +74,14 @@ def _with_packaged_config(argv: list[str]) -> list[str]:
 
 
 def _config_path(name: str) -> str:
-    if Path(name).is_file():
-        return name
-    spec = importlib.util.find_spec("configs")
-    packaged = Path(spec.origin).parent / f"{name}.py" if spec and spec.origin else None
-    return str(packaged) if packaged is not None and packaged.is_file() else name
+    """The file that `name` means; a name of nothing stays, for the flag to complain of."""
+    packaged = _packaged_configs()
+    return str(packaged[name]) if name in packaged and not Path(name).is_file() else name
+
+
+def _packaged_configs() -> dict[str, Path]:
+    folder = Path(importlib.util.find_spec("configs").origin).parent
+    return {path.stem: path for path in sorted(folder.glob("[!_]*.py")) if path.stem != "base"}
 
 
 if __name__ == "__main__":

@@ -74,6 +74,10 @@ def _list_skipped(*all_pictures: Pictures | None) -> None:
             )
 
 
+# An error may come before its turn: the pipeline works so many steps ahead, or fewer.
+_PREFETCHED_STEPS = 16
+
+
 class _Run:
     """The state of one call of `pretrain`."""
 
@@ -92,6 +96,9 @@ class _Run:
     def build(self, initialize) -> None:
         """Model and callbacks, and the newest state that every worker has."""
         weights = load_instance_weights(self.config, self.num_instances)
+        self.checkpoint.clean()
+        latest = max(self.checkpoint.steps(), default=0)
+        self.step = distribution.smallest_over_workers(self.strategy, latest)
         with self.strategy.scope():
             self.model = build_model(
                 self.config,
@@ -99,14 +106,11 @@ class _Run:
                 self.steps_per_epoch,
                 weights,
                 synchronized=self.strategy.num_replicas_in_sync > 1,
-                initialize=initialize,
+                initialize=None if self.step else initialize,
             )
-        self.checkpoint.clean()
-        latest = max(self.checkpoint.steps(), default=0)
-        self.step = distribution.smallest_over_workers(self.strategy, latest)
-        if self.step:
-            with self.strategy.scope():
+            if self.step:
                 self.checkpoint.restore(self.model, self.step)
+        if self.step:
             logging.info("Continuing after step %d", self.step)
         is_first = distribution.worker_index(self.strategy) == 0
         if is_first:
@@ -158,7 +162,7 @@ class _Run:
             batch_size=self.config.batch_size,
             seed=self.config.seed,
             start_step=self.checkpoint.step,
-            num_steps=2,
+            num_steps=_PREFETCHED_STEPS,
             valid_indices=self.training.valid,
         )
         self.training.name_bad_image(error, upcoming)
