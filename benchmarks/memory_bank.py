@@ -2,8 +2,8 @@
 
     python benchmarks/memory_bank.py [--rounds=15]
 
-The sizes take turns within each round, so that a slow moment of the machine hits all of them. Prints the median
-and the range of the step time for each size, its ratio to the smallest, and the memory that came with each bank.
+The sizes take turns within each round, so that a slow moment of the machine hits all of them. Prints the
+median and the range of the step time for each size, its ratio to the smallest, and each bank's memory.
 """
 
 import argparse
