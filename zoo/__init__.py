@@ -27,7 +27,7 @@ _PUBLIC = {
     "resolve_init": ("zoo.init_weights", "resolve_init"),
 }
 
-__all__ = sorted(_PUBLIC)  # noqa: PLE0605
+__all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str):

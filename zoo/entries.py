@@ -9,15 +9,15 @@ _RFD = (
 )
 _RFD_LICENCE = "not stated with the file: ask the authors before you redistribute it"
 _RESNET = (
-    "He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition. CVPR 2016; checkpoints by Y. Idelbayev "
-    "(https://github.com/akamaster/pytorch_resnet_cifar10)"
+    "He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition. CVPR 2016; checkpoints by "
+    "Y. Idelbayev (https://github.com/akamaster/pytorch_resnet_cifar10)"
 )
 _IMAGENET = Preprocessing(input_size=(224, 224))
 
 _RELEASED = (
     Entry(
         name="rfd_alexnet_imagenet",
-        description="AlexNet with batch norm, trained by rotation feature decoupling on ImageNet without labels.",
+        description="AlexNet with batch norm, trained by rotation feature decoupling on unlabelled ImageNet.",
         links=("https://mega.nz/#!Wmh3WIDZ!e2TgkXEsMMpZNZvb1Tp8HsdBfeZOA3WKn5g0AkXEwAA",),
         format="torch",
         file_name="rfd_alexnet_imagenet.pth.tar",
@@ -39,13 +39,13 @@ _RELEASED = (
     ),
     Entry(
         name="rfd_rotation_probabilities_imagenet",
-        description="Probability that a rotated view of an ImageNet training image looks upright, four per image.",
+        description="Probability that a rotated view of an ImageNet training image looks upright, four each.",
         links=("https://mega.nz/#!brBVnQbK!AU2P0D1yh4L1V9aqP3LYsWaG464q3SD-yRg5BZ7st8c",),
         format="text",
         file_name="prob.dat",
         licence=_RFD_LICENCE,
         citation=_RFD,
-        notes="One number a line; four lines (rotations 0 to 3) per image, images by class folder, then name.",
+        notes="One number a line; four lines (rotations 0 to 3) per image, sorted by folder, then name.",
     ),
 )
 

@@ -11,8 +11,9 @@ MAX_OPCODES = 5_000_000
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _FRESH = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict}
 _LITERALS = frozenset(
-    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE "
-    "BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8".split()
+    ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT")
+    + ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
+    + ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8")
 )
 _KEY_TYPES = (str, bytes, int, float, type(None))
 _MAX_BITS = 128
@@ -22,8 +23,8 @@ _MARK = object()
 class SafePickle:
     """Reads one pickle of tensors and containers from a file.
 
-    The opcodes are interpreted here rather than by `pickle.Unpickler`, whose memo and byte strings can be made
-    to allocate gigabytes by a few bytes of input.
+    The opcodes are interpreted here rather than by `pickle.Unpickler`, which a few
+    bytes of input can make allocate gigabytes.
 
     Args:
         file: binary file, positioned at the pickle's start; afterwards just behind its end.

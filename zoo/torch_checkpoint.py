@@ -21,7 +21,7 @@ _MAX_DEPTH = 32
 
 
 def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
-    """The state dict of a checkpoint: bare, or under `network` or `state_dict`; a `module.` prefix is removed.
+    """The state dict of a checkpoint: bare, or under `network` or `state_dict`; without any `module.` prefix.
 
     Returns:
         name -> read-only array; bfloat16 as `ml_dtypes.bfloat16`.

@@ -63,7 +63,9 @@ class StorageTable:
             case ("storage", np.dtype() as dtype, str() as key, str(), int() as size, *rest):
                 view = rest[0] if rest else None
             case _:
-                raise FormatError(f"The checkpoint refers to something that is no storage: {reprlib.repr(identity)}")
+                raise FormatError(
+                    f"The checkpoint refers to something that is no storage: {reprlib.repr(identity)}"
+                )
         storage = Storage(key, dtype, _natural(size, "storage size"))
         if self.storages.setdefault(key, storage) != storage:
             raise FormatError(f"The checkpoint describes its storage {key!r} in two ways")
@@ -86,7 +88,9 @@ def _rebuild_tensor(stored, offset, shape, strides, *_) -> StoredTensor:
         raise FormatError("The checkpoint builds a tensor of something that is no storage")
     storage, first = stored
     if not isinstance(shape, tuple) or not isinstance(strides, tuple) or len(shape) != len(strides):
-        raise FormatError(f"The checkpoint has a malformed shape {reprlib.repr(shape)} with strides {reprlib.repr(strides)}")
+        raise FormatError(
+            f"The checkpoint has a malformed shape {reprlib.repr(shape)} with strides {reprlib.repr(strides)}"
+        )
     if len(shape) > MAX_DIMENSIONS:
         raise FormatError(f"The checkpoint has a tensor of {len(shape)} dimensions; at most {MAX_DIMENSIONS}")
     shape = tuple(_natural(size, "tensor size") for size in shape)
@@ -94,7 +98,7 @@ def _rebuild_tensor(stored, offset, shape, strides, *_) -> StoredTensor:
     offset = first + _natural(offset, "offset")
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     count = math.prod(shape)
-    if count and (last >= storage.size or count > storage.size) or offset > storage.size:
+    if (count and (last >= storage.size or count > storage.size)) or offset > storage.size:
         raise FormatError(
             f"The checkpoint has a tensor of shape {shape} that does not fit its storage of {storage.size}"
         )
@@ -116,7 +120,7 @@ def _ordered_dict(pairs=()) -> dict[str, Any]:
         raise FormatError(f"The checkpoint has a malformed OrderedDict: {reprlib.repr(pairs)}")
     if not all(isinstance(key, str) for key, _ in pairs):
         raise FormatError("The checkpoint has an OrderedDict with keys that are not strings")
-    return {key: value for key, value in pairs}
+    return dict(pairs)
 
 
 KNOWN_NAMES: dict[str, Any] = {
