@@ -4,8 +4,10 @@ from rfd_tf.models.alexnet import alexnet
 from rfd_tf.models.backbone import first_layer_filters, select_features, wrap_backbone
 from rfd_tf.models.create_backbone import create_backbone
 from rfd_tf.models.resnet_cifar import resnet_cifar
+from rfd_tf.models.rotation_decoupling import RotationDecoupling
 
 __all__ = [
+    "RotationDecoupling",
     "alexnet",
     "create_backbone",
     "first_layer_filters",

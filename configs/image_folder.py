@@ -1,0 +1,26 @@
+"""Your own pictures: a folder of class folders, or, with `data.source=flat_folder`, of unlabelled pictures.
+
+    rfd train --config=image_folder --config.data.root=/data/pictures --workdir=/tmp/pictures
+
+With a labelled folder to validate on (losses, decoupling, kNN accuracy):
+
+    rfd train --config=image_folder --config.data.root=/data/pictures/train \
+        --config.validation.source=image_folder --config.validation.root=/data/pictures/val \
+        --workdir=/tmp/pictures
+"""
+
+from configs import base
+
+
+def get_config():
+    config = base.get_config()
+    config.epochs = 100
+    config.batch_size = 64
+    config.checkpoint_steps = 100
+    config.data.on_error = "skip"
+    config.validation.split = "train"  # its root itself
+    config.method.num_negatives = 1024
+    config.optimizer.milestones = ((50, 1e-2), (80, 1e-3), (100, 1e-4))
+    config.rotation_probabilities.start_epoch = 80
+    config.ldam.start_epoch = 80
+    return config

@@ -1,0 +1,53 @@
+import keras
+
+
+class DeferredReweighting(keras.callbacks.Callback):
+    """Deferred re-weighting (DRW): from `start_epoch` on, class-balanced weights in the loss; before, ones.
+
+    The weights are a function of the epoch alone, so that a resumed run is right from its first step. They
+    are a variable: TensorFlow and PyTorch read the new values without a retrace. On JAX a variable that does
+    not hang on the model is a constant of the compiled step, which is compiled once more when it changes.
+
+    Args:
+        start_epoch: first epoch (from 0) with class-balanced weights; 160 of 200 in the paper.
+        beta: in [0, 1), 0.9999 in the paper.
+        loss: an `LDAMLoss` (or any loss with `reweight(beta)`); by default the model's compiled loss, or its
+            `rotation_loss`.
+
+    Raises:
+        ValueError: on an argument out of range, or where the model's loss cannot be re-weighted.
+
+    Example:
+        >>> model.compile("sgd", loss=LDAMLoss(class_counts))
+        >>> model.fit(x, y, callbacks=[DeferredReweighting(start_epoch=160, beta=0.9999)])
+
+    Reference: Cao et al., NeurIPS 2019, algorithm 1; Cui et al., CVPR 2019.
+    """
+
+    def __init__(self, start_epoch: int, beta: float = 0.9999, loss: keras.losses.Loss | None = None):
+        super().__init__()
+        if start_epoch < 0:
+            raise ValueError(f"`start_epoch` must be at least 0. Received: start_epoch={start_epoch}")
+        if not 0 <= beta < 1:
+            raise ValueError(f"`beta` must be in [0, 1). Received: beta={beta}")
+        self.start_epoch = start_epoch
+        self.beta = beta
+        self.loss = loss
+
+    def on_train_begin(self, logs=None):
+        self._current_beta = None
+        if self.loss is None:
+            candidates = (getattr(self.model, "loss", None), getattr(self.model, "rotation_loss", None))
+            self.loss = next((c for c in candidates if hasattr(c, "reweight")), None)
+        if not hasattr(self.loss, "reweight"):
+            raise ValueError("DeferredReweighting needs a loss with class weights, such as LDAMLoss")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        beta = self.beta if epoch >= self.start_epoch else 0.0
+        if beta == self._current_beta:
+            return
+        changed = self._current_beta is not None
+        self._current_beta = beta
+        self.loss.reweight(beta)
+        if changed and keras.backend.backend() == "jax":
+            self.model.make_train_function(force=True)

@@ -1,0 +1,151 @@
+import os
+import re
+import shutil
+from pathlib import Path
+
+import h5py
+import keras
+
+_STEP_NAME = re.compile(r"step-(\d{10})")
+
+
+class TrainingCheckpoint(keras.callbacks.Callback):
+    """Saves and restores everything a training step depends on, or leaves behind.
+
+    One folder per checkpoint, `step-0000000040/state.h5`: the model's variables (the memory bank and Z among
+    them), the optimizer's, and the running metrics, so that a run killed in the middle of an epoch continues
+    it. A folder gets its name by a rename once it is complete on disk; what was interrupted has another name
+    and is removed at the next start. `Model.save_weights` would leave out running metrics and random states.
+
+    The state at an epoch's last step is saved once the epoch has ended, after validation and logs: put this
+    callback behind those that write them.
+
+    Args:
+        directory: where the folders go; one per process under several workers.
+        steps_per_epoch: optimizer steps of an epoch.
+        every_steps: save every so many steps besides at every epoch's end; 0 for epochs only.
+        keep: newest checkpoints to keep, at least 1.
+
+    Raises:
+        ValueError: on an argument out of range, and in `restore` on a checkpoint of another model.
+    """
+
+    def __init__(
+        self, directory: str | os.PathLike, steps_per_epoch: int, every_steps: int = 0, keep: int = 3
+    ):
+        super().__init__()
+        if steps_per_epoch < 1 or every_steps < 0 or keep < 1:
+            raise ValueError(
+                "`steps_per_epoch` and `keep` must be >= 1, `every_steps` >= 0. "
+                f"Received: {steps_per_epoch=}, {keep=}, {every_steps=}"
+            )
+        self.directory = Path(directory)
+        self.steps_per_epoch = steps_per_epoch
+        self.every_steps = every_steps
+        self.keep = keep
+        self._metrics_to_restore = None
+
+    def steps(self) -> list[int]:
+        """Steps that a complete checkpoint exists of, ascending."""
+        if not self.directory.is_dir():
+            return []
+        names = (_STEP_NAME.fullmatch(path.name) for path in self.directory.iterdir())
+        return sorted(int(name.group(1)) for name in names if name)
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken so far."""
+        return int(self.model.optimizer.iterations)
+
+    def mid_epoch(self, step: int) -> bool:
+        """Whether steps of its epoch remain after `step`."""
+        return step % self.steps_per_epoch != 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.every_steps and self.step % self.every_steps == 0 and self.mid_epoch(self.step):
+            self.save()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        # `fit` has just reset the metrics; give the interrupted epoch its running values back.
+        if self._metrics_to_restore is not None:
+            for variable, value in zip(self.model.metrics_variables, self._metrics_to_restore, strict=True):
+                variable.assign(value)
+            self._metrics_to_restore = None
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.save()
+
+    def save(self) -> Path:
+        """Write the state after the current step, and remove the oldest checkpoints."""
+        final = self._folder(self.step)
+        if final.exists():
+            return final
+        partial = self.directory / f"partial-{os.getpid()}"
+        partial.mkdir(parents=True, exist_ok=True)
+        with h5py.File(partial / "state.h5", "w") as file:
+            for name, variables in self._groups(self.model).items():
+                _write(file.create_group(name), variables)
+        _flush_to_disk(partial / "state.h5")
+        partial.rename(final)
+        _flush_to_disk(self.directory)
+        for old in self.steps()[: -self.keep]:
+            shutil.rmtree(self._folder(old))
+        return final
+
+    def restore(self, model: keras.Model, step: int) -> None:
+        """Set `model` and its optimizer to the state after `step`; its running metrics once `fit` begins."""
+        path = self._folder(step) / "state.h5"
+        with h5py.File(path, "r") as file:
+            groups = self._groups(model)
+            for name, variables in groups.items():
+                _check_same(variables, file[name], path)
+            for name in ("model", "optimizer"):
+                for variable, value in zip(groups[name], _values(file[name]), strict=True):
+                    variable.assign(value)
+            if self.mid_epoch(step):
+                self._metrics_to_restore = list(_values(file["metrics"]))
+
+    def clean(self) -> None:
+        """Remove what an interrupted process left unfinished."""
+        for path in self.directory.glob("partial-*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _folder(self, step: int) -> Path:
+        return self.directory / f"step-{step:010d}"
+
+    @staticmethod
+    def _groups(model):
+        return {
+            "model": model.variables,
+            "optimizer": model.optimizer.variables,
+            "metrics": model.metrics_variables,
+        }
+
+
+def _write(group, variables) -> None:
+    for position, variable in enumerate(variables):
+        dataset = group.create_dataset(f"{position:05d}", data=keras.ops.convert_to_numpy(variable.value))
+        dataset.attrs["path"] = variable.path
+
+
+def _values(group):
+    return (group[name][()] for name in sorted(group))
+
+
+def _check_same(variables, group, path: Path) -> None:
+    if len(group) != len(variables):
+        raise ValueError(f"{path}: holds {len(group)} variables, this model has {len(variables)}")
+    for variable, name in zip(variables, sorted(group), strict=True):
+        if group[name].shape != tuple(variable.shape):
+            raise ValueError(
+                f"{path}: holds {group[name].attrs['path']} {group[name].shape} where this model has "
+                f"{variable.path} {tuple(variable.shape)}"
+            )
+
+
+def _flush_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

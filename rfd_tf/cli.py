@@ -1,0 +1,34 @@
+"""`rfd COMMAND ...`: runs one of the commands, importing only that one."""
+
+import importlib
+import sys
+
+# One line each; `rfd --help` prints them without importing anything heavy.
+COMMANDS = {
+    "train": "pretrain a backbone by rotation feature decoupling",
+    "summary": "print and draw what a finished run has learned, against an untrained control",
+    "zoo": "list, download, convert and verify released weights",
+}
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(["usage: rfd COMMAND [flags]", "", *lines, "", "rfd COMMAND --help lists its flags."])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command that `argv[1]` names; the exit status."""
+    argv = sys.argv if argv is None else argv
+    name = argv[1] if len(argv) > 1 else "--help"
+    if name in ("-h", "--help", "help", "--helpshort", "--helpfull"):
+        print(usage())
+        return 0 if len(argv) > 1 else 2
+    if name not in COMMANDS:
+        print(f"rfd: unknown command {name!r}\n\n{usage()}", file=sys.stderr)
+        return 2
+    return importlib.import_module(f"rfd_tf.commands.{name}").main([f"rfd {name}", *argv[2:]])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

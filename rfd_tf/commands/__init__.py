@@ -1,0 +1,1 @@
+"""The commands of `rfd`, each also `python -m rfd_tf.commands.NAME`."""

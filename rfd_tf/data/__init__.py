@@ -1,0 +1,45 @@
+"""Pictures from files, arrays and builders to batches. See `open_source` and `training_dataset`."""
+
+from rfd_tf.data.arrays import ArraySource, load_npz
+from rfd_tf.data.augmentation import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD
+from rfd_tf.data.bad_images import BadImageError, find_bad_images, first_bad_image, valid_indices
+from rfd_tf.data.digits import digits
+from rfd_tf.data.flat_folder import FlatFolder
+from rfd_tf.data.image_folder import ImageFolder
+from rfd_tf.data.long_tail import long_tailed
+from rfd_tf.data.open_source import open_source
+from rfd_tf.data.pipeline import evaluation_dataset, training_dataset
+from rfd_tf.data.preprocessing import Preprocessing
+from rfd_tf.data.rotation_probabilities import load_rotation_probabilities, save_rotation_probabilities
+from rfd_tf.data.schedule import steps_per_epoch, training_indices
+from rfd_tf.data.source import Source
+from rfd_tf.data.subset import Subset
+from rfd_tf.data.tfds_source import TfdsSource
+
+__all__ = [
+    "CIFAR_MEAN",
+    "CIFAR_STD",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "ArraySource",
+    "BadImageError",
+    "FlatFolder",
+    "ImageFolder",
+    "Preprocessing",
+    "Source",
+    "Subset",
+    "TfdsSource",
+    "digits",
+    "evaluation_dataset",
+    "find_bad_images",
+    "first_bad_image",
+    "load_npz",
+    "load_rotation_probabilities",
+    "long_tailed",
+    "open_source",
+    "save_rotation_probabilities",
+    "steps_per_epoch",
+    "training_dataset",
+    "training_indices",
+    "valid_indices",
+]

@@ -1,0 +1,78 @@
+"""Pictures that are files."""
+
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from rfd_tf.data.source import Source, host_constant
+
+DECODABLE = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+UNDECODABLE = (".ppm", ".pgm", ".tif", ".tiff")
+ON_ERROR = ("raise", "skip")
+
+
+class ImageFiles(Source):
+    """A list of picture files below one folder, in a given order. Base of the folder sources.
+
+    Args:
+        root: the folder; its name names the source.
+        files: N paths relative to `root`, with `/`.
+        labels: int64 of shape [N] or None.
+        class_names: one name per class or None.
+        on_error: as in `ImageFolder`.
+
+    Raises:
+        FileNotFoundError: if `files` is empty.
+        ValueError: on an undecodable ending with `on_error="raise"`, naming the file.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        files: Sequence[str],
+        labels: np.ndarray | None,
+        class_names: tuple[str, ...] | None,
+        on_error: str = "raise",
+    ):
+        if on_error not in ON_ERROR:
+            raise ValueError(f"`on_error` must be one of {ON_ERROR}. Received: on_error={on_error!r}")
+        if not files:
+            raise FileNotFoundError(f"{root} holds no picture (a file that ends in {', '.join(DECODABLE)})")
+        if on_error == "raise":
+            _refuse_undecodable(root, files)
+        super().__init__(root.name or str(root), labels, class_names)
+        self.root = root
+        self.files = tuple(files)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def fetch(self, index: tf.Tensor) -> tf.Tensor:
+        return tf.io.read_file(tf.gather(self._paths, index))
+
+    def describe(self, index: int) -> str:
+        return str(self.root / self.files[index])
+
+    @functools.cached_property
+    def _paths(self) -> tf.Tensor:
+        return host_constant([os.fsencode(f"{self.root}/{file}") for file in self.files])
+
+
+def pictures_below(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """(folder, its picture file names) of `folder` and every folder below it; links are followed."""
+    for path, _, names in os.walk(folder, followlinks=True):
+        yield path, [name for name in names if name.lower().endswith(DECODABLE + UNDECODABLE)]
+
+
+def _refuse_undecodable(root: Path, files: Sequence[str]) -> None:
+    refused = [file for file in files if file.lower().endswith(UNDECODABLE)]
+    if refused:
+        raise ValueError(
+            f"TensorFlow cannot decode {root / refused[0]}"
+            + (f" nor {len(refused) - 1} more files with such endings" if len(refused) > 1 else "")
+            + '. Convert it (to PNG or JPEG), or leave it out with on_error="skip"'
+        )

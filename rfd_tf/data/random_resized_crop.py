@@ -1,0 +1,83 @@
+"""The random resized crop, decoding no more of a JPEG than it keeps."""
+
+import math
+
+import tensorflow as tf
+
+from rfd_tf.data.augmentation import EXACT, decode, image_size, resize, uniform
+
+TRIES = 10
+ASPECT = (3 / 4, 4 / 3)
+
+
+def random_resized_crop(
+    fetched: tf.Tensor, size: int, seed: tf.Tensor, min_area: float = 0.08, max_area: float = 1.0
+) -> tf.Tensor:
+    """A window of random area, aspect and position, resized to `size` x `size`.
+
+    Args:
+        fetched: an encoded picture (string scalar) or pixels, uint8 of shape [H, W, 3].
+        size: side of the result in pixels.
+        seed: stateless seed, shape [2].
+        min_area: least share of the picture's area.
+        max_area: largest share.
+
+    Returns:
+        float32 of shape [size, size, 3] in 0..255.
+    """
+
+    def crop(pixels: tf.Tensor) -> tf.Tensor:
+        top, left, height, width = crop_window(*image_size(pixels), seed, min_area, max_area)
+        return tf.image.crop_to_bounding_box(pixels, top, left, height, width)
+
+    def crop_jpeg() -> tf.Tensor:
+        return decode_window(fetched, *crop_window(*image_size(fetched), seed, min_area, max_area))
+
+    if fetched.dtype == tf.string:
+        window = tf.cond(tf.io.is_jpeg(fetched), crop_jpeg, lambda: crop(decode(fetched)))
+    else:
+        window = crop(fetched)
+    return tf.ensure_shape(resize(window, size, size), [size, size, 3])
+
+
+def crop_window(
+    height: tf.Tensor, width: tf.Tensor, seed: tf.Tensor, min_area: float = 0.08, max_area: float = 1.0
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """(top, left, height, width) of a window in a `height` x `width` picture, int32 scalars.
+
+    Area uniform in [min_area, max_area] of the picture's, aspect (width / height) log-uniform in [3/4, 4/3],
+    position uniform. Of ten draws the first that fits counts; if none fits, the largest centred window
+    whose aspect is in that range.
+    """
+    seeds = tf.random.split(seed, 4)
+    full_height, full_width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
+    area = full_height * full_width * uniform([TRIES], seeds[0], min_area, max_area)
+    aspect = tf.exp(uniform([TRIES], seeds[1], math.log(ASPECT[0]), math.log(ASPECT[1])))
+    widths, heights = tf.round(tf.sqrt(area * aspect)), tf.round(tf.sqrt(area / aspect))
+    fits = (widths >= 1) & (widths <= full_width) & (heights >= 1) & (heights <= full_height)
+    first = tf.argmax(fits)
+    fallback_height = tf.minimum(full_height, tf.round(full_width / ASPECT[0]))
+    fallback_width = tf.minimum(full_width, tf.round(full_height * ASPECT[1]))
+    found = tf.reduce_any(fits)
+    crop_height = tf.cast(tf.where(found, heights[first], fallback_height), tf.int32)
+    crop_width = tf.cast(tf.where(found, widths[first], fallback_width), tf.int32)
+    room_above, room_left = height - crop_height, width - crop_width
+    top = tf.where(found, uniform([], seeds[2], 0, room_above + 1, tf.int32), room_above // 2)
+    left = tf.where(found, uniform([], seeds[3], 0, room_left + 1, tf.int32), room_left // 2)
+    return top, left, crop_height, crop_width
+
+
+def decode_window(
+    jpeg: tf.Tensor, top: tf.Tensor, left: tf.Tensor, height: tf.Tensor, width: tf.Tensor
+) -> tf.Tensor:
+    """The window's pixels, equal to those of the whole picture decoded and cropped; uint8 [H, W, 3].
+
+    A frame of one pixel is decoded around it and cut off: colour is stored at half resolution, and at the
+    edge of what it decodes `decode_and_crop_jpeg` interpolates colour otherwise (by up to 46 grey levels).
+    """
+    full_height, full_width = image_size(jpeg)
+    above, before = tf.minimum(top, 1), tf.minimum(left, 1)
+    bottom, right = tf.minimum(top + height + 1, full_height), tf.minimum(left + width + 1, full_width)
+    framed = tf.stack([top - above, left - before, bottom - top + above, right - left + before])
+    pixels = tf.image.decode_and_crop_jpeg(jpeg, framed, channels=3, dct_method=EXACT)
+    return tf.image.crop_to_bounding_box(pixels, above, before, height, width)

@@ -1,0 +1,151 @@
+"""Which picture a training run sees when, and the seeds of everything drawn for it.
+
+All of it is computed from (seed, epoch, place), with no state carried along: a run that resumes at any step,
+or is spread over workers, finds the same.
+"""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from rfd_tf.data.source import host_constant
+from rfd_tf.data.subset import checked_rows
+
+ORDER, AUGMENTATION, NEGATIVES = range(3)  # independent random streams
+
+
+def steps_per_epoch(num_valid: int, batch_size: int) -> int:
+    """Global batches in an epoch; the remainder of each epoch's order, a different one each time, is dropped.
+
+    Raises:
+        ValueError: if `batch_size` is not positive or exceeds `num_valid`.
+    """
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1. Received: batch_size={batch_size}")
+    if num_valid < batch_size:
+        raise ValueError(
+            f"The source has {num_valid} usable pictures, fewer than one batch. Lower `batch_size`. "
+            f"Received: batch_size={batch_size}"
+        )
+    return num_valid // batch_size
+
+
+def training_indices(
+    num_images: int,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    num_steps: int,
+    valid_indices: np.ndarray | None = None,
+) -> np.ndarray:
+    """The pictures of global steps [start_step, start_step + num_steps), int64 [num_steps, batch_size].
+
+    The arguments are those of `training_dataset`. No picture is read: it serves to find the one that
+    stopped a run (see `first_bad_image`), and to check an order.
+    """
+    if num_steps < 1:
+        raise ValueError(f"`num_steps` must be at least 1. Received: num_steps={num_steps}")
+    valid = np.arange(num_images) if valid_indices is None else checked_rows(valid_indices, num_images)
+    epochs = (start_step + num_steps) // steps_per_epoch(len(valid), batch_size) + 1
+    schedule = Schedule(valid, seed, batch_size, epochs, start_step)
+    dataset = tf.data.Dataset.range(*schedule.positions()).take(num_steps * batch_size)
+    dataset = dataset.map(lambda position: schedule.epoch_and_index(position)[1])
+    return next(dataset.batch(num_steps * batch_size).as_numpy_iterator()).reshape(num_steps, batch_size)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Schedule:
+    """What one worker prepares, as a function of its own positions 0, 1, ...: its rows of every global batch.
+
+    Attributes:
+        valid: int64 [M], the pictures to use.
+        seed: of the order.
+        batch_size: pictures in a global batch, M at most; workers and replicas share it equally.
+        epochs: passes over the pictures.
+        start_step: first global step.
+        num_workers: workers.
+        worker_index: which of them this is.
+        replicas_per_worker: replicas of each worker.
+
+    Raises:
+        ValueError: on a number out of range, or a batch that cannot be shared equally.
+    """
+
+    valid: np.ndarray
+    seed: int
+    batch_size: int
+    epochs: int
+    start_step: int = 0
+    num_workers: int = 1
+    worker_index: int = 0
+    replicas_per_worker: int = 1
+
+    def __post_init__(self):
+        for name in ("epochs", "num_workers", "replicas_per_worker"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1. Received: {name}={getattr(self, name)}")
+        if not 0 <= self.worker_index < self.num_workers:
+            raise ValueError(
+                f"`worker_index` must be in [0, {self.num_workers}). Received: worker_index={self.worker_index}"
+            )
+        if self.batch_size % (self.num_workers * self.replicas_per_worker):
+            raise ValueError(
+                f"`batch_size` must be a multiple of {self.num_workers * self.replicas_per_worker}, so that "
+                f"{self.num_workers} worker(s) with {self.replicas_per_worker} replica(s) each share it "
+                f"equally. Received: batch_size={self.batch_size}"
+            )
+        if not 0 <= self.start_step <= self.epochs * self.steps:
+            raise ValueError(
+                f"`start_step` must be in [0, {self.epochs * self.steps}]: {self.epochs} epochs of "
+                f"{self.steps} steps. Received: start_step={self.start_step}"
+            )
+
+    @property
+    def steps(self) -> int:
+        """Global batches in an epoch."""
+        return steps_per_epoch(len(self.valid), self.batch_size)
+
+    @property
+    def worker_batch(self) -> int:
+        """Rows of a global batch that one worker prepares."""
+        return self.batch_size // self.num_workers
+
+    @property
+    def replica_batch(self) -> int:
+        """Rows of a global batch that one replica gets."""
+        return self.worker_batch // self.replicas_per_worker
+
+    def positions(self) -> tuple[int, int]:
+        """The worker's positions: first, and one after the last."""
+        return self.start_step * self.worker_batch, self.epochs * self.steps * self.worker_batch
+
+    def epoch_and_index(self, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """(epoch, instance index) at one of the worker's positions; int64 scalars, eagerly or in a graph."""
+        step, row = position // self.worker_batch, position % self.worker_batch
+        epoch = step // self.steps
+        place = (step % self.steps) * self.batch_size + self.worker_index * self.worker_batch + row
+        rank = shuffled(place, len(self.valid), stream(self.seed, ORDER, epoch))
+        return epoch, tf.gather(host_constant(self.valid), rank)
+
+
+def stream(seed: int, *key: int | tf.Tensor) -> tf.Tensor:
+    """A stateless seed, int64 [2], that depends on `seed` (an int64) and on every part of `key`."""
+    state = tf.constant([seed, 0], tf.int64)
+    for part in key:
+        state = tf.stack([state[0], state[1] ^ tf.cast(part, tf.int64)])
+        state = tf.random.stateless_uniform([2], state, None, None, tf.int64, alg="philox")
+    return state
+
+
+def shuffled(place: tf.Tensor, count: int, seed: tf.Tensor) -> tf.Tensor:
+    """What stands at `place` (int64) in a permutation of [0, count) that is never held in memory; int64.
+
+    Eight rounds and hashed seeds: with four rounds, or with the bare (seed, epoch) as the key, chi-square
+    tests see that the same things come to the same places too often.
+    """
+    key = tf.concat([seed, seed[:1] ^ seed[1:]], 0)
+    return tf.raw_ops.RandomIndexShuffle(
+        index=place, seed=key, max_index=tf.constant(count - 1, tf.int64), rounds=8
+    )

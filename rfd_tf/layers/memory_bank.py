@@ -1,0 +1,135 @@
+import keras
+import numpy as np
+from keras import ops
+
+from rfd_tf.distribution import gather_over_replicas, num_replicas, sum_over_replicas
+from rfd_tf.layers.normalize import l2_normalize
+
+
+@keras.saving.register_keras_serializable(package="rfd_tf")
+class MemoryBank(keras.layers.Layer):
+    """One remembered embedding per training image, for noise-contrastive estimation.
+
+    Variables (float32, not trainable): `rows` [N, D], uniform in ±1/sqrt(D/3) at first, and the scalar
+    `normalizer` Z, 0 until the first batch sets it. Reading and updating cost as much as the batch's rows,
+    whatever N. Under a `tf.distribute` strategy every replica holds the same table; per step only the
+    batch's rows travel.
+
+    Args:
+        num_instances: N, training images.
+        embedding_dim: D, length of an embedding.
+        temperature: T, positive; similarities are divided by it.
+        momentum: m in [0, 1), the share of the old row in an update.
+
+    Raises:
+        ValueError: on an argument out of range.
+
+    Reference: Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination",
+        CVPR 2018, sections 3.2 and 3.3.
+    """
+
+    def __init__(
+        self,
+        num_instances: int,
+        embedding_dim: int = 128,
+        temperature: float = 0.07,
+        momentum: float = 0.5,
+        **kwargs,
+    ):
+        super().__init__(**{**kwargs, "dtype": "float32", "trainable": False})
+        if num_instances < 1 or embedding_dim < 1:
+            raise ValueError(
+                "`num_instances` and `embedding_dim` must be at least 1. "
+                f"Received: num_instances={num_instances}, embedding_dim={embedding_dim}"
+            )
+        if not temperature > 0:
+            raise ValueError(f"`temperature` must be positive. Received: temperature={temperature}")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"`momentum` must be in [0, 1). Received: momentum={momentum}")
+        self.num_instances = num_instances
+        self.embedding_dim = embedding_dim
+        self.temperature = temperature
+        self.momentum = momentum
+
+    def build(self, input_shape=None):
+        bound = (self.embedding_dim / 3.0) ** -0.5
+        self.rows = self.add_weight(
+            name="rows",
+            shape=(self.num_instances, self.embedding_dim),
+            initializer=keras.initializers.RandomUniform(-bound, bound),
+            trainable=False,
+        )
+        self.normalizer = self.add_weight(name="normalizer", shape=(), initializer="zeros", trainable=False)
+
+    def call(self, embeddings, index):
+        """Similarities over temperature between embeddings and rows.
+
+        Args:
+            embeddings: [B, D], unit norm.
+            index: [B, R] integer rows to compare each embedding with.
+
+        Returns:
+            [B, R] float32; gradients reach `embeddings` only.
+        """
+        compared = ops.stop_gradient(_gather_rows(self.rows, index))
+        return ops.einsum("brd,bd->br", compared, embeddings) / self.temperature
+
+    def normalizer_of(self, similarities):
+        """Z: the stored value, or, before the first batch set it, `mean(exp(similarities)) * N`."""
+        mean = ops.mean(ops.exp(ops.stop_gradient(similarities)))
+        first = sum_over_replicas(mean) / num_replicas() * self.num_instances
+        stored = ops.convert_to_tensor(self.normalizer)
+        return ops.where(stored > 0, stored, first)
+
+    def update(self, embeddings, index) -> None:
+        """Replace row `index[i]` by `normalize(m * row + (1 - m) * embeddings[i])`, in place, everywhere.
+
+        Args:
+            embeddings: [B, D], unit norm, of this replica.
+            index: [B] integer rows. Of a row named twice in a batch, one of the updates remains.
+        """
+        old = _gather_rows(self.rows, index)
+        new = l2_normalize(self.momentum * old + (1.0 - self.momentum) * embeddings)
+        index = ops.cast(index, "int32")
+        _scatter_rows(self.rows, gather_over_replicas(index), gather_over_replicas(new))
+
+    def load_rows(self, rows: np.ndarray, normalizer: float) -> None:
+        """Set the table [N, D] and Z."""
+        self.rows.assign(rows)
+        self.normalizer.assign(normalizer)
+
+    def get_config(self):
+        config = super().get_config()
+        del config["dtype"], config["trainable"]
+        return {
+            **config,
+            "num_instances": self.num_instances,
+            "embedding_dim": self.embedding_dim,
+            "temperature": self.temperature,
+            "momentum": self.momentum,
+        }
+
+
+def _gather_rows(variable, index):
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # A plain read of the variable would hold the table, and the scatter would then copy all of it.
+        if hasattr(variable.value, "sparse_read"):
+            return tf.gather(variable.value, index)
+    return ops.take(variable, index, axis=0)
+
+
+def _scatter_rows(variable, index, rows) -> None:
+    backend = keras.backend.backend()
+    if backend == "tensorflow" and hasattr(variable.value, "scatter_update"):
+        import tensorflow as tf
+
+        variable.value.scatter_update(tf.IndexedSlices(rows, index))
+    elif backend == "torch" and hasattr(variable.value, "index_copy_"):
+        import torch
+
+        with torch.no_grad():
+            variable.value.index_copy_(0, index.long(), rows)
+    else:  # functional: XLA updates a donated buffer in place
+        variable.assign(ops.scatter_update(variable, ops.expand_dims(index, -1), rows))

@@ -1,0 +1,270 @@
+from collections.abc import Mapping, Sequence
+
+import keras
+import numpy as np
+from keras import ops
+
+from rfd_tf.distribution import num_replicas
+from rfd_tf.layers.cosine_dense import CosineDense
+from rfd_tf.layers.memory_bank import MemoryBank
+from rfd_tf.layers.normalize import l2_normalize
+from rfd_tf.losses.nce import nce_loss
+from rfd_tf.losses.rotation_invariance import rotation_invariance_loss
+from rfd_tf.models.torch_defaults import fan_in_uniform
+from rfd_tf.rotations import NUM_ROTATIONS, four_views, rotation_labels
+
+ROTATION_HEADS = ("softmax", "cosine")
+
+
+@keras.saving.register_keras_serializable(package="rfd_tf")
+class RotationDecoupling(keras.Model):
+    """Rotation feature decoupling: a backbone, its three heads, three losses and the memory bank.
+
+    The backbone maps every image's four views to D features. The first D/2, the rotation features, predict
+    the rotation; the last D/2, the invariant features, are drawn to their mean over the views, and that mean
+    tells instances apart against the bank.
+
+    Args:
+        backbone: functional model from images to a dict of features (`rfd_tf.models`).
+        num_instances: N, training images, the bank's rows.
+        feature_name: which of the backbone's features to split, [B, D] with D even; by default the last.
+        rotation_head: `"softmax"`, a dense layer as in the original, or `"cosine"`, for `LDAMLoss`.
+        rotation_loss: loss on [4B] rotation labels and [4B, 4] logits; by default cross-entropy.
+        embedding_dim: length of the embedding that the bank remembers.
+        num_negatives: K, drawn uniformly with replacement over all N.
+        temperature: T of the contrast.
+        momentum: of the bank's rows.
+        loss_weights: of rotation, invariance and instance loss.
+        use_instance_weights: keep a table of rotation weights [N, 4] (`set_instance_weights`).
+        seed: of the negatives drawn on the device.
+
+    Call args:
+        inputs: dict of `image` [B, S, S, C] normalised, `index` [B] instance indices in [0, N), and
+            optionally `negatives` [B, K] rows to contrast with. Without `negatives` they are drawn on the
+            device; a pipeline that draws them by (seed, epoch, index) makes a run independent of batching
+            and replicas.
+
+    Returns:
+        dict of `rotation_logits` and `invariant_rotation_logits` [4B, 4] (the head on either half),
+        `invariant_features` [4B, D/2], `embedding` [B, embedding_dim] of unit norm.
+
+    Metrics, in training and validation: `loss`, `rotation_loss`, `invariance_loss`, `instance_loss`,
+    `rotation_accuracy`, and `invariant_rotation_accuracy`, which is near chance (25 %) where the halves are
+    decoupled. A validation image has no row in the bank: its instance loss takes the embedding of its upright
+    view for the row and the mean of its three turned views for the query.
+
+    Raises:
+        ValueError: on an argument out of range or a backbone feature that cannot be split.
+
+    Reference: Feng et al., "Self-Supervised Representation Learning by Rotation Feature Decoupling",
+        CVPR 2019; Wu et al., CVPR 2018 (bank); Cao et al., NeurIPS 2019 (LDAM).
+    """
+
+    def __init__(
+        self,
+        backbone: keras.Model,
+        num_instances: int,
+        *,
+        feature_name: str | None = None,
+        rotation_head: str = "softmax",
+        rotation_loss: keras.losses.Loss | None = None,
+        embedding_dim: int = 128,
+        num_negatives: int = 4096,
+        temperature: float = 0.07,
+        momentum: float = 0.5,
+        loss_weights: Sequence[float] = (1.0, 1.0, 1.0),
+        use_instance_weights: bool = False,
+        seed: int = 0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if rotation_head not in ROTATION_HEADS:
+            raise ValueError(f"`rotation_head` must be one of {ROTATION_HEADS}. Received: {rotation_head!r}")
+        if num_negatives < 1:
+            raise ValueError(f"`num_negatives` must be at least 1. Received: {num_negatives}")
+        if len(loss_weights) != 3 or min(loss_weights) < 0:
+            raise ValueError(f"`loss_weights` must be three weights >= 0. Received: {loss_weights}")
+        self.backbone = backbone
+        self.num_instances = num_instances
+        self.feature_name = feature_name or list(backbone.output)[-1]
+        self.rotation_loss = rotation_loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        self.embedding_dim = embedding_dim
+        self.num_negatives = num_negatives
+        self.temperature = temperature
+        self.momentum = momentum
+        self.loss_weights = tuple(float(weight) for weight in loss_weights)
+        self.use_instance_weights = use_instance_weights
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.half_width = _half_width(backbone, self.feature_name)
+        self._rotation_head_kind = rotation_head
+        self._add_heads()
+        self._add_instance_weights()
+        # JAX sees a variable change only if it hangs on the model.
+        self.rotation_class_weights = getattr(self.rotation_loss, "class_weights", None)
+        self._add_metrics()
+        self.built = True
+
+    def _add_heads(self) -> None:
+        init = fan_in_uniform(self.half_width)
+        if self._rotation_head_kind == "cosine":
+            self.rotation_head = CosineDense(NUM_ROTATIONS, name="rotation_head")
+        else:
+            self.rotation_head = keras.layers.Dense(
+                NUM_ROTATIONS, kernel_initializer=init, bias_initializer=init, name="rotation_head"
+            )
+        self.projection = keras.layers.Dense(
+            self.embedding_dim, kernel_initializer=init, bias_initializer=init, name="projection"
+        )
+        self.memory_bank = MemoryBank(
+            self.num_instances, self.embedding_dim, self.temperature, self.momentum, name="memory_bank"
+        )
+        self.rotation_head.build((None, self.half_width))
+        self.projection.build((None, self.half_width))
+        self.memory_bank.build()
+
+    def _add_instance_weights(self) -> None:
+        if not self.use_instance_weights:
+            return
+        shape = (self.num_instances, NUM_ROTATIONS)
+        self.instance_weights = self.add_weight(
+            name="instance_weights", shape=shape, initializer="ones", trainable=False, autocast=False
+        )
+        self.instance_weighting = self.add_weight(
+            name="instance_weighting", shape=(), initializer="zeros", trainable=False, autocast=False
+        )
+
+    def _add_metrics(self) -> None:
+        names = ("rotation_loss", "invariance_loss", "instance_loss")
+        self.loss_trackers = {name: keras.metrics.Mean(name=name) for name in names}
+        self.accuracies = {
+            name: keras.metrics.SparseCategoricalAccuracy(name=name)
+            for name in ("rotation_accuracy", "invariant_rotation_accuracy")
+        }
+
+    def set_instance_weights(self, weights: np.ndarray) -> None:
+        """Set the rotation weights [N, 4] (`imbalance.rotation_instance_weights`); they act once switched on.
+
+        `rfd_tf.callbacks.InstanceWeighting` switches them on by epoch.
+        """
+        if not self.use_instance_weights:
+            raise ValueError("This model was made with use_instance_weights=False")
+        expected = (self.num_instances, NUM_ROTATIONS)
+        if np.shape(weights) != expected:
+            raise ValueError(f"`weights` must have shape {expected}. Received {np.shape(weights)}")
+        self.instance_weights.assign(weights)
+
+    def call(self, inputs, training=False):
+        features = self.backbone(four_views(inputs["image"]), training=training)[self.feature_name]
+        rotation, invariant = ops.split(features, 2, axis=-1)
+        by_image = ops.reshape(invariant, (-1, NUM_ROTATIONS, self.half_width))
+        return {
+            "rotation_logits": ops.cast(self.rotation_head(rotation), "float32"),
+            "invariant_rotation_logits": ops.cast(
+                self.rotation_head(ops.stop_gradient(invariant)), "float32"
+            ),
+            "invariant_features": ops.cast(invariant, "float32"),
+            "embedding": self._embed(ops.mean(by_image, axis=1)),
+        }
+
+    def _embed(self, invariant_features):
+        return l2_normalize(ops.cast(self.projection(invariant_features), "float32"))
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The weighted sum of the three losses; updates metrics and, in training, bank and normalizer.
+
+        `y` and `sample_weight` are not used: the labels are the rotations.
+        """
+        replicas = num_replicas()
+        losses = {
+            # Keras's losses come already divided by the number of replicas.
+            "rotation_loss": self._rotation_loss(x, y_pred, training) * replicas,
+            "invariance_loss": rotation_invariance_loss(y_pred["invariant_features"]),
+            "instance_loss": self._instance_loss(x, y_pred, training),
+        }
+        self._update_metrics(losses, y_pred)
+        total = sum(w * loss for w, loss in zip(self.loss_weights, losses.values(), strict=True))
+        return total / replicas
+
+    def _rotation_loss(self, x, y_pred, training):
+        weights = None
+        if self.use_instance_weights and training:
+            rows = ops.reshape(ops.take(self.instance_weights, x["index"], axis=0), (-1,))
+            weights = 1.0 + self.instance_weighting * (rows - 1.0)
+        logits = y_pred["rotation_logits"]
+        return self.rotation_loss(_labels_like(logits), logits, sample_weight=weights)
+
+    def _instance_loss(self, x, y_pred, training):
+        embedding = y_pred["embedding"]
+        negatives = self._negatives(x)
+        if training:
+            rows = ops.concatenate([ops.cast(x["index"], "int32")[:, None], negatives], axis=1)
+            similarities = self.memory_bank(embedding, rows)
+            normalizer = self.memory_bank.normalizer_of(similarities)
+            self.memory_bank.normalizer.assign(normalizer)
+            self.memory_bank.update(ops.stop_gradient(embedding), x["index"])
+        else:
+            by_image = ops.reshape(y_pred["invariant_features"], (-1, NUM_ROTATIONS, self.half_width))
+            upright, turned = self._embed(by_image[:, 0]), self._embed(ops.mean(by_image[:, 1:], axis=1))
+            positive = ops.sum(upright * turned, axis=-1, keepdims=True) / self.temperature
+            similarities = ops.concatenate([positive, self.memory_bank(turned, negatives)], axis=1)
+            normalizer = self.memory_bank.normalizer_of(similarities)
+        return nce_loss(similarities, normalizer, self.num_instances)
+
+    def _negatives(self, x):
+        if "negatives" in x:
+            return ops.cast(x["negatives"], "int32")
+        shape = (ops.shape(x["index"])[0], self.num_negatives)
+        return keras.random.randint(shape, 0, self.num_instances, seed=self.seed_generator)
+
+    def _update_metrics(self, losses: Mapping, y_pred) -> None:
+        images = ops.shape(y_pred["embedding"])[0]
+        for name, loss in losses.items():
+            self.loss_trackers[name].update_state(loss, sample_weight=images)
+        labels = _labels_like(y_pred["rotation_logits"])
+        self.accuracies["rotation_accuracy"].update_state(labels, y_pred["rotation_logits"])
+        self.accuracies["invariant_rotation_accuracy"].update_state(
+            labels, y_pred["invariant_rotation_logits"]
+        )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            "num_instances": self.num_instances,
+            "feature_name": self.feature_name,
+            "rotation_head": self._rotation_head_kind,
+            "rotation_loss": keras.saving.serialize_keras_object(self.rotation_loss),
+            "embedding_dim": self.embedding_dim,
+            "num_negatives": self.num_negatives,
+            "temperature": self.temperature,
+            "momentum": self.momentum,
+            "loss_weights": self.loss_weights,
+            "use_instance_weights": self.use_instance_weights,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        objects = ("backbone", "rotation_loss")
+        revived = {name: keras.saving.deserialize_keras_object(config[name]) for name in objects}
+        return cls(**{**config, **revived})
+
+
+def _half_width(backbone: keras.Model, feature_name: str) -> int:
+    if not isinstance(backbone.output, dict) or feature_name not in backbone.output:
+        raise ValueError(f"The backbone {backbone.name!r} has no feature {feature_name!r}")
+    shape = backbone.output[feature_name].shape
+    if len(shape) != 2 or shape[-1] % 2:
+        raise ValueError(
+            f"Feature {feature_name!r} of {backbone.name!r} must be [B, D] with D even to be split. "
+            f"Its shape is {shape}"
+        )
+    return shape[-1] // 2
+
+
+def _labels_like(logits):
+    """Rotation labels [4B] for logits [4B, 4]; B may be unknown while tracing."""
+    if logits.shape[0] is not None:
+        return rotation_labels(logits.shape[0] // NUM_ROTATIONS)
+    return ops.arange(ops.shape(logits)[0], dtype="int32") % NUM_ROTATIONS

@@ -1,0 +1,69 @@
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="rfd_tf")
+class CoupledSGD(keras.optimizers.Optimizer):
+    """SGD as PyTorch's: weight decay joins the gradient before the momentum, the rate scales the whole step.
+
+    `g = gradient + coupled_weight_decay * w; v = momentum * v + g; w -= rate * (g + momentum * v)` with
+    Nesterov, `w -= rate * v` without. `keras.optimizers.SGD` decays apart from the momentum and keeps the
+    rate inside v, so that both differ as soon as there is momentum and a decay or a change of rate.
+
+    Args:
+        learning_rate: rate or Keras schedule.
+        momentum: in [0, 1).
+        nesterov: whether to look ahead.
+        coupled_weight_decay: at least 0; applies to every variable, biases and batch norm included.
+
+    Raises:
+        ValueError: on an argument out of range.
+
+    Reference: `torch.optim.SGD`; Sutskever et al., ICML 2013.
+    """
+
+    def __init__(
+        self,
+        learning_rate=0.01,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        coupled_weight_decay: float = 0.0,
+        name: str = "coupled_sgd",
+        **kwargs,
+    ):
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        if not 0 <= momentum < 1:
+            raise ValueError(f"`momentum` must be in [0, 1). Received: momentum={momentum}")
+        if nesterov and momentum == 0:
+            raise ValueError("`nesterov` needs a positive `momentum`")
+        if not coupled_weight_decay >= 0:
+            raise ValueError(f"`coupled_weight_decay` must be at least 0. Received: {coupled_weight_decay}")
+        self.momentum = momentum
+        self.nesterov = nesterov
+        self.coupled_weight_decay = coupled_weight_decay
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self.velocities = self.add_optimizer_variables(variables, "velocity") if self.momentum else []
+
+    def update_step(self, gradient, variable, learning_rate):
+        rate = ops.cast(learning_rate, variable.dtype)
+        step = ops.cast(gradient, variable.dtype)
+        if self.coupled_weight_decay:
+            step = ops.add(step, ops.multiply(variable, self.coupled_weight_decay))
+        if self.momentum:
+            velocity = self.velocities[self._get_variable_index(variable)]
+            new_velocity = ops.add(ops.multiply(velocity, self.momentum), step)
+            self.assign(velocity, new_velocity)
+            step = ops.add(step, ops.multiply(new_velocity, self.momentum)) if self.nesterov else new_velocity
+        self.assign_sub(variable, ops.multiply(step, rate))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "momentum": self.momentum,
+            "nesterov": self.nesterov,
+            "coupled_weight_decay": self.coupled_weight_decay,
+        }

@@ -1,0 +1,33 @@
+"""The four quarter turns of an image: the pretext task's views and their labels."""
+
+import numpy as np
+from keras import ops
+
+NUM_ROTATIONS = 4
+
+
+def four_views(images):
+    """Every image turned by 0, 90, 180 and 270 degrees counter-clockwise, as `np.rot90(image, k)`.
+
+    Args:
+        images: [B, S, S, C], square.
+
+    Returns:
+        [4 * B, S, S, C], the four views of an image side by side: row `4 * i + k` is image i turned k times.
+
+    Raises:
+        ValueError: if the images are not square; their views would not share one shape.
+    """
+    _, height, width, channels = images.shape
+    if height != width or height is None:
+        raise ValueError(
+            f"Images must be square and of fixed size to be rotated. Received shape {images.shape}"
+        )
+    transposed = ops.transpose(images, (0, 2, 1, 3))
+    views = [images, ops.flip(transposed, 1), ops.flip(ops.flip(images, 1), 2), ops.flip(transposed, 2)]
+    return ops.reshape(ops.stack(views, axis=1), (-1, height, width, channels))
+
+
+def rotation_labels(num_images: int) -> np.ndarray:
+    """Labels 0 1 2 3 0 1 2 3 ... of the views of `num_images` images, int32 of shape [4 * num_images]."""
+    return np.tile(np.arange(NUM_ROTATIONS, dtype="int32"), num_images)

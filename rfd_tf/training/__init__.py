@@ -1,0 +1,1 @@
+"""Training runs: from a config and a folder to a trained backbone."""

@@ -1,0 +1,155 @@
+"""Model, optimizer and callbacks from a config."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+from ml_collections import ConfigDict
+
+from rfd_tf import callbacks, data, imbalance
+from rfd_tf.losses import LDAMLoss
+from rfd_tf.models import RotationDecoupling, create_backbone
+from rfd_tf.optimizers import CoupledSGD
+from rfd_tf.schedules import milestone_schedule
+from rfd_tf.training.sources import Pictures
+
+ROTATION_HEADS = ("softmax", "ldam")
+
+
+def load_instance_weights(config: ConfigDict, num_instances: int) -> np.ndarray | None:
+    """Rotation weights [N, 4] of the config's probability file, or None without one."""
+    if not config.rotation_probabilities.path:
+        return None
+    probabilities = data.load_rotation_probabilities(config.rotation_probabilities.path, num_instances)
+    return imbalance.rotation_instance_weights(probabilities, config.rotation_probabilities.gamma)
+
+
+def build_model(
+    config: ConfigDict,
+    num_instances: int,
+    steps_per_epoch: int,
+    instance_weights: np.ndarray | None,
+    synchronized: bool,
+    initialize=None,
+) -> RotationDecoupling:
+    """A compiled `RotationDecoupling` model; to be called under the strategy's scope.
+
+    Args:
+        config: the run's.
+        num_instances: N, training images.
+        steps_per_epoch: optimizer steps of an epoch.
+        instance_weights: [N, 4] or None.
+        synchronized: synchronised batch norm.
+        initialize: called with the backbone to set its weights, where the config names an `init`.
+    """
+    size = config.preprocessing.image_size
+    backbone = create_backbone(
+        config.backbone.name,
+        (size, size, 3),
+        (config.backbone.feature,),
+        width=config.backbone.width,
+        synchronized=synchronized,
+    )
+    if initialize is not None:
+        initialize(backbone)
+    head, loss = _rotation_head(config, num_instances, instance_weights)
+    method = config.method
+    model = RotationDecoupling(
+        backbone,
+        num_instances,
+        feature_name=config.backbone.feature,
+        rotation_head=head,
+        rotation_loss=loss,
+        embedding_dim=method.embedding_dim,
+        num_negatives=method.num_negatives,
+        temperature=method.temperature,
+        momentum=method.momentum,
+        loss_weights=method.loss_weights,
+        use_instance_weights=instance_weights is not None,
+        seed=config.seed,
+    )
+    if instance_weights is not None:
+        model.set_instance_weights(instance_weights)
+    model.compile(build_optimizer(config.optimizer, steps_per_epoch))
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def build_optimizer(config: ConfigDict, steps_per_epoch: int) -> CoupledSGD:
+    """The config's SGD with its schedule."""
+    return CoupledSGD(
+        milestone_schedule(config.milestones, steps_per_epoch, config.warmup_epochs),
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        coupled_weight_decay=config.weight_decay,
+    )
+
+
+def _rotation_head(config: ConfigDict, num_instances: int, instance_weights):
+    if config.method.rotation_head not in ROTATION_HEADS:
+        raise ValueError(
+            f"`method.rotation_head` must be one of {ROTATION_HEADS}. "
+            f"Received: {config.method.rotation_head!r}"
+        )
+    if config.method.rotation_head == "softmax":
+        return "softmax", None
+    if instance_weights is None:
+        counts = np.full(4, num_instances, dtype="float64")
+    else:
+        counts = imbalance.effective_rotation_counts(instance_weights)
+    return "cosine", LDAMLoss(counts, config.ldam.max_margin, config.ldam.scale, name="rotation_ldam")
+
+
+def build_callbacks(
+    config: ConfigDict,
+    model: RotationDecoupling,
+    checkpoint: callbacks.TrainingCheckpoint,
+    workdir: Path,
+    validation: Pictures | None,
+    writes_logs: bool,
+) -> list[keras.callbacks.Callback]:
+    """The run's callbacks, in the order they must act: set state, measure, log, refuse NaN, save, stop."""
+    acting: list[keras.callbacks.Callback] = []
+    if isinstance(model.rotation_loss, LDAMLoss):
+        acting.append(callbacks.DeferredReweighting(config.ldam.start_epoch, config.ldam.beta))
+    if model.use_instance_weights:
+        acting.append(callbacks.InstanceWeighting(config.rotation_probabilities.start_epoch))
+    if writes_logs:
+        acting += _measuring_callbacks(config, workdir, validation)
+    return [*acting, callbacks.StopOnNonFinite(), checkpoint, callbacks.GracefulStop(checkpoint)]
+
+
+def _measuring_callbacks(config: ConfigDict, workdir: Path, validation: Pictures | None):
+    measuring = []
+    examples = None
+    if validation is not None:
+        examples = _example_images(validation)
+        if validation.source.labels is not None and config.knn.every_epochs:
+            measuring.append(_knn_monitor(config, validation))
+    if config.tensorboard:
+        measuring.append(callbacks.TrainingSummaries(str(workdir / "tensorboard"), examples))
+    return [*measuring, keras.callbacks.CSVLogger(str(workdir / "history.csv"), append=True)]
+
+
+def _example_images(pictures: Pictures, count: int = 8) -> np.ndarray:
+    indices = pictures.valid[np.linspace(0, len(pictures.valid) - 1, count).astype("int64")]
+    batch = next(iter(data.evaluation_dataset(pictures.source, pictures.preprocessing, count, indices)))
+    features = batch[0] if isinstance(batch, tuple) else batch
+    return features["image"].numpy()
+
+
+def _knn_monitor(config: ConfigDict, validation: Pictures) -> callbacks.KNNMonitor:
+    chosen = validation.valid
+    if len(chosen) > config.knn.max_images:
+        chosen = chosen[np.linspace(0, len(chosen) - 1, config.knn.max_images).astype("int64")]
+    batches = data.evaluation_dataset(
+        validation.source, validation.preprocessing, config.batch_size, chosen
+    ).map(lambda features, _label: features)
+    return callbacks.KNNMonitor(
+        batches,
+        validation.source.labels,
+        config.backbone.feature,
+        config.knn.every_epochs,
+        config.knn.k,
+        config.knn.temperature,
+    )

@@ -1,0 +1,174 @@
+"""One pretraining run, from its config to its backbone; started again, it goes on where it was."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+from absl import logging
+from ml_collections import ConfigDict
+
+from rfd_tf import data, distribution
+from rfd_tf.callbacks import GracefulStop, TrainingCheckpoint
+from rfd_tf.training.assembly import build_callbacks, build_model, load_instance_weights
+from rfd_tf.training.sources import Pictures, open_pictures, training_batches, validation_batches
+from rfd_tf.training.workdir import open_workdir, trim_history
+
+
+def pretrain(config: ConfigDict, workdir: str | os.PathLike, initialize: Callable | None = None) -> Path:
+    """Train `RotationDecoupling` as configured, with `model.fit`; continue a run that was interrupted.
+
+    Args:
+        config: see `configs/base.py`.
+        workdir: the run's folder. It ends with `backbone.keras`, `checkpoints/`, `config.json`, `history.csv`
+            and `tensorboard/`. Workers other than the first keep theirs in `workdir/worker-N`.
+        initialize: sets the backbone's weights from `config.init`, before training starts.
+
+    Returns:
+        The path of `backbone.keras`.
+
+    Raises:
+        WorkdirError: if the folder holds a run of another config.
+        BadImageError: on a corrupt image, unless `data.on_error="skip"`.
+        NonFiniteLossError: when a loss is no longer finite; the last checkpoint is from before.
+        TrainingStopped: on SIGTERM or Ctrl-C, once the state is saved.
+        ValueError: on a config out of range.
+    """
+    strategy = distribution.create_strategy(config.strategy, config.logical_cpus)
+    _set_up_keras(config)
+    worker = distribution.worker_index(strategy)
+    workdir = open_workdir(Path(workdir) / (f"worker-{worker}" if worker else ""), config.to_dict())
+    training = open_pictures(config.data, config.preprocessing, workdir / "skipped_training.json")
+    validation = None
+    if config.validation.source:
+        validation = open_pictures(
+            config.validation, config.preprocessing, workdir / "skipped_validation.json"
+        )
+    run = _Run(config, workdir, strategy, training, validation)
+    try:
+        run.build(initialize if config.init else None)
+        run.fit()
+    finally:
+        _list_skipped(training, validation)
+    return run.save_backbone()
+
+
+def _set_up_keras(config: ConfigDict) -> None:
+    keras.utils.set_random_seed(config.seed)
+    keras.config.set_dtype_policy(config.dtype_policy)
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+
+
+def _list_skipped(*all_pictures: Pictures | None) -> None:
+    for pictures in filter(None, all_pictures):
+        if pictures.skipped:
+            listed = "\n".join(f"  {path}: {reason}" for path, reason in pictures.skipped)
+            logging.warning(
+                "%d corrupt images of %s were skipped:\n%s",
+                len(pictures.skipped),
+                pictures.source.name,
+                listed,
+            )
+
+
+class _Run:
+    """The state of one call of `pretrain`."""
+
+    def __init__(self, config, workdir: Path, strategy, training: Pictures, validation: Pictures | None):
+        self.config = config
+        self.workdir = workdir
+        self.strategy = strategy
+        self.training = training
+        self.validation = validation
+        self.num_instances = len(training.source)
+        self.steps_per_epoch = data.steps_per_epoch(len(training.valid), config.batch_size)
+        self.checkpoint = TrainingCheckpoint(
+            workdir / "checkpoints", self.steps_per_epoch, config.checkpoint_steps, config.keep_checkpoints
+        )
+
+    def build(self, initialize) -> None:
+        """Model and callbacks, and the newest state that every worker has."""
+        weights = load_instance_weights(self.config, self.num_instances)
+        with self.strategy.scope():
+            self.model = build_model(
+                self.config,
+                self.num_instances,
+                self.steps_per_epoch,
+                weights,
+                synchronized=self.strategy.num_replicas_in_sync > 1,
+                initialize=initialize,
+            )
+        self.checkpoint.clean()
+        latest = max(self.checkpoint.steps(), default=0)
+        self.step = distribution.smallest_over_workers(self.strategy, latest)
+        if self.step:
+            with self.strategy.scope():
+                self.checkpoint.restore(self.model, self.step)
+            logging.info("Continuing after step %d", self.step)
+        is_first = distribution.worker_index(self.strategy) == 0
+        if is_first:
+            trim_history(self.workdir / "history.csv", self.step // self.steps_per_epoch)
+        self.callbacks = build_callbacks(
+            self.config, self.model, self.checkpoint, self.workdir, self.validation, is_first
+        )
+
+    def fit(self) -> None:
+        """Finish the epoch that was interrupted, if any, then do the others."""
+        epoch, done = divmod(self.step, self.steps_per_epoch)
+        if done and epoch < self.config.epochs:
+            self._fit_epochs(epoch, epoch + 1, self.steps_per_epoch - done)
+            epoch += 1
+        if epoch < self.config.epochs:
+            self._fit_epochs(epoch, self.config.epochs, self.steps_per_epoch)
+
+    def _fit_epochs(self, first: int, end: int, steps: int) -> None:
+        start_step = (first + 1) * self.steps_per_epoch - steps
+        batches = training_batches(self.training, self.config, self.strategy, start_step, end)
+        held_out = None
+        if self.validation is not None:
+            held_out = validation_batches(self.validation, self.config, self.strategy, self.num_instances)
+        is_first = distribution.worker_index(self.strategy) == 0
+        try:
+            with distribution.keras_workarounds(self.strategy):
+                self.model.fit(
+                    batches,
+                    epochs=end,
+                    initial_epoch=first,
+                    steps_per_epoch=steps,
+                    validation_data=held_out,
+                    callbacks=self.callbacks,
+                    # One line an epoch where no one watches a progress bar.
+                    verbose=(1 if sys.stdout.isatty() else 2) if is_first else 0,
+                )
+        except tf.errors.OpError as error:
+            self._name_bad_image(error)
+            raise
+        finally:
+            for callback in self.callbacks:
+                if isinstance(callback, GracefulStop):
+                    callback.restore_handlers()
+
+    def _name_bad_image(self, error: tf.errors.OpError) -> None:
+        """Look for the culprit of a failed decoding among the next batches, then in the validation set."""
+        upcoming = data.training_indices(
+            self.num_instances,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            start_step=self.checkpoint.step,
+            num_steps=2,
+            valid_indices=self.training.valid,
+        )
+        self.training.name_bad_image(error, upcoming)
+        if self.validation is not None:
+            self.validation.name_bad_image(error, self.validation.valid)
+
+    def save_backbone(self) -> Path:
+        """`backbone.keras`, whole or not at all; features only, without the bank."""
+        final = self.workdir / "backbone.keras"
+        partial = self.workdir / f".partial-{os.getpid()}.keras"
+        self.model.backbone.save(partial)
+        partial.replace(final)
+        return final

@@ -1,0 +1,100 @@
+"""A config's pictures."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from ml_collections import ConfigDict
+
+from rfd_tf import data, distribution
+
+
+@dataclasses.dataclass
+class Pictures:
+    """A source with what a run knows about it.
+
+    Attributes:
+        source: N pictures.
+        preprocessing: how they become inputs.
+        valid: int64 indices of those that can be used.
+        skipped: (path, reason) of the others.
+    """
+
+    source: data.Source
+    preprocessing: data.Preprocessing
+    valid: np.ndarray
+    skipped: list[tuple[str, str]]
+
+    def name_bad_image(self, error: tf.errors.OpError, indices: np.ndarray) -> None:
+        """Raise `BadImageError` from `error` where one of the pictures at `indices` cannot be read."""
+        if bad := data.first_bad_image(self.source, np.unique(indices)):
+            raise bad from error
+
+
+def open_pictures(config: ConfigDict, preprocessing: ConfigDict, cache_file: Path) -> Pictures:
+    """Open `config.source`, long-tail it if asked, and leave out corrupt images with `on_error="skip"`."""
+    if config.on_error not in ("raise", "skip"):
+        raise ValueError(f"`on_error` must be 'raise' or 'skip'. Received: {config.on_error!r}")
+    options = {"name": config.name} if config.name else {}
+    if config.source == "tfds":
+        options["cache_dir"] = cache_file.parent
+    source = data.open_source(config.source, config.root, config.split or "train", **options)
+    long_tail = config.get("long_tail")
+    if long_tail and long_tail.profile:
+        source = data.long_tailed(source, long_tail.ratio, long_tail.profile, long_tail.seed)
+    valid, skipped = np.arange(len(source)), []
+    if config.on_error == "skip":
+        valid, skipped = data.valid_indices(source, cache_file)
+    return Pictures(source, data.Preprocessing(**preprocessing), valid, skipped)
+
+
+def training_batches(pictures: Pictures, config: ConfigDict, strategy, start_step: int, epochs: int):
+    """Batches of `image`, `index` and `negatives` for `fit`, from `start_step` to the end of `epochs`."""
+
+    def make(num_workers, worker_index, replicas_per_worker):
+        return data.training_dataset(
+            pictures.source,
+            pictures.preprocessing,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            epochs=epochs,
+            start_step=start_step,
+            num_negatives=config.method.num_negatives,
+            valid_indices=pictures.valid,
+            num_workers=num_workers,
+            worker_index=worker_index,
+            replicas_per_worker=replicas_per_worker,
+        )
+
+    return distribution.distribute_dataset(strategy, make)
+
+
+def validation_batches(pictures: Pictures, config: ConfigDict, strategy, num_instances: int):
+    """One pass over `pictures`, each with negatives drawn by (seed, index) from the training instances.
+
+    On several replicas the pictures beyond the last whole batch are left out, since a replica cannot go
+    without any; on one all are used.
+    """
+
+    def with_negatives(features, *_labels):
+        def draw(index):
+            seed = tf.stack([tf.constant(config.seed, tf.int64), index])
+            shape = [config.method.num_negatives]
+            return tf.random.stateless_uniform(shape, seed, 0, num_instances, tf.int32)
+
+        negatives = tf.map_fn(draw, features["index"], fn_output_signature=tf.int32)
+        return {**features, "negatives": negatives}
+
+    def make(num_workers, worker_index, replicas_per_worker):
+        batch = config.batch_size // num_workers // replicas_per_worker
+        indices = pictures.valid
+        if num_workers * replicas_per_worker > 1:
+            whole = indices[: len(indices) // config.batch_size * config.batch_size]
+            indices = whole.reshape(-1, num_workers, config.batch_size // num_workers)[
+                :, worker_index
+            ].ravel()
+        dataset = data.evaluation_dataset(pictures.source, pictures.preprocessing, batch, indices)
+        return dataset.map(with_negatives, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+    return distribution.distribute_dataset(strategy, make)

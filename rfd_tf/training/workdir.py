@@ -1,0 +1,79 @@
+"""The folder of a run: which config it belongs to, and its history."""
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+
+_MISSING = object()
+
+
+class WorkdirError(ValueError):
+    """The folder belongs to another run."""
+
+
+def open_workdir(path: str | os.PathLike, config: dict) -> Path:
+    """Create the folder of a run, or accept it where it holds a run of the same config.
+
+    Raises:
+        WorkdirError: if it holds a run of another config (the differing fields are named), or files that are
+            no run of ours.
+    """
+    path = Path(path)
+    # Through JSON, so that tuples compare equal to the lists they are stored as.
+    config = json.loads(json.dumps(config))
+    saved_at = path / "config.json"
+    if saved_at.exists():
+        saved = json.loads(saved_at.read_text(encoding="utf-8"))
+        if differences := _differences(saved, config):
+            raise WorkdirError(f"{path} holds a run of another config. " + "; ".join(differences))
+        return path
+    if path.exists() and any(path.iterdir()):
+        raise WorkdirError(f"{path} is not empty and holds no config.json: give a new folder")
+    path.mkdir(parents=True, exist_ok=True)
+    write_text(saved_at, json.dumps(config, indent=2, sort_keys=True) + "\n")
+    return path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    with open(partial, "w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _differences(saved: dict, config: dict, prefix: str = "") -> list[str]:
+    found = []
+    for name in sorted({*saved, *config}):
+        there, here = saved.get(name, _MISSING), config.get(name, _MISSING)
+        if isinstance(there, dict) and isinstance(here, dict):
+            found += _differences(there, here, f"{prefix}{name}.")
+        elif there is _MISSING or here is _MISSING or there != here:
+            shown = ["absent" if value is _MISSING else repr(value) for value in (there, here)]
+            found.append(f"{prefix}{name}: {shown[0]} there, {shown[1]} now")
+    return found
+
+
+def trim_history(path: Path, epochs: int) -> None:
+    """Keep the whole rows of epochs below `epochs` in a CSV history: what a resumed run will not write again.
+
+    A row that was being written when the process died is dropped, too.
+    """
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    header = next(csv.reader(lines[:1]), [])
+    kept = [line for line in lines[1:] if line.endswith("\n") and _is_row_below(line, header, epochs)]
+    if not lines or not lines[0].endswith("\n") or not kept:
+        path.unlink()  # an empty history gets its header from the next writer
+        return
+    write_text(path, "".join([lines[0], *kept]))
+
+
+def _is_row_below(line: str, header: list[str], epochs: int) -> bool:
+    row = next(csv.reader(io.StringIO(line)), [])
+    return len(row) == len(header) and row[0].isdigit() and int(row[0]) < epochs
