@@ -7,6 +7,7 @@ import keras
 
 from rfd_tf.models import alexnet, resnet_cifar
 from zoo import alexnet_maps, resnet_maps
+from zoo.blank_start import blank_start
 from zoo.errors import WeightError, ZooError
 from zoo.heads import with_classifier, with_rotation_heads
 from zoo.weight_map import WeightMap
@@ -32,13 +33,14 @@ class Architecture:
     maps: Mapping[str, Callable[[keras.Model, bool], WeightMap]]
 
     def model(self, options: Mapping[str, int], heads: bool) -> keras.Model:
-        """A freshly initialised backbone, with its heads where asked for.
+        """A backbone to be filled with weights, with its heads where asked for.
 
         `classes` among the options is for the classifier, the others are for the backbone's builder.
         """
         options = dict(options)
         head_options = {"classes": options.pop("classes")} if "classes" in options else {}
-        backbone = self.build(**options)
+        with blank_start():
+            backbone = self.build(**options)
         if not heads:
             return backbone
         if self.add_heads is None:

@@ -1,5 +1,7 @@
 """The layers' arithmetic by PyTorch, where it is installed."""
 
+import warnings
+
 import numpy as np
 import torch
 from torch.nn import functional
@@ -11,7 +13,9 @@ class TorchOps:
     name = f"PyTorch {torch.__version__}"
 
     def array(self, value: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.array(value, "float32"))
+        with warnings.catch_warnings():  # the file's arrays are read-only, and nothing writes to them
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.from_numpy(np.require(value, "float32", "A"))
 
     def numpy(self, value: torch.Tensor) -> np.ndarray:
         return value.numpy()
