@@ -15,7 +15,7 @@ def calibration_images(source: str | Path, size: tuple[int, int], count: int) ->
     """Up to `count` images, resized and normalised as the zoo's networks expect, float32 [N, H, W, 3].
 
     Args:
-        source: a folder, searched with its sub-folders in sorted order, or a `.npy` of uint8 RGB [N, H, W, 3].
+        source: a folder, searched with its sub-folders in sorted order, or a `.npy`: uint8 RGB [N, H, W, 3].
         size: (height, width).
         count: how many, evenly spread over what is there.
 

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from zoo.blank_start import blank_start
 from zoo.errors import ZooError
 from zoo.verification import compare, outputs, random_images
 
@@ -12,8 +13,8 @@ _FOLDABLE = (keras.layers.Conv2D, keras.layers.Dense)
 def fold_batch_norm(backbone: keras.Model) -> keras.Model:
     """The network without batch norm that has the same outputs in inference (to 1e-4, checked).
 
-    `kernel * s` and `beta + (bias - moving_mean) * s` with `s = gamma / sqrt(moving_variance + epsilon)`, in
-    float64. Folding AlexNet gives the Caffe form, `alexnet(use_batch_norm=False)`.
+    `kernel * s` and `beta + (bias - moving_mean) * s` with `s = gamma / sqrt(moving_variance + epsilon)`, the
+    scale in float64. Folding AlexNet gives the Caffe form, `alexnet(use_batch_norm=False)`.
 
     Args:
         backbone: a functional model in which every batch norm follows a convolution or dense layer without
@@ -26,7 +27,8 @@ def fold_batch_norm(backbone: keras.Model) -> keras.Model:
     Reference: the released Caffe network of RFD was made this way.
     """
     pairs = _pairs(backbone)
-    folded = _clone_without(backbone, pairs)
+    with blank_start():
+        folded = _clone_without(backbone, pairs)
     norms = set(pairs.values())
     for layer in backbone.layers:
         if layer.name not in norms and layer.name not in pairs:
@@ -82,11 +84,11 @@ def _clone_without(backbone: keras.Model, pairs: dict[str, str]) -> keras.Model:
 
 
 def _folded_weights(layer, norm) -> list[np.ndarray]:
-    kernel, *bias = (weight.astype("float64") for weight in layer.get_weights())
+    kernel, *bias = layer.get_weights()
     mean, variance = (np.asarray(v, "float64") for v in (norm.moving_mean, norm.moving_variance))
     scale = 1.0 / np.sqrt(variance + norm.epsilon)
     if norm.scale:
         scale = scale * np.asarray(norm.gamma, "float64")
     shift = np.asarray(norm.beta, "float64") if norm.center else 0.0
     old_bias = bias[0] if bias else 0.0
-    return [(kernel * scale).astype("float32"), (shift + (old_bias - mean) * scale).astype("float32")]
+    return [kernel * scale.astype("float32"), (shift + (old_bias - mean) * scale).astype("float32")]

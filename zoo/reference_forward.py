@@ -1,6 +1,5 @@
 """Forward passes from the source's own arrays: independent of Keras and of the weight maps."""
 
-import importlib.util
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,12 +11,14 @@ _POOLS = {"conv1": "pool1", "conv2": "pool2", "conv5": "pool5"}
 
 def reference_ops(backend: str | None = None):
     """`TorchOps` where PyTorch is installed, else `NumpyOps`; or the one asked for (`torch`, `numpy`)."""
-    if backend is None:
-        backend = "torch" if importlib.util.find_spec("torch") else "numpy"
-    if backend == "torch":
-        from zoo.reference_torch import TorchOps
+    if backend != "numpy":
+        try:
+            from zoo.reference_torch import TorchOps
 
-        return TorchOps()
+            return TorchOps()
+        except ImportError:
+            if backend == "torch":
+                raise
     from zoo.reference_numpy import NumpyOps
 
     return NumpyOps()
