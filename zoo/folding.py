@@ -31,7 +31,7 @@ def fold_batch_norm(backbone: keras.Model) -> keras.Model:
         folded = _clone_without(backbone, pairs)
     norms = set(pairs.values())
     for layer in backbone.layers:
-        if layer.name not in norms and layer.name not in pairs:
+        if layer.weights and layer.name not in norms and layer.name not in pairs:
             folded.get_layer(layer.name).set_weights(layer.get_weights())
     for name, norm in pairs.items():
         layer = backbone.get_layer(name)
@@ -49,6 +49,7 @@ def _pairs(backbone: keras.Model) -> dict[str, str]:
             continue
         layer = norm.input._keras_history.operation
         users = [node.operation for node in layer._outbound_nodes if node.operation in backbone.layers]
+        users += [layer for output in backbone.outputs if output._keras_history.operation is layer]
         if (
             not isinstance(layer, _FOLDABLE)
             or users != [norm]

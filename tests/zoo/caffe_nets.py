@@ -33,7 +33,7 @@ def cifar10_quick() -> tuple[keras.Model, WeightMap]:
 
 
 def _map(convolutions, flattened) -> WeightMap:
-    kernels = {name: CONVOLUTION for name in convolutions}
+    kernels = dict.fromkeys(convolutions, CONVOLUTION)
     kernels |= {"ip1": dense_after_flatten(*flattened), "ip2": DENSE}
     rules = [Rule(f"{name}/0", f"{name}/kernel", transform) for name, transform in kernels.items()]
     return WeightMap((*rules, *(Rule(f"{name}/1", f"{name}/bias") for name in kernels)))

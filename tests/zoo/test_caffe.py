@@ -17,7 +17,7 @@ def opencv_output(prototxt: bytes, caffemodel: bytes, images: np.ndarray, blob: 
     cv2 = pytest.importorskip("cv2")
     if not hasattr(cv2.dnn, "readNetFromCaffe"):
         pytest.skip(f"OpenCV {cv2.__version__} has no Caffe reader")
-    network = cv2.dnn.readNetFromCaffe(*(np.frombuffer(data, 'uint8') for data in (prototxt, caffemodel)))
+    network = cv2.dnn.readNetFromCaffe(*(np.frombuffer(data, "uint8") for data in (prototxt, caffemodel)))
     network.setInput(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
     output = network.forward(blob)
     return output.transpose(0, 2, 3, 1) if output.ndim == 4 else output

@@ -81,9 +81,18 @@ HOSTILE = {
         legacy(mapping({"x": tensor([4])}), [("0", ONES)], lengths=[3]),
         "3 elements where 4 were announced",
     ),
-    "negative size": (legacy(mapping({"x": tensor([4], stored=-4)}), [("0", ONES)]), "impossible storage size"),
-    "huge size": (legacy(mapping({"x": tensor([4], stored=2**62)}), [("0", ONES)]), "impossible storage size"),
-    "tensor beyond its storage": (legacy(mapping({"x": tensor([5], stored=4)}), [("0", ONES)]), "does not fit"),
+    "negative size": (
+        legacy(mapping({"x": tensor([4], stored=-4)}), [("0", ONES)]),
+        "impossible storage size",
+    ),
+    "huge size": (
+        legacy(mapping({"x": tensor([4], stored=2**62)}), [("0", ONES)]),
+        "impossible storage size",
+    ),
+    "tensor beyond its storage": (
+        legacy(mapping({"x": tensor([5], stored=4)}), [("0", ONES)]),
+        "does not fit",
+    ),
     "offset beyond its storage": (
         legacy(mapping({"x": tensor([4], offset=1)}), [("0", ONES)]),
         "does not fit",
@@ -192,7 +201,10 @@ def edited(change) -> dict:
     [
         (lambda s: s.pop("bn1.weight"), r"The file lacks \(1\): bn1.weight"),
         (lambda s: s.update(extra=ONES), r"has no place for \(1\): extra"),
-        (lambda s: s.update({"bn1.weight": ONES}), r"'bn1.weight' has shape \(4,\), the network needs \(16,\)"),
+        (
+            lambda s: s.update({"bn1.weight": ONES}),
+            r"'bn1.weight' has shape \(4,\), the network needs \(16,\)",
+        ),
         (lambda s: s["bn1.bias"].__setitem__(3, np.nan), "'bn1.bias' has values that are NaN"),
         (lambda s: s["conv1.weight"].__setitem__((0, 0, 0, 0), np.inf), "'conv1.weight' has values"),
         (lambda s: s.update({"bn1.weight": np.ones(16, "int64")}), "is of type int64"),
