@@ -37,7 +37,7 @@ def mapping(items: dict[str, bytes]) -> bytes:
 
 
 def legacy(content: bytes, storages=(), *, magic=MAGIC, protocol=1001, system=None, lengths=None) -> bytes:
-    """A whole file; `storages` are (key, array) pairs, `lengths` what their headers say instead of the truth."""
+    """A whole file of (key, array) `storages`; `lengths` is what their headers say instead of the truth."""
     head = b"".join(pickle.dumps(part, 2) for part in (magic, protocol, SYSTEM if system is None else system))
     body = pickle.dumps([key for key, _ in storages], 2)
     for index, (_, array) in enumerate(storages):

@@ -229,7 +229,7 @@ def test_no_space_left(site, cache, monkeypatch):
 
 
 def test_entries_without_link():
-    with pytest.raises(zoo.DownloadError, match="cifar_resnet20 has no link.*--from_file"):
+    with pytest.raises(zoo.DownloadError, match=r"cifar_resnet20 has no link.*--from_file"):
         zoo.download("cifar_resnet20")
 
 

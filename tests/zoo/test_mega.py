@@ -101,8 +101,8 @@ def test_tampered_content_is_refused(server, cache):
 
 def test_a_damaged_beginning_is_fetched_anew(server, cache):
     server.cut_after, server.cut_times = 200_000, 99
+    register_narrow(links=(server.link(),))
     with pytest.raises(zoo.DownloadError):
-        register_narrow(links=(server.link(),))
         zoo.download("narrow", network=Network(server.api, attempts=1))
     (part,) = (cache / "narrow").glob(".*.part")
     part.write_bytes(bytes(part.stat().st_size))

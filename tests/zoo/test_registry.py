@@ -38,7 +38,7 @@ def test_entries_are_frozen():
 
 
 def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(zoo.ZooError, match="no entry 'alexnet'.*rfd_alexnet_imagenet"):
+    with pytest.raises(zoo.ZooError, match=r"no entry 'alexnet'.*rfd_alexnet_imagenet"):
         zoo.info("alexnet")
 
 
@@ -79,7 +79,8 @@ def test_preprocessing():
 
 def test_import_is_light():
     heavy = ("keras", "tensorflow", "torch", "requests", "numpy", "h5py", "google.protobuf", "cryptography")
-    code = f"import sys, zoo; zoo.list(); zoo.model_card('cifar_resnet20'); print([m for m in {heavy} if m in sys.modules])"
+    use = "import sys, zoo; zoo.list(); zoo.model_card('cifar_resnet20')"
+    code = f"{use}; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert out.stdout.strip() == "[]"
 
