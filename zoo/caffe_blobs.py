@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -15,21 +14,6 @@ class LayerBlobs:
 
     kind: str
     blobs: tuple[np.ndarray, ...]
-
-
-def read_caffe(path: str | Path) -> dict[str, LayerBlobs]:
-    """Layer name -> blobs, from a `.caffemodel` or a `.caffemodel.h5`, told apart by their first bytes.
-
-    Raises:
-        FormatError: on a damaged, hostile or foreign file.
-    """
-    with Path(path).open("rb") as file:
-        is_hdf5 = file.read(8) == b"\x89HDF\r\n\x1a\n"
-    if is_hdf5:
-        from zoo.caffe_hdf5 import read_caffe_hdf5 as read
-    else:
-        from zoo.caffemodel import read_caffemodel as read
-    return read(path)
 
 
 def blob_state(layers: Mapping[str, LayerBlobs]) -> dict[str, np.ndarray]:

@@ -90,13 +90,16 @@ def _shape(blob, kind: str, index: int) -> tuple[int, ...]:
 
 def write_caffemodel(path: str | Path, layers: Mapping[str, LayerBlobs], name: str) -> None:
     """Write new-form layers, float32 packed, in the given order; each layer's bottom is the one before."""
-    net = message_class("NetParameter")(name=name)
     bottom = "data"
-    for layer_name, layer in layers.items():
-        proto = net.layer.add(name=layer_name, type=layer.kind, bottom=[bottom], top=[layer_name])
-        bottom = layer_name
-        _add_blobs(proto, layer.blobs)
-    Path(path).write_bytes(net.SerializeToString())
+    with Path(path).open("wb") as file:
+        # Serialised messages one behind the other are the merged message: one layer in memory at a time.
+        file.write(message_class("NetParameter")(name=name).SerializeToString())
+        for layer_name, layer in layers.items():
+            net = message_class("NetParameter")()
+            proto = net.layer.add(name=layer_name, type=layer.kind, bottom=[bottom], top=[layer_name])
+            _add_blobs(proto, layer.blobs)
+            file.write(net.SerializeToString())
+            bottom = layer_name
 
 
 def _add_blobs(proto, blobs: Sequence[np.ndarray]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from zoo.preprocessing import Preprocessing
 
+_LINK = re.compile(r"https://|file:///|http://127\.0\.0\.1[:/]")
 FORMATS = ("torch", "caffemodel", "caffe_hdf5", "text")
 
 
@@ -19,8 +20,8 @@ class Entry:
         file_name: the file's name in the cache.
         licence: of the weights.
         citation: whom to cite.
-        links: mirrors, tried in order: `https://`, `http://`, `file://` or a public MEGA link. Empty for
-            weights that the user must bring as a file.
+        links: mirrors, tried in order: `https://`, `file://`, a public MEGA link, or `http://127.0.0.1`.
+            Empty for weights that the user must bring as a file.
         architecture: a name of `zoo.architectures`; None for data that is not a network.
         options: (argument, value) pairs for the architecture's builder, such as (("width", 64),).
         preprocessing: of the network's images.
@@ -56,7 +57,7 @@ class Entry:
         )
         self._check(isinstance(self.links, tuple), "links", "a tuple of links")
         for link in self.links:
-            self._check(link.startswith(("https://", "http://", "file://")), "links", "https:// or file://")
+            self._check(_LINK.match(link), "links", "https://, file:// or http://127.0.0.1 links")
 
     def _check(self, condition, field: str, wanted: str) -> None:
         if not condition:

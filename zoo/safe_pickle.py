@@ -171,7 +171,8 @@ class SafePickle:
 
     def _op_reduce(self, _):
         arguments, function = self._pop(), self._pop()
-        if not isinstance(arguments, tuple) or not any(function is known for known in self._known.values()):
+        listed = callable(function) and any(function is known for known in self._known.values())
+        if not listed or not isinstance(arguments, tuple):
             raise FormatError("The pickle calls something that is not on the list: refused")
         self._stack.append(function(*arguments))
 

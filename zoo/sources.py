@@ -2,10 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from zoo.errors import FormatError
+
+if TYPE_CHECKING:
+    from zoo.caffe_blobs import LayerBlobs
 
 _ENDINGS = {
     ".keras": "keras",
@@ -43,9 +47,24 @@ def read_arrays(path: str | Path, kind: str) -> dict[str, np.ndarray]:
         from zoo.torch_checkpoint import read_state_dict
 
         return read_state_dict(path)
-    from zoo.caffe_blobs import blob_state, read_caffe
+    from zoo.caffe_blobs import blob_state
 
     return blob_state(read_caffe(path))
+
+
+def read_caffe(path: str | Path) -> "dict[str, LayerBlobs]":
+    """Layer name -> blobs, from a `.caffemodel` or a `.caffemodel.h5`, told apart by their first bytes.
+
+    Raises:
+        FormatError: on a damaged, hostile or foreign file.
+    """
+    with Path(path).open("rb") as file:
+        is_hdf5 = file.read(8) == b"\x89HDF\r\n\x1a\n"
+    if is_hdf5:
+        from zoo.caffe_hdf5 import read_caffe_hdf5 as read
+    else:
+        from zoo.caffemodel import read_caffemodel as read
+    return read(path)
 
 
 def write_arrays(path: str | Path, kind: str, state: Mapping[str, np.ndarray]) -> None:

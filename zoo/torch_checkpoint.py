@@ -4,6 +4,7 @@ import io
 import reprlib
 import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -117,7 +118,17 @@ def _read_zip(file: BinaryIO) -> Any:
     try:
         with zipfile.ZipFile(file) as archive:
             return _read_archive(archive)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError, struct.error) as error:
+    except FormatError:
+        raise
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        struct.error,
+    ) as error:
         raise FormatError(f"is a damaged zip archive ({error})") from error
 
 

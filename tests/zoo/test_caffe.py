@@ -1,12 +1,18 @@
+import contextlib
+
 import h5py
 import numpy as np
 import pytest
 
 import zoo
-from tests.zoo.caffe_nets import cifar10_quick, lenet
-from zoo.caffe_blobs import LayerBlobs, blob_state, read_caffe, state_layers
+from rfd_tf.models import alexnet
+from tests.zoo.caffe_nets import alexnet_prototxt, cifar10_quick, lenet
+from tests.zoo.released import NARROW
+from tests.zoo.test_folding import randomize
+from zoo.caffe_blobs import LayerBlobs, blob_state, state_layers
 from zoo.caffe_proto import message_class
 from zoo.caffemodel import read_caffemodel, write_caffemodel
+from zoo.sources import read_caffe
 
 KERNEL = np.arange(24, dtype="float32").reshape(2, 3, 2, 2)
 BIAS = np.array([0.5, -0.5], "float32")
@@ -47,6 +53,19 @@ def test_real_networks_run_as_in_opencv(test_data, tmp_path, folder, weights, pr
         if file.suffix == ".caffemodel":
             expected = opencv_output((folder / prototxt).read_bytes(), file.read_bytes(), images, "prob")
             np.testing.assert_allclose(actual, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("fold", [False, True], ids=["batch norm and scale layers", "folded"])
+def test_our_alexnet_runs_in_opencv(tmp_path, fold):
+    model = randomize(alexnet((96, 96, 3), width=NARROW))
+    images = np.random.default_rng(0).standard_normal((2, 96, 96, 3)).astype("float32")
+    expected = model(images, training=False)
+    zoo.export_weights(zoo.fold_batch_norm(model) if fold else model, tmp_path / "x.caffemodel")
+    prototxt = alexnet_prototxt(NARROW, 96, norm=not fold)
+    for blob, feature in (("conv1", "conv1"), ("conv5", "conv5"), ("fc7", "fc_block")):
+        actual = opencv_output(prototxt, (tmp_path / "x.caffemodel").read_bytes(), images, f"{blob}_relu")
+        value = np.asarray(expected[feature])
+        np.testing.assert_allclose(actual, value, rtol=0, atol=1e-4 * max(1, value.max()), err_msg=blob)
 
 
 def test_cifar10_quick_beats_chance(test_data):
@@ -179,6 +198,17 @@ def test_hostile_bytes(tmp_path, content, problem):
     (tmp_path / "x.caffemodel").write_bytes(content)
     with pytest.raises(zoo.FormatError, match=rf"x\.caffemodel: .*{problem}"):
         read_caffe(tmp_path / "x.caffemodel")
+
+
+def test_damage_anywhere_never_escapes(tmp_path):
+    """One byte changed: either still a network, or a FormatError; never another exception."""
+    path = tmp_path / "x.caffemodel"
+    write_caffemodel(path, LAYERS, "net")
+    data, rng = path.read_bytes(), np.random.default_rng(0)
+    for position in np.repeat(np.arange(len(data)), 4):
+        path.write_bytes(data[:position] + rng.bytes(1) + data[position + 1 :])
+        with contextlib.suppress(zoo.FormatError):
+            blob_state(read_caffe(path))
 
 
 @pytest.mark.parametrize("ending", [".caffemodel", ".caffemodel.h5"])

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import zoo
-from rfd_tf.models import alexnet, resnet_cifar
+from rfd_tf.models import RotationDecoupling, alexnet, resnet_cifar
 from tests.zoo.released import NARROW, alexnet_state, register_narrow, resnet_state, save_torch
 from zoo import registry
 
@@ -37,9 +37,11 @@ def test_every_source_gives_the_same_weights(files, spec):
         np.testing.assert_array_equal(actual, wanted)
 
 
-def test_a_saved_compound_model(tmp_path):
+@pytest.mark.parametrize("compound", [False, True], ids=["backbone", "trained model"])
+def test_our_own_runs(tmp_path, compound):
     backbone = resnet_cifar(20, name="other")
-    backbone.save(tmp_path / "b.keras")
+    model = RotationDecoupling(backbone, 5, num_negatives=2) if compound else backbone
+    model.save(tmp_path / "b.keras")
     target = resnet_cifar(20)
     zoo.resolve_init(str(tmp_path / "b.keras"), target)
     np.testing.assert_array_equal(target.get_weights()[0], backbone.get_weights()[0])

@@ -60,6 +60,7 @@ def test_a_team_registers_its_own_once():
         ("format", "onnx"),
         ("links", ("ftp://x",)),
         ("links", "https://x"),
+        ("links", ("http://example.com/x",)),
         ("size", 0),
         ("sha256", "abc"),
     ],
