@@ -1,4 +1,4 @@
-"""Fixtures for all tests."""
+"""Fixtures for every test."""
 
 import os
 from pathlib import Path
@@ -8,9 +8,8 @@ import pytest
 
 @pytest.fixture(scope="session")
 def test_data() -> Path:
-    """The folder of real data and weights; tests that need it are skipped where it is absent."""
-    default = Path(__file__).parents[1].parent / "shared" / "data"
-    path = Path(os.environ.get("RFD_TF_TEST_DATA") or default)
-    if not path.is_dir():
-        pytest.skip(f"no test data at {path}: set RFD_TF_TEST_DATA")
-    return path
+    """The folder of real pictures: `$RFD_TF_TEST_DATA`, else `shared/data` beside the repository."""
+    folder = Path(os.environ.get("RFD_TF_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"no test data at {folder} (set RFD_TF_TEST_DATA)")
+    return folder

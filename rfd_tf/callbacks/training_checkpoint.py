@@ -66,11 +66,13 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             self.save()
 
     def on_epoch_begin(self, epoch, logs=None):
-        # `fit` has just reset the metrics; give the interrupted epoch its running values back.
+        # `fit` has just reset the metrics; give the interrupted epoch its running values back, unless the
+        # model makes its metrics later: then the epoch's logs are those of its remaining steps.
         if self._metrics_to_restore is not None:
-            for variable, value in zip(self.model.metrics_variables, self._metrics_to_restore, strict=True):
-                variable.assign(value)
-            self._metrics_to_restore = None
+            saved, self._metrics_to_restore = self._metrics_to_restore, None
+            if len(saved) == len(self.model.metrics_variables):
+                for variable, value in zip(self.model.metrics_variables, saved, strict=True):
+                    variable.assign(value)
 
     def on_epoch_end(self, epoch, logs=None):
         self.save()
@@ -97,10 +99,11 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         path = self._folder(step) / "state.h5"
         with h5py.File(path, "r") as file:
             groups = self._groups(model)
+            del groups["metrics"]  # many metrics make their variables in the first step only
             for name, variables in groups.items():
                 _check_same(variables, file[name], path)
-            for name in ("model", "optimizer"):
-                for variable, value in zip(groups[name], _values(file[name]), strict=True):
+            for name, variables in groups.items():
+                for variable, value in zip(variables, _values(file[name]), strict=True):
                     variable.assign(value)
             if self.mid_epoch(step):
                 self._metrics_to_restore = list(_values(file["metrics"]))

@@ -73,9 +73,7 @@ def load_npz(
     """
     path = os.fspath(path)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it is a single .npy array")
+        with np.lib.npyio.NpzFile(path, allow_pickle=False) as archive:
             images = _member(archive, images_key, "images_key")
             labels = None if labels_key is None else _member(archive, labels_key, "labels_key")
             named = labels is not None and class_names_key in archive.files

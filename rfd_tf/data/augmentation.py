@@ -19,6 +19,11 @@ def uniform(shape: Sequence[int], seed: tf.Tensor, minval=0.0, maxval=1.0, dtype
     return tf.random.stateless_uniform(shape, seed, minval, maxval, dtype, alg="philox")
 
 
+def pick(counts: tf.Tensor, uniforms: tf.Tensor) -> tf.Tensor:
+    """A whole number in [0, count) for each of `counts` (int32), from numbers in [0, 1); int32."""
+    return tf.minimum(tf.cast(uniforms * tf.cast(counts, tf.float32), tf.int32), counts - 1)
+
+
 def decode(fetched: tf.Tensor) -> tf.Tensor:
     """What a source's `fetch` gave, as uint8 RGB of shape [H, W, 3].
 
@@ -65,11 +70,7 @@ def center_crop(image: tf.Tensor, size: int) -> tf.Tensor:
 
 def random_crop(image: tf.Tensor, size: int, seed: tf.Tensor) -> tf.Tensor:
     """`size` x `size` pixels from anywhere in `image`, every position as likely."""
-    seeds = tf.random.split(seed, 2)
-    height, width = image_size(image)
-    top, left = (
-        uniform([], seeds[i], 0, side - size + 1, tf.int32) for i, side in enumerate((height, width))
-    )
+    top, left = tf.unstack(pick(tf.stack(image_size(image)) - size + 1, uniform([2], seed)))
     return tf.image.crop_to_bounding_box(image, top, left, size, size)
 
 
@@ -85,4 +86,5 @@ def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 def normalize(image: tf.Tensor, mean: Sequence[float], std: Sequence[float]) -> tf.Tensor:
     """(image / 255 - mean) / std per channel, float32."""
-    return (tf.cast(image, tf.float32) / 255.0 - tf.constant(mean)) / tf.constant(std)
+    mean, std = tf.constant(mean, tf.float32), tf.constant(std, tf.float32)
+    return (tf.cast(image, tf.float32) / 255.0 - mean) / std

@@ -1,5 +1,6 @@
 """Finding the pictures that cannot be read or decoded, by name."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -97,8 +98,8 @@ def _reason(source: Source, row: int) -> str | None:
     """Why picture `row` fails, in one line without TensorFlow's node names; None if it does not fail."""
     try:
         decode(source.fetch(tf.constant(row, tf.int64)))
-    except tf.errors.OpError as error:
-        text = re.sub(r"\{\{.*?\}\}|\[Op:\w+\].*", "", error.message)
+    except Exception as error:  # outside a graph, what a source's Python code raises comes through as it is
+        text = re.sub(r"\{\{.*?\}\}|\[Op:\w+\].*", "", getattr(error, "message", str(error)))
         return " ".join(text.split()).rstrip(".") or type(error).__name__
     return None
 
@@ -107,10 +108,10 @@ def _cached_bad_images(source: Source, cache_file: str | os.PathLike | None) -> 
     if cache_file is None:
         return find_bad_images(source)
     listing = _listing_hash(source)
-    if Path(cache_file).is_file():
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError):  # absent or damaged: made anew
         cached = json.loads(Path(cache_file).read_text(encoding="utf-8"))
         if cached["listing"] == listing:
-            return {int(index): reason for index, _, reason in cached["bad"]}
+            return {index: reason for index, _, reason in cached["bad"]}
     bad = find_bad_images(source)
     rows = [[index, source.describe(index), reason] for index, reason in bad.items()]
     with atomic_file(cache_file) as file:

@@ -4,7 +4,7 @@ import math
 
 import tensorflow as tf
 
-from rfd_tf.data.augmentation import EXACT, decode, image_size, resize, uniform
+from rfd_tf.data.augmentation import EXACT, decode, image_size, pick, resize, uniform
 
 TRIES = 10
 ASPECT = (3 / 4, 4 / 3)
@@ -49,10 +49,10 @@ def crop_window(
     position uniform. Of ten draws the first that fits counts; if none fits, the largest centred window
     whose aspect is in that range.
     """
-    seeds = tf.random.split(seed, 4)
+    drawn = uniform([2 * TRIES + 2], seed)
     full_height, full_width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
-    area = full_height * full_width * uniform([TRIES], seeds[0], min_area, max_area)
-    aspect = tf.exp(uniform([TRIES], seeds[1], math.log(ASPECT[0]), math.log(ASPECT[1])))
+    area = full_height * full_width * (min_area + (max_area - min_area) * drawn[:TRIES])
+    aspect = ASPECT[0] * tf.exp(math.log(ASPECT[1] / ASPECT[0]) * drawn[TRIES:-2])
     widths, heights = tf.round(tf.sqrt(area * aspect)), tf.round(tf.sqrt(area / aspect))
     fits = (widths >= 1) & (widths <= full_width) & (heights >= 1) & (heights <= full_height)
     first = tf.argmax(fits)
@@ -61,10 +61,9 @@ def crop_window(
     found = tf.reduce_any(fits)
     crop_height = tf.cast(tf.where(found, heights[first], fallback_height), tf.int32)
     crop_width = tf.cast(tf.where(found, widths[first], fallback_width), tf.int32)
-    room_above, room_left = height - crop_height, width - crop_width
-    top = tf.where(found, uniform([], seeds[2], 0, room_above + 1, tf.int32), room_above // 2)
-    left = tf.where(found, uniform([], seeds[3], 0, room_left + 1, tf.int32), room_left // 2)
-    return top, left, crop_height, crop_width
+    rooms = tf.stack([height - crop_height, width - crop_width])
+    corner = tf.where(found, pick(rooms + 1, drawn[-2:]), rooms // 2)
+    return corner[0], corner[1], crop_height, crop_width
 
 
 def decode_window(

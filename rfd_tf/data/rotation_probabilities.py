@@ -59,7 +59,7 @@ def save_rotation_probabilities(path: str | os.PathLike, probabilities: np.ndarr
     if not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise ValueError("`probabilities` must lie in [0, 1]")
     with atomic_file(path) as file:
-        np.savetxt(file, probabilities.reshape(-1), fmt="%.9g")  # nine digits identify a float32
+        file.writelines(b"%.9g\n" % value for value in probabilities.ravel().tolist())  # exact for float32
 
 
 def _first_bad_line(path: str) -> ValueError:

@@ -88,7 +88,8 @@ class Schedule:
                 raise ValueError(f"`{name}` must be at least 1. Received: {name}={getattr(self, name)}")
         if not 0 <= self.worker_index < self.num_workers:
             raise ValueError(
-                f"`worker_index` must be in [0, {self.num_workers}). Received: worker_index={self.worker_index}"
+                f"`worker_index` must be in [0, num_workers={self.num_workers}). "
+                f"Received: worker_index={self.worker_index}"
             )
         if self.batch_size % (self.num_workers * self.replicas_per_worker):
             raise ValueError(
@@ -130,13 +131,14 @@ class Schedule:
         return epoch, tf.gather(host_constant(self.valid), rank)
 
 
-def stream(seed: int, *key: int | tf.Tensor) -> tf.Tensor:
-    """A stateless seed, int64 [2], that depends on `seed` (an int64) and on every part of `key`."""
-    state = tf.constant([seed, 0], tf.int64)
-    for part in key:
-        state = tf.stack([state[0], state[1] ^ tf.cast(part, tf.int64)])
-        state = tf.random.stateless_uniform([2], state, None, None, tf.int64, alg="philox")
-    return state
+def stream(seed: int, kind: int, epoch: tf.Tensor, index: int | tf.Tensor = 0) -> tf.Tensor:
+    """A stateless seed, int64 [2], that depends on every argument; `seed`, `epoch` and `index` are int64."""
+    base = _hashed(tf.constant([seed, kind], tf.int64))
+    return _hashed(base ^ tf.stack([tf.cast(epoch, tf.int64), tf.cast(index, tf.int64)]))
+
+
+def _hashed(seed: tf.Tensor) -> tf.Tensor:
+    return tf.random.stateless_uniform([2], seed, None, None, tf.int64, alg="philox")
 
 
 def shuffled(place: tf.Tensor, count: int, seed: tf.Tensor) -> tf.Tensor:

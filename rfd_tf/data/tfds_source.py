@@ -60,10 +60,9 @@ class TfdsSource(Source):
     ):
         builder = _prepared_builder(name, root, split, download)
         features = builder.info.features
-        if image_key not in features:
-            raise ValueError(
-                f"{name} has no feature {image_key!r} (`image_key`); it has {', '.join(features)}"
-            )
+        images = [key for key, feature in features.items() if type(feature).__name__ == "Image"]
+        if image_key not in images:
+            raise ValueError(f"{name} has no image {image_key!r} (`image_key`); it has {', '.join(images)}")
         self._image_key = image_key
         self._keys = [key for key in (label_key, file_name_key) if key in features]
         self._records, self._images = None, None
@@ -73,14 +72,19 @@ class TfdsSource(Source):
         else:
             columns, self._images = self._read_into_memory(builder, split, max_bytes)
         labels, names = columns.get(label_key), columns.get(file_name_key)
-        count = len(self._images if self._records is None else self._records)
-        sort_keys = [key for key in (names, labels) if key is not None]
-        self._order = np.lexsort(sort_keys) if names is not None else np.arange(count)
+        if labels is not None and (labels < 0).all():  # how TFDS marks labels that are kept secret
+            labels = None
+        if names is None:
+            self._order = np.arange(len(self._images if self._records is None else self._records))
+        else:
+            self._order = np.lexsort([names] if labels is None else [names, labels])
         self._names = None if names is None else names[self._order]
-        if labels is not None:
-            labels = None if (labels < 0).all() else labels[self._order]  # TFDS marks hidden labels with -1
-        class_names = getattr(features.get(label_key), "names", None) if labels is not None else None
-        super().__init__(f"{name}/{split}", labels, tuple(class_names) if class_names else None)
+        class_names = None if labels is None else getattr(features[label_key], "names", None)
+        super().__init__(
+            f"{name}/{split}",
+            None if labels is None else labels[self._order],
+            None if class_names is None else tuple(class_names),
+        )
 
     def __len__(self) -> int:
         return len(self._order)

@@ -2,13 +2,14 @@ import keras
 from keras import ops
 
 from rfd_tf.layers.normalize import l2_normalize
+from rfd_tf.precision import full_precision
 
 
 @keras.saving.register_keras_serializable(package="rfd_tf")
 class CosineDense(keras.layers.Layer):
     """Classifier whose logits are cosines between the features and the class weights; no bias.
 
-    Input [..., D], output [..., units] in [-1, 1], float32 under a mixed-precision policy too. Each class
+    Input [..., D], output [..., units] in [-1, 1], in full precision under a mixed policy too. Each class
     weight starts as a random direction of unit norm; norms never matter to the output. A loss such as
     `rfd_tf.losses.LDAMLoss` scales the cosines.
 
@@ -33,18 +34,17 @@ class CosineDense(keras.layers.Layer):
 
     def build(self, input_shape):
         self.kernel = self.add_weight(
-            name="kernel", shape=(input_shape[-1], self.units), initializer=_unit_columns, dtype="float32"
+            name="kernel", shape=(input_shape[-1], self.units), initializer=_unit_columns, autocast=False
         )
 
     def call(self, inputs):
-        features = l2_normalize(ops.cast(inputs, "float32"))
-        return ops.matmul(features, l2_normalize(ops.cast(self.kernel, "float32"), axis=0))
+        return ops.matmul(l2_normalize(full_precision(inputs)), l2_normalize(self.kernel, axis=0))
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.units)
 
     def compute_output_spec(self, inputs):
-        return keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype="float32")
+        return keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype=keras.config.floatx())
 
     def get_config(self):
         return {**super().get_config(), "units": self.units}

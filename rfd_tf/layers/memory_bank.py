@@ -10,9 +10,9 @@ from rfd_tf.layers.normalize import l2_normalize
 class MemoryBank(keras.layers.Layer):
     """One remembered embedding per training image, for noise-contrastive estimation.
 
-    Variables (float32, not trainable): `rows` [N, D], uniform in ±1/sqrt(D/3) at first, and the scalar
-    `normalizer` Z, 0 until the first batch sets it. Reading and updating cost as much as the batch's rows,
-    whatever N. Under a `tf.distribute` strategy every replica holds the same table; per step only the
+    Variables, in full precision and not trainable: `rows` [N, D], uniform in ±1/sqrt(D/3) at first, and the
+    scalar `normalizer` Z, 0 until the first batch sets it. Reading and updating cost as much as the batch's
+    rows, whatever N. Under a `tf.distribute` strategy every replica holds the same table; per step only the
     batch's rows travel.
 
     Args:
@@ -36,7 +36,7 @@ class MemoryBank(keras.layers.Layer):
         momentum: float = 0.5,
         **kwargs,
     ):
-        super().__init__(**{**kwargs, "dtype": "float32", "trainable": False})
+        super().__init__(**{**kwargs, "dtype": keras.config.floatx(), "trainable": False})
         if num_instances < 1 or embedding_dim < 1:
             raise ValueError(
                 "`num_instances` and `embedding_dim` must be at least 1. "

@@ -1,3 +1,5 @@
+import math
+
 from keras import ops
 
 
@@ -20,5 +22,5 @@ def nce_loss(similarities, normalizer, num_instances: int, epsilon: float = 1e-7
     log_denominators = ops.log(ops.exp(log_scores) + (noise + epsilon))
     # In logarithms the positive's score cannot underflow to log(0).
     positive = log_scores[:, 0] - log_denominators[:, 0]
-    negatives = ops.sum(ops.log(noise) - log_denominators[:, 1:], axis=1)
+    negatives = ops.sum(math.log(noise) - log_denominators[:, 1:], axis=1)
     return -ops.mean(positive + negatives)

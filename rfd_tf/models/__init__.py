@@ -3,6 +3,7 @@
 from rfd_tf.models.alexnet import alexnet
 from rfd_tf.models.backbone import first_layer_filters, select_features, wrap_backbone
 from rfd_tf.models.create_backbone import create_backbone
+from rfd_tf.models.extract_features import extract_features
 from rfd_tf.models.resnet_cifar import resnet_cifar
 from rfd_tf.models.rotation_decoupling import RotationDecoupling
 
@@ -10,6 +11,7 @@ __all__ = [
     "RotationDecoupling",
     "alexnet",
     "create_backbone",
+    "extract_features",
     "first_layer_filters",
     "resnet_cifar",
     "select_features",

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 import keras
-from keras import layers
+from keras import layers, ops
 
-from rfd_tf.layers.option_a_shortcut import OptionAShortcut
 from rfd_tf.models.backbone import check_feature_names
 from rfd_tf.models.torch_defaults import batch_norm
 
@@ -77,11 +76,21 @@ def _conv_bn(x, filters: int, strides: int, prefix: str, synchronized: bool):
     return batch_norm(f"{prefix}_bn", synchronized)(x)
 
 
+def _option_a_shortcut(x, filters: int, strides: int, name: str):
+    """Without parameters: every `strides`-th pixel, with channels of zeros on either side.
+
+    Of built-in operations only, so that a saved backbone can be loaded without this package.
+    """
+    side = (filters - x.shape[-1]) // 2
+    x = layers.MaxPooling2D(1, strides, name=name)(x)
+    return ops.pad(x, [[0, 0], [0, 0], [0, 0], [side, side]])
+
+
 def _residual_unit(x, filters, strides, block, unit, last, synchronized):
     prefix = block + unit
     shortcut = x
     if strides != 1 or x.shape[-1] != filters:
-        shortcut = OptionAShortcut(filters, strides, name=f"{prefix}_shortcut")(x)
+        shortcut = _option_a_shortcut(x, filters, strides, f"{prefix}_shortcut")
     x = _conv_bn(x, filters, strides, f"{prefix}_1", synchronized)
     x = layers.ReLU(name=f"{prefix}_1_relu")(x)
     x = _conv_bn(x, filters, 1, f"{prefix}_2", synchronized)

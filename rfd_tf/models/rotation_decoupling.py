@@ -11,6 +11,7 @@ from rfd_tf.layers.normalize import l2_normalize
 from rfd_tf.losses.nce import nce_loss
 from rfd_tf.losses.rotation_invariance import rotation_invariance_loss
 from rfd_tf.models.torch_defaults import fan_in_uniform
+from rfd_tf.precision import full_precision
 from rfd_tf.rotations import NUM_ROTATIONS, four_views, rotation_labels
 
 ROTATION_HEADS = ("softmax", "cosine")
@@ -159,16 +160,14 @@ class RotationDecoupling(keras.Model):
         rotation, invariant = ops.split(features, 2, axis=-1)
         by_image = ops.reshape(invariant, (-1, NUM_ROTATIONS, self.half_width))
         return {
-            "rotation_logits": ops.cast(self.rotation_head(rotation), "float32"),
-            "invariant_rotation_logits": ops.cast(
-                self.rotation_head(ops.stop_gradient(invariant)), "float32"
-            ),
-            "invariant_features": ops.cast(invariant, "float32"),
+            "rotation_logits": full_precision(self.rotation_head(rotation)),
+            "invariant_rotation_logits": full_precision(self.rotation_head(ops.stop_gradient(invariant))),
+            "invariant_features": full_precision(invariant),
             "embedding": self._embed(ops.mean(by_image, axis=1)),
         }
 
     def _embed(self, invariant_features):
-        return l2_normalize(ops.cast(self.projection(invariant_features), "float32"))
+        return l2_normalize(full_precision(self.projection(invariant_features)))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The weighted sum of the three losses; updates metrics and, in training, bank and normalizer.

@@ -1,0 +1,122 @@
+"""What a finished pretraining run has learned, beside an untrained control of the same architecture."""
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+from ml_collections import ConfigDict
+
+from rfd_tf import data
+from rfd_tf.evaluation.quick_probes import LabelledFeatures, knn_accuracy, logistic_regression_accuracy
+from rfd_tf.models import create_backbone, extract_features
+from rfd_tf.training.sources import Pictures, open_pictures
+
+_CALIBRATION_PASSES = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSummary:
+    """Figures of a run.
+
+    Attributes:
+        history: the CSV history, a float column per name.
+        accuracies: {"trained" or "untrained control": {"kNN" or "linear": accuracy in [0, 1]}}.
+        agnostic: up to 16 images [H, W, 3] in [0, 1] that the probability file calls most rotation-agnostic,
+            with their mean probabilities; None without a file.
+    """
+
+    history: dict[str, np.ndarray]
+    accuracies: dict[str, dict[str, float]]
+    agnostic: tuple[np.ndarray, np.ndarray] | None
+
+
+def summarize_run(workdir: Path) -> RunSummary:
+    """Measure a finished run.
+
+    The control has the config's initial weights, and batch-norm statistics of the training images, so that it
+    differs by the training alone.
+
+    Raises:
+        FileNotFoundError: where the run has not finished.
+        ValueError: where training or validation source has no labels.
+    """
+    if not (workdir / "backbone.keras").exists():
+        raise FileNotFoundError(f"{workdir} holds no backbone.keras: the run has not finished")
+    config = ConfigDict(json.loads((workdir / "config.json").read_text(encoding="utf-8")))
+    training = open_pictures(config.data, config.preprocessing, workdir / "skipped_training.json")
+    if not config.validation.source:
+        raise ValueError("The run has no validation source, so that there is nothing to measure on")
+    test = open_pictures(config.validation, config.preprocessing, workdir / "skipped_validation.json")
+    if training.source.labels is None or test.source.labels is None:
+        raise ValueError("Both the training and the validation source must be labelled to measure accuracies")
+
+    backbones = {
+        "trained": keras.saving.load_model(workdir / "backbone.keras"),
+        "untrained control": untrained_control(config, training),
+    }
+    accuracies = {}
+    for name, backbone in backbones.items():
+        sets = [_labelled_features(backbone, pictures, config) for pictures in (training, test)]
+        accuracies[name] = {
+            "kNN": knn_accuracy(*sets, k=config.knn.k, temperature=config.knn.temperature),
+            "linear": logistic_regression_accuracy(*sets),
+        }
+    return RunSummary(read_history(workdir / "history.csv"), accuracies, _most_agnostic(config, training))
+
+
+def untrained_control(config: ConfigDict, pictures: Pictures) -> keras.Model:
+    """The run's backbone as it was initialised, with batch-norm statistics of the pictures."""
+    keras.utils.set_random_seed(config.seed)
+    size = config.preprocessing.image_size
+    backbone = create_backbone(
+        config.backbone.name, (size, size, 3), (config.backbone.feature,), width=config.backbone.width
+    )
+    for _ in range(_CALIBRATION_PASSES):
+        for batch in _batches(pictures, config):
+            backbone(batch["image"], training=True)
+    return backbone
+
+
+def read_history(path: Path) -> dict[str, np.ndarray]:
+    """The columns of a CSV history as floats; what is not a number is NaN."""
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        raise ValueError(f"{path} has no rows")
+    return {name: np.array([_number(row[name]) for row in rows]) for name in rows[0]}
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return float("nan")
+
+
+def _batches(pictures: Pictures, config: ConfigDict):
+    dataset = data.evaluation_dataset(
+        pictures.source, pictures.preprocessing, config.batch_size, pictures.valid
+    )
+    return dataset.map(lambda features, _label: features)
+
+
+def _labelled_features(backbone, pictures: Pictures, config: ConfigDict) -> LabelledFeatures:
+    features, index = extract_features(backbone, _batches(pictures, config), config.backbone.feature)
+    return LabelledFeatures(features.reshape(len(features), -1), pictures.source.labels[index])
+
+
+def _most_agnostic(config: ConfigDict, pictures: Pictures, count: int = 16):
+    path = config.rotation_probabilities.path
+    if not path:
+        return None
+    probabilities = data.load_rotation_probabilities(path, len(pictures.source))
+    agnostic = probabilities[:, 1:].mean(axis=1)
+    chosen = pictures.valid[np.argsort(-agnostic[pictures.valid])[:count]]
+    batch = next(iter(data.evaluation_dataset(pictures.source, pictures.preprocessing, len(chosen), chosen)))[
+        0
+    ]
+    images = batch["image"].numpy() * pictures.preprocessing.std + pictures.preprocessing.mean
+    return np.clip(images, 0, 1), agnostic[chosen]

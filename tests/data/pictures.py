@@ -1,0 +1,35 @@
+"""Small generated pictures."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def picture(height: int = 40, width: int = 50, seed: int = 0) -> Image.Image:
+    """A smooth coloured RGB picture."""
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 7, 3), dtype="uint8")
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
+    """`image` as a file's bytes."""
+    file = io.BytesIO()
+    image.save(file, kind, **({"quality": 90} if kind == "JPEG" else {}) | options)
+    return file.getvalue()
+
+
+def decoded(content: bytes) -> np.ndarray:
+    """PIL's view of a file's bytes, uint8 [H, W, 3]."""
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+
+
+def write(root: Path, *paths: str) -> Path:
+    """A different picture at each of `paths` below `root`; the ending gives the format."""
+    for seed, path in enumerate(paths):
+        target = root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        kind = "PNG" if path.lower().endswith(".png") else "BMP" if path.lower().endswith(".bmp") else "JPEG"
+        target.write_bytes(encoded(picture(seed=seed), kind))
+    return root

@@ -1,0 +1,110 @@
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from rfd_tf.data import FlatFolder, ImageFolder
+from tests.data.pictures import write
+
+
+def torchvision_order(root):
+    """What torchvision documents: classes by name; per class, folders then names in order."""
+    found = []
+    for label, name in enumerate(sorted(entry.name for entry in os.scandir(root) if entry.is_dir())):
+        for folder, _, files in sorted(os.walk(os.path.join(root, name), followlinks=True)):
+            found += [(os.path.join(folder, file), label) for file in sorted(files)]
+    return found
+
+
+def test_order_labels_and_bytes(tmp_path):
+    write(tmp_path, "b/2.jpg", "b/10.JPEG", "a/z/deep.png", "a/B.bmp", "a/a.JPG", "a/c.jpeg", "B/one.jpg")
+    source = ImageFolder(tmp_path)
+    expected = torchvision_order(tmp_path)
+    assert [source.describe(i) for i in range(len(source))] == [path for path, _ in expected]
+    assert source.labels.tolist() == [label for _, label in expected]
+    assert source.labels.dtype == np.int64
+    assert source.class_names == ("B", "a", "b")
+    assert source.num_classes == 3
+    for i, (path, _) in enumerate(expected):
+        with open(path, "rb") as file:
+            assert source.fetch(tf.constant(i, tf.int64)).numpy() == file.read()
+
+
+def test_files_that_are_no_pictures_are_ignored(tmp_path):
+    write(tmp_path, "a/1.jpg", "b/1.jpg", "loose.jpg")
+    (tmp_path / "a/notes.txt").write_text("x")
+    (tmp_path / "a/folder.jpg").mkdir()
+    assert ImageFolder(tmp_path).files == ("a/1.jpg", "b/1.jpg")
+
+
+def test_links_are_followed(tmp_path):
+    write(tmp_path, "elsewhere/1.jpg", "root/b/2.jpg")
+    (tmp_path / "root/a").symlink_to(tmp_path / "elsewhere")
+    assert ImageFolder(tmp_path / "root").files == ("a/1.jpg", "b/2.jpg")
+
+
+def test_names_outside_ascii(tmp_path):
+    write(tmp_path, "ä/é.jpg", "b/名.jpg")
+    source = ImageFolder(tmp_path)
+    assert source.files == ("b/名.jpg", "ä/é.jpg")
+    assert source.fetch(tf.constant(1)).numpy() == (tmp_path / "ä/é.jpg").read_bytes()
+
+
+def test_errors_name_the_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        ImageFolder(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="no class folder"):
+        ImageFolder(tmp_path)
+    write(tmp_path, "only/1.jpg")
+    with pytest.raises(ValueError, match="one class folder only"):
+        ImageFolder(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="empty holds no picture"):
+        ImageFolder(tmp_path)
+    write(tmp_path, "empty/1.jpg")
+    with pytest.raises(ValueError, match="on_error"):
+        ImageFolder(tmp_path, on_error="ignore")
+
+
+def test_unlabelled_accepts_one_class_and_keeps_the_order(tmp_path):
+    write(tmp_path, "only/2.jpg", "only/1.jpg")
+    (tmp_path / "empty").mkdir()
+    source = ImageFolder(tmp_path, labelled=False)
+    assert source.files == ("only/1.jpg", "only/2.jpg")
+    assert source.labels is None
+    assert source.class_names is None
+    assert source.num_classes is None
+
+
+@pytest.mark.parametrize("kind", [ImageFolder, FlatFolder])
+def test_undecodable_ending(tmp_path, kind):
+    write(tmp_path, "a/1.jpg", "b/1.jpg")
+    (tmp_path / "a/0.tif").write_bytes(b"II*\0")
+    with pytest.raises(ValueError, match=r"cannot decode .*a/0\.tif"):
+        kind(tmp_path)
+    assert kind(tmp_path, on_error="skip").files == ("a/0.tif", "a/1.jpg", "b/1.jpg")
+
+
+def test_flat_folder_sorts_by_relative_path(tmp_path):
+    write(tmp_path, "z.jpg", "a/9.jpg", "a-b/1.png", "a/10.jpg")
+    source = FlatFolder(tmp_path)
+    assert source.files == ("a-b/1.png", "a/10.jpg", "a/9.jpg", "z.jpg")
+    assert source.labels is None
+    assert source.describe(1) == str(tmp_path / "a/10.jpg")
+
+
+def test_flat_folder_errors(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no picture"):
+        FlatFolder(tmp_path)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        FlatFolder(tmp_path / "nowhere")
+
+
+def test_real_photos(test_data):
+    source = ImageFolder(test_data / "photos/val")
+    assert len(source) == 1000
+    assert source.num_classes == 10
+    assert [source.describe(i) for i in range(1000)] == [
+        p for p, _ in torchvision_order(test_data / "photos/val")
+    ]

@@ -1,0 +1,153 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from rfd_tf.data import ArraySource, ImageFolder, Preprocessing, evaluation_dataset, training_dataset
+from tests.data.pictures import write
+
+COUNT = 22
+RECIPE = Preprocessing(12, resize=14)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    return ImageFolder(
+        write(folder, *(f"{n % 2}/{n:02}.{'png' if n % 5 == 0 else 'jpg'}" for n in range(COUNT)))
+    )
+
+
+def batches(source, **options):
+    options = {"batch_size": 4, "seed": 5, "epochs": 3, "num_negatives": 3} | options
+    return list(training_dataset(source, RECIPE, **options).as_numpy_iterator())
+
+
+def joined(parts):
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def assert_same(left, right):
+    assert left.keys() == right.keys()
+    for key in left:
+        np.testing.assert_array_equal(left[key], right[key], err_msg=key)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(source):
+    return batches(source)
+
+
+def test_shapes_and_types(source):
+    spec = training_dataset(
+        source, RECIPE, batch_size=4, seed=0, epochs=1, num_negatives=3, with_labels=True
+    ).element_spec
+    assert spec == (
+        {
+            "image": tf.TensorSpec([4, 12, 12, 3], tf.float32),
+            "index": tf.TensorSpec([4], tf.int64),
+            "negatives": tf.TensorSpec([4, 3], tf.int32),
+        },
+        tf.TensorSpec([4], tf.int64),
+    )
+    assert set(training_dataset(source, RECIPE, batch_size=4, seed=0, epochs=1).element_spec) == {
+        "image",
+        "index",
+    }
+
+
+def test_every_epoch_shows_each_picture_at_most_once(uninterrupted):
+    assert len(uninterrupted) == 3 * (COUNT // 4)
+    orders = joined(uninterrupted)["index"].reshape(3, -1)
+    assert all(len(set(order)) == 20 for order in orders.tolist())
+    assert len({tuple(order) for order in orders.tolist()}) == 3
+
+
+@pytest.mark.parametrize("start_step", [0, 1, 5, 7, 13, 15])
+def test_resumed_equals_uninterrupted(source, uninterrupted, start_step):
+    resumed = batches(source, start_step=start_step)
+    assert len(resumed) == len(uninterrupted) - start_step
+    for left, right in zip(resumed, uninterrupted[start_step:], strict=True):
+        assert_same(left, right)
+
+
+def test_parallelism_changes_nothing(source, uninterrupted):
+    for left, right in zip(batches(source, parallel_calls=1), uninterrupted, strict=True):
+        assert_same(left, right)
+
+
+def test_workers_and_replicas_make_up_the_global_batch(source, uninterrupted):
+    shards = [
+        batches(source, num_workers=2, worker_index=worker, replicas_per_worker=2, start_step=3)
+        for worker in range(2)
+    ]
+    for step, expected in enumerate(uninterrupted[3:]):
+        parts = [shards[worker][2 * step + replica] for worker in range(2) for replica in range(2)]
+        assert_same(joined(parts), expected)
+
+
+def test_another_seed_gives_other_everything(source, uninterrupted):
+    other, mine = joined(batches(source, seed=6)), joined(uninterrupted)
+    for key in mine:
+        assert not np.array_equal(mine[key], other[key])
+
+
+def test_augmentation_changes_with_the_epoch(uninterrupted):
+    every = joined(uninterrupted)
+    picture = every["index"][0]
+    seen = every["image"][every["index"] == picture]
+    assert len(seen) >= 2
+    assert not np.array_equal(seen[0], seen[1])
+
+
+def test_labels_are_those_of_the_index(source):
+    for features, labels in training_dataset(
+        source, RECIPE, batch_size=4, seed=0, epochs=1, with_labels=True
+    ):
+        np.testing.assert_array_equal(labels, source.labels[features["index"]])
+
+
+def test_negatives_are_uniform_over_all_rows(source):
+    drawn = joined(batches(source, num_negatives=200, valid_indices=np.arange(6)))["negatives"]
+    counts = np.bincount(drawn.ravel(), minlength=COUNT)
+    expected = drawn.size / COUNT
+    assert len(counts) == COUNT
+    assert ((counts - expected) ** 2 / expected).sum() < 46.8
+
+
+def test_valid_indices_only(source):
+    valid = np.array([2, 3, 7, 11, 20])
+    every = joined(batches(source, valid_indices=valid, batch_size=5))
+    np.testing.assert_array_equal(np.sort(every["index"].reshape(3, 5)), np.tile(valid, (3, 1)))
+
+
+def test_evaluation_keeps_order_and_last_batch(source):
+    parts = list(evaluation_dataset(source, RECIPE, 8).as_numpy_iterator())
+    assert [len(labels) for _, labels in parts] == [8, 8, 6]
+    np.testing.assert_array_equal(joined([features for features, _ in parts])["index"], np.arange(COUNT))
+    np.testing.assert_array_equal(np.concatenate([labels for _, labels in parts]), source.labels)
+    fetched = source.fetch(tf.constant(9, tf.int64))
+    np.testing.assert_allclose(parts[1][0]["image"][1], RECIPE.eval_image(fetched), atol=1e-5)
+
+
+def test_evaluation_of_chosen_pictures_without_labels():
+    images = np.random.default_rng(0).integers(0, 256, (6, 5, 5, 3), dtype="uint8")
+    recipe = Preprocessing(5, train="resize", mean=(0, 0, 0), std=(1, 1, 1))
+    (features,) = evaluation_dataset(ArraySource(images), recipe, 8, indices=[4, 1]).as_numpy_iterator()
+    assert features["index"].tolist() == [4, 1]
+    np.testing.assert_allclose(features["image"] * 255, images[[4, 1]], atol=1e-3)
+
+
+def test_errors(source):
+    unlabelled = ImageFolder(source.root, labelled=False)
+    with pytest.raises(ValueError, match="22 usable pictures, fewer than one batch"):
+        batches(source, batch_size=32)
+    with pytest.raises(ValueError, match="Labels were asked for"):
+        batches(unlabelled, with_labels=True)
+    with pytest.raises(ValueError, match="multiple of 8"):
+        batches(source, num_workers=8)
+    with pytest.raises(ValueError, match="num_negatives=-1"):
+        batches(source, num_negatives=-1)
+    with pytest.raises(ValueError, match=r"\[0, 22\). Received: 22"):
+        batches(source, valid_indices=[22])
+    with pytest.raises(ValueError, match="batch_size=0"):
+        evaluation_dataset(source, RECIPE, 0)

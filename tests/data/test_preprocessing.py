@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from rfd_tf.data import CIFAR_MEAN, CIFAR_STD, Preprocessing
+from rfd_tf.data.preprocessing import RECIPES
+from tests.data.pictures import encoded, picture
+
+SEED = tf.constant([1, 2], tf.int64)
+
+
+@pytest.mark.parametrize("train", RECIPES)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "pixels"])
+def test_every_recipe_on_every_input(train, kind):
+    image = picture(60, 45)
+    fetched = tf.constant(np.asarray(image) if kind == "pixels" else encoded(image, kind))
+    recipe = Preprocessing(24, train=train, resize=30)
+    in_graph = tf.function(recipe.train_image)
+    assert in_graph.get_concrete_function(fetched, SEED).output_shapes == (24, 24, 3)
+    mine = in_graph(fetched, SEED)
+    assert mine.dtype == tf.float32
+    np.testing.assert_allclose(mine, recipe.train_image(fetched, SEED), atol=1e-5)
+    assert recipe.eval_image(fetched).shape == (24, 24, 3)
+    others = [recipe.train_image(fetched, SEED + n) for n in range(1, 6)]
+    assert any(not np.array_equal(other, mine) for other in others)
+
+
+def test_evaluation_of_the_crops_equals_pil():
+    image = picture(60, 45)
+    resized = image.resize((30, 40), Image.Resampling.BILINEAR).crop((3, 8, 27, 32))
+    expected = (np.asarray(resized) / 255 - CIFAR_MEAN) / CIFAR_STD
+    recipe = Preprocessing(24, resize=30, mean=CIFAR_MEAN, std=CIFAR_STD)
+    mine = recipe.eval_image(tf.constant(np.asarray(image)))
+    np.testing.assert_allclose(mine, expected, atol=1.01 / 255 / min(CIFAR_STD))
+
+
+def test_small_arrays_pass_unchanged_when_the_size_fits():
+    image = np.asarray(picture(32, 32))
+    recipe = Preprocessing(32, train="resize", flip=False, mean=(0, 0, 0), std=(1, 1, 1))
+    for mine in (recipe.eval_image(tf.constant(image)), recipe.train_image(tf.constant(image), SEED)):
+        np.testing.assert_allclose(mine * 255, image, atol=1e-3)
+
+
+def test_no_flip_means_none():
+    recipe = Preprocessing(8, train="resize", flip=False)
+    image = tf.constant(np.asarray(picture()))
+    assert len({recipe.train_image(image, SEED + n).numpy().tobytes() for n in range(10)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_size": 0}, "image_size=0"),
+        ({"train": "warp"}, "random_resized_crop.*Received: train='warp'"),
+        ({"image_size": 300}, "resize=256"),
+        ({"min_area": 0.0}, "min_area=0.0"),
+        ({"min_area": 0.9, "max_area": 0.5}, "max_area=0.5"),
+        ({"std": (1, 1)}, "three values"),
+        ({"std": (1, 0, 1)}, "positive"),
+    ],
+)
+def test_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Preprocessing(**{"image_size": 224} | options)

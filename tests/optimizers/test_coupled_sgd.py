@@ -1,0 +1,56 @@
+import keras
+import numpy as np
+import pytest
+import torch
+
+from rfd_tf.optimizers import CoupledSGD
+from tests.contract import check_config_round_trip
+
+
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.9, True), (0.9, False), (0.0, False)])
+@pytest.mark.parametrize("weight_decay", [5e-4, 0.0])
+def test_twenty_steps_equal_torch_with_a_rate_change_in_between(momentum, nesterov, weight_decay):
+    rng = np.random.default_rng(0)
+    start = [rng.normal(size=(3, 4)).astype("float32"), rng.normal(size=5).astype("float32")]
+    ours = [keras.Variable(value) for value in start]
+    theirs = [torch.nn.Parameter(torch.tensor(value)) for value in start]
+    optimizer = CoupledSGD(0.1, momentum, nesterov, weight_decay)
+    reference = torch.optim.SGD(
+        theirs, lr=0.1, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
+    )
+    for step in range(20):
+        if step == 10:
+            optimizer.learning_rate = 0.01
+            reference.param_groups[0]["lr"] = 0.01
+        gradients = [rng.normal(size=value.shape).astype("float32") for value in start]
+        optimizer.apply([keras.ops.convert_to_tensor(g) for g in gradients], ours)
+        for parameter, gradient in zip(theirs, gradients, strict=True):
+            parameter.grad = torch.tensor(gradient)
+        reference.step()
+    for variable, parameter in zip(ours, theirs, strict=True):
+        value = keras.ops.convert_to_numpy(variable.value)
+        np.testing.assert_allclose(value, parameter.detach().numpy(), rtol=2e-6, atol=2e-7)
+
+
+def test_keras_sgd_is_not_the_same():
+    """The reason why this class exists: the check above fails for `keras.optimizers.SGD`."""
+    variable = keras.Variable(np.ones(3, "float32"))
+    other = keras.Variable(np.ones(3, "float32"))
+    gradients = [keras.ops.ones(3)]
+    coupled = CoupledSGD(0.1, 0.9, coupled_weight_decay=0.1)
+    decoupled = keras.optimizers.SGD(0.1, 0.9, weight_decay=0.1)
+    for _ in range(3):
+        coupled.apply(gradients, [variable])
+        decoupled.apply(gradients, [other])
+    assert np.abs(keras.ops.convert_to_numpy(variable - other)).max() > 1e-3
+
+
+def test_round_trip_and_bad_arguments():
+    check_config_round_trip(CoupledSGD(0.1, 0.9, True, 5e-4))
+    for arguments, message in [
+        ({"momentum": 1.0}, "momentum=1.0"),
+        ({"nesterov": True}, "nesterov"),
+        ({"coupled_weight_decay": -1.0}, "coupled_weight_decay"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            CoupledSGD(0.1, **arguments)

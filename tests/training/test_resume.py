@@ -1,0 +1,106 @@
+"""Killed or stopped at any moment, a run goes on and ends as if nothing had happened, bit for bit."""
+
+import json
+import random
+import signal
+
+import keras
+import numpy as np
+import pytest
+
+from rfd_tf import data
+from tests.training import processes
+
+# Rotation LDAM + DRW and weights from a probability file, so that their state is checked too.
+FEATURES = ("--config.method.rotation_head=ldam", "--config.ldam.start_epoch=1")
+
+
+@pytest.fixture(scope="module")
+def overrides(tmp_path_factory):
+    path = tmp_path_factory.mktemp("probabilities") / "prob.dat"
+    count = len(data.long_tailed(data.digits("train"), 10.0, "exp", 0))
+    data.save_rotation_probabilities(path, np.random.default_rng(0).uniform(size=(count, 4)))
+    weights = (
+        f"--config.rotation_probabilities.path={path}",
+        "--config.rotation_probabilities.start_epoch=1",
+    )
+    return (*FEATURES, *weights)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, overrides):
+    workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
+    processes.run(workdir, *overrides)
+    return workdir
+
+
+def test_a_run_leaves_what_is_promised(uninterrupted):
+    names = {path.name for path in uninterrupted.iterdir()}
+    assert {"backbone.keras", "checkpoints", "config.json", "history.csv"} <= names
+    assert not any("partial" in name for name in names)
+    backbone = keras.saving.load_model(uninterrupted / "backbone.keras")
+    assert list(backbone.output) == ["pool"]
+    config = json.loads((uninterrupted / "config.json").read_text())
+    assert config["batch_size"] == 32
+    header, *rows = (uninterrupted / "history.csv").read_text().splitlines()
+    assert len(rows) == 2
+    assert {"rotation_loss", "val_instance_loss", "knn_accuracy", "invariant_rotation_accuracy"} <= set(
+        header.split(",")
+    )
+
+
+def test_sigkill_in_the_middle_of_both_epochs(uninterrupted, overrides, tmp_path):
+    workdir = tmp_path / "run"
+    last = processes.latest_step(uninterrupted)
+    for step in (3, last // 2 + 3):
+        status, output = processes.stop_at(processes.start(workdir, *overrides), workdir, step)
+        assert status == -signal.SIGKILL, output
+    output = processes.run(workdir, *overrides)
+    assert "Continuing after step" in output
+    processes.assert_same_end(uninterrupted, workdir)
+
+
+def test_sigterm_saves_and_exits_cleanly(uninterrupted, overrides, tmp_path):
+    workdir = tmp_path / "run"
+    options = (*overrides, "--config.checkpoint_steps=4")
+    status, output = processes.stop_at(processes.start(workdir, *options), workdir, 4, signal.SIGTERM)
+    assert status == 128 + signal.SIGTERM, output
+    assert "Stopped by SIGTERM after step" in output
+    assert "Traceback" not in output
+    stopped_at = processes.latest_step(workdir)
+    assert f"after step {stopped_at}" in output
+    processes.run(workdir, *options)
+    last = processes.latest_step(uninterrupted)
+    expected, found = processes.state(uninterrupted, last), processes.state(workdir, last)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def test_a_finished_run_is_left_as_it_is(uninterrupted, overrides):
+    before = (uninterrupted / "history.csv").read_text(), processes.steps(uninterrupted)
+    processes.run(uninterrupted, *overrides)
+    assert ((uninterrupted / "history.csv").read_text(), processes.steps(uninterrupted)) == before
+
+
+def test_a_workdir_of_another_config_is_refused_and_named(uninterrupted, overrides):
+    status, output = processes.finish(processes.start(uninterrupted, *overrides, "--config.seed=3"))
+    assert status == 1
+    assert "holds a run of another config. seed: 0 there, 3 now" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_sigkill_at_twenty_random_moments(uninterrupted, overrides, tmp_path):
+    """Within start-up, steps, checkpoint writing and validation, wherever it hits."""
+    import time
+
+    rng = random.Random(0)
+    workdir = tmp_path / "run"
+    for _ in range(20):
+        process = processes.start(workdir, *overrides)
+        time.sleep(rng.uniform(4, 14))
+        if process.poll() is None:
+            process.kill()
+        processes.finish(process)
+    processes.run(workdir, *overrides)
+    processes.assert_same_end(uninterrupted, workdir)
