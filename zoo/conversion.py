@@ -11,7 +11,7 @@ from zoo.exporting import export_weights
 from zoo.hashing import sha256_of
 from zoo.keras_file import read_keras, write_keras
 from zoo.registry import info
-from zoo.report import Report
+from zoo.report import Report, recorded_counters
 from zoo.sources import kind_of, read_arrays
 from zoo.verification import TOLERANCE, verify
 
@@ -43,14 +43,19 @@ def convert(
     entry = info(name)
     if Path(from_file).name.endswith(".keras"):
         model, report = _read_converted(entry, from_file), None
+        counters = recorded_counters(from_file)
     else:
         model, report = load_file(entry, from_file, heads=heads, tolerance=tolerance)
+        counters = report.counters
     if fold:
         from zoo.folding import fold_batch_norm
 
         model = fold_batch_norm(model)
     if report is None or fold or kind_of(out) != "keras":
-        return export_weights(model, out, source=from_file, entry=name, tolerance=tolerance)
+        counters = {} if fold else counters
+        return export_weights(
+            model, out, source=from_file, entry=name, counters=counters, tolerance=tolerance
+        )
     write_keras(model, out)
     report.write_beside(out)
     return report
@@ -74,7 +79,8 @@ def load_file(
     weight_map.load(state, model)
     differences, compared_with = verify(model, built.name, kind, state, tolerance=tolerance)
     left_out = tuple(key for key in weight_map.left_out if key in state)
-    return model, _report(entry, path, compared_with, tolerance, differences, left_out)
+    counters = weight_map.counts(state)
+    return model, _report(entry, path, compared_with, tolerance, differences, left_out, counters)
 
 
 def verify_file(
@@ -99,7 +105,7 @@ def _read_converted(entry: Entry, path: str | Path) -> keras.Model:
     return model
 
 
-def _report(entry, path, compared_with, tolerance, differences, left_out=()) -> Report:
+def _report(entry, path, compared_with, tolerance, differences, left_out=(), counters=None):
     return Report(
         architecture=entry.architecture,
         source_file=Path(path).name,
@@ -109,4 +115,5 @@ def _report(entry, path, compared_with, tolerance, differences, left_out=()) -> 
         differences=differences,
         entry=entry.name,
         left_out=left_out,
+        counters=counters or {},
     )

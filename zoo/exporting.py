@@ -1,5 +1,6 @@
 """From a Keras network to PyTorch and Caffe files."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import keras
@@ -19,6 +20,7 @@ def export_weights(
     *,
     source: str | Path | None = None,
     entry: str | None = None,
+    counters: Mapping[str, int] | None = None,
     tolerance: float = TOLERANCE,
 ) -> Report:
     """Write a network as `.keras`, `.pth` (zip format) or `.caffemodel`, and its report `OUT.json` beside it.
@@ -30,6 +32,7 @@ def export_weights(
         out: ends in one of those.
         source: the file that the network came from, for the report.
         entry: the zoo entry that it came from, for the report.
+        counters: values for PyTorch's `num_batches_tracked`; zero where not given.
         tolerance: how far the file's network may be from `model`.
 
     Raises:
@@ -45,7 +48,7 @@ def export_weights(
             differences = compare(outputs(read_keras(temporary), images), outputs(model, images), tolerance)
             compared_with = "the network before it was saved"
         else:
-            write_arrays(temporary, kind, built.weight_map(kind, model).state(model))
+            write_arrays(temporary, kind, built.weight_map(kind, model).state(model, counters))
             state = read_arrays(temporary, kind)
             differences, compared_with = verify(model, built.name, kind, state, tolerance=tolerance)
         file = source or temporary
@@ -57,6 +60,7 @@ def export_weights(
             tolerance=tolerance,
             differences=differences,
             entry=entry,
+            counters=counters or {},
         )
     report.write_beside(out)
     return report

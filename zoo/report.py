@@ -41,6 +41,7 @@ class Report:
         differences: per output.
         entry: the zoo entry, where there is one.
         left_out: source keys that were not wanted.
+        counters: PyTorch's `num_batches_tracked`, which Keras has no place for, kept for the way back.
         versions: of the packages.
         date: UTC, ISO 8601.
     """
@@ -53,6 +54,7 @@ class Report:
     differences: Mapping[str, Difference]
     entry: str | None = None
     left_out: tuple[str, ...] = ()
+    counters: Mapping[str, int] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=_versions)
     date: str = field(default_factory=_now)
 
@@ -71,6 +73,15 @@ class Report:
             for name, d in self.differences.items()
         ]
         return [head, *rows]
+
+
+def recorded_counters(path: str | Path) -> dict[str, int]:
+    """The counters in the report beside a converted file; empty without a readable report."""
+    try:
+        counters = json.loads(report_path(path).read_text(encoding="utf-8"))["counters"]
+        return {str(key): int(value) for key, value in counters.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def report_path(path: str | Path) -> Path:

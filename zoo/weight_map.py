@@ -25,7 +25,7 @@ class WeightMap:
     Args:
         rules: one for every variable.
         counters: source keys that hold no weight (`num_batches_tracked`): they may be absent, are dropped on
-            the way in, and written as zero on the way out.
+            the way in, and written as they were, or as zero, on the way out.
         left_out: source keys that may be there and are not wanted (the heads, when only the backbone is).
     """
 
@@ -53,12 +53,25 @@ class WeightMap:
         )
         for rule in self.rules:
             _check(rule, state[rule.source], variables[rule.variable].shape)
+        self.counts(state)
         for rule in self.rules:
             array = np.asarray(state[rule.source], "float32")
             variables[rule.variable].assign(rule.transform.to_keras(array))
 
-    def state(self, model) -> dict[str, np.ndarray]:
+    def counts(self, state: Mapping[str, np.ndarray]) -> dict[str, int]:
+        """The values of those counters that `state` has; WeightError where one is no whole number."""
+        arrays = {key: state[key] for key in self.counters if key in state}
+        for key, array in arrays.items():
+            if array.shape != () or array.dtype.kind not in "iu":
+                raise WeightError(f"{key!r} must be one integer. Received: {array.dtype} {array.shape}")
+        return {key: int(array) for key, array in arrays.items()}
+
+    def state(self, model, counters: Mapping[str, int] | None = None) -> dict[str, np.ndarray]:
         """The source's state of `model`: the inverse of `load`.
+
+        Args:
+            model: a Keras model.
+            counters: values of `counters`, where they are known.
 
         Raises:
             WeightError: if rules and variables do not match.
@@ -68,7 +81,8 @@ class WeightMap:
         for rule in self.rules:
             array = np.asarray(variables[rule.variable].numpy(), "float32")
             state[rule.source] = np.ascontiguousarray(rule.transform.to_source(array))
-        state.update({key: np.zeros((), "int64") for key in self.counters})
+        counters = counters or {}
+        state.update({key: np.array(counters.get(key, 0), "int64") for key in self.counters})
         return state
 
     def _variables(self, model) -> dict:

@@ -210,9 +210,10 @@ def edited(change) -> dict:
         (lambda s: s["conv1.weight"].__setitem__((0, 0, 0, 0), np.inf), "'conv1.weight' has values"),
         (lambda s: s.update({"bn1.weight": np.ones(16, "int64")}), "is of type int64"),
         (lambda s: s.update({"bn1.weight": np.full(16, 1e300)}), "beyond float32"),
+        (lambda s: s.update({"bn1.num_batches_tracked": ONES}), "must be one integer"),
         (lambda s: s["bn1.running_var"].fill(-1.0), "differs from its source by more than"),
     ],
-    ids=["missing", "extra", "shape", "nan", "inf", "integer", "overflow", "negative variance"],
+    ids=["missing", "extra", "shape", "nan", "inf", "integer", "overflow", "counter", "negative variance"],
 )
 def test_weights_that_do_not_fit(tmp_path, change, message):
     source = tmp_path / "x.pth"
