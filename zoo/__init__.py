@@ -10,6 +10,7 @@ _PUBLIC = {
     "DownloadError": ("zoo.errors", "DownloadError"),
     "Entry": ("zoo.entry", "Entry"),
     "FormatError": ("zoo.errors", "FormatError"),
+    "Network": ("zoo.network", "Network"),
     "Preprocessing": ("zoo.preprocessing", "Preprocessing"),
     "VerificationError": ("zoo.errors", "VerificationError"),
     "WeightError": ("zoo.errors", "WeightError"),

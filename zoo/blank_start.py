@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from unittest import mock
 
 import keras
 
@@ -22,5 +21,8 @@ def blank_start() -> Iterator[None]:
             return draw(self, shape, dtype, **kwargs)
         return keras.ops.zeros(shape, dtype)
 
-    with mock.patch.object(keras.initializers.RandomUniform, "__call__", zeros):
+    keras.initializers.RandomUniform.__call__ = zeros
+    try:
         yield
+    finally:
+        keras.initializers.RandomUniform.__call__ = draw

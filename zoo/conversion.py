@@ -4,7 +4,7 @@ from pathlib import Path
 
 import keras
 
-from zoo.architectures import architecture, architecture_of
+from zoo.architectures import architecture, architecture_of, has_heads
 from zoo.entry import Entry
 from zoo.errors import ZooError
 from zoo.exporting import export_weights
@@ -44,6 +44,8 @@ def convert(
     if Path(from_file).name.endswith(".keras"):
         model, report = _read_converted(entry, from_file), None
         counters = recorded_counters(from_file)
+        if heads and not has_heads(model):
+            raise ZooError(f"{from_file}: was converted without its heads; convert the checkpoint itself")
     else:
         model, report = load_file(entry, from_file, heads=heads, tolerance=tolerance)
         counters = report.counters
@@ -71,13 +73,12 @@ def load_file(
     """
     if entry.architecture is None:
         raise ZooError(f"{entry.name} is data and no network: zoo.download({entry.name!r}) gives its path")
-    kind = "torch" if entry.format == "torch" else "caffe"
-    state = read_arrays(path, kind)
+    state = read_arrays(path, entry.source)
     built = architecture(entry.architecture)
     model = built.model(dict(entry.options), heads)
-    weight_map = built.weight_map(kind, model)
+    weight_map = built.weight_map(entry.source, model)
     weight_map.load(state, model)
-    differences, compared_with = verify(model, built.name, kind, state, tolerance=tolerance)
+    differences, compared_with = verify(model, built.name, entry.source, state, tolerance=tolerance)
     left_out = tuple(key for key in weight_map.left_out if key in state)
     counters = weight_map.counts(state)
     return model, _report(entry, path, compared_with, tolerance, differences, left_out, counters)
@@ -92,9 +93,8 @@ def verify_file(
         ZooError: if either file cannot be read, or they differ.
     """
     model = _read_converted(entry, model_path)
-    kind = "torch" if entry.format == "torch" else "caffe"
-    state = read_arrays(path, kind)
-    differences, compared_with = verify(model, entry.architecture, kind, state, tolerance=tolerance)
+    state = read_arrays(path, entry.source)
+    differences, compared_with = verify(model, entry.architecture, entry.source, state, tolerance=tolerance)
     return _report(entry, path, compared_with, tolerance, differences)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from zoo.atomic_file import atomic_path
 from zoo.cache import cache_dir
 from zoo.entry import Entry
 from zoo.errors import DownloadError
@@ -37,9 +38,9 @@ def download(name: str, *, network: Network | None = None) -> Path:
     if not entry.links:
         raise DownloadError(f"{name} has no link: {entry.notes or 'give a file (`from_file`, --from_file)'}")
     final = cache_dir() / name / entry.file_name
-    if final.exists() and _is_intact(entry, final):
-        return final
     try:
+        if final.exists() and _is_intact(entry, final):
+            return final
         final.parent.mkdir(parents=True, exist_ok=True)
         with _lock(final):
             if not (final.exists() and _is_intact(entry, final)):
@@ -66,8 +67,8 @@ def _download(entry: Entry, final: Path, network: Network) -> None:
         except DownloadError as error:
             failures.append(f"  {link}: {error}")
             continue
-        digest = final.with_name(final.name + ".sha256")
-        digest.write_text(f"{sha256_of(part)}  {final.name}\n")
+        with atomic_path(_record(final)) as temporary:
+            temporary.write_text(f"{sha256_of(part)}  {final.name}\n")
         os.replace(part, final)
         return
     raise DownloadError(
@@ -101,16 +102,20 @@ def _check(entry: Entry, link: str, path: Path, final: Path) -> None:
         check_mac(MegaLink.parse(link), path)
     expected = _expected_hash(entry, final)
     if expected and (found := sha256_of(path)) != expected:
-        recorded = final.with_name(final.name + ".sha256")
-        advice = "" if entry.sha256 else f"; if its owner has replaced it, delete {recorded}"
+        advice = "" if entry.sha256 else f"; if its owner has replaced it, delete {_record(final)}"
         raise DownloadError(f"its SHA-256 is {found}, expected {expected}{advice}")
 
 
 def _expected_hash(entry: Entry, final: Path) -> str | None:
-    recorded = final.with_name(final.name + ".sha256")
     if entry.sha256:
         return entry.sha256
-    return recorded.read_text().split()[0] if recorded.exists() else None
+    words = _record(final).read_text().split() if _record(final).exists() else []
+    return words[0] if words else None
+
+
+def _record(final: Path) -> Path:
+    """Where the hash of the first verified download is kept."""
+    return final.with_name(final.name + ".sha256")
 
 
 def _is_intact(entry: Entry, final: Path) -> bool:
@@ -122,4 +127,4 @@ def _is_intact(entry: Entry, final: Path) -> bool:
 def _explained(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return "the disk is full or a quota is used up: make room and run it again, it will go on from there"
-    return f"the cache cannot be written ({error.strerror or error})"
+    return f"the cache cannot be used ({error.strerror or error})"

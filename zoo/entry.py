@@ -59,6 +59,11 @@ class Entry:
         for link in self.links:
             self._check(_LINK.match(link), "links", "https://, file:// or http://127.0.0.1 links")
 
+    @property
+    def source(self) -> str:
+        """Which naming of the arrays the file has: `torch` or `caffe`."""
+        return "torch" if self.format == "torch" else "caffe"
+
     def _check(self, condition, field: str, wanted: str) -> None:
         if not condition:
             raise ValueError(f"`{field}` must be {wanted}. Received: {field}={getattr(self, field)!r}")

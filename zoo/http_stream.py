@@ -102,6 +102,8 @@ def _total(response: requests.Response, offset: int, size: int | None) -> int | 
     if None not in (size, announced) and size != announced:
         raise DownloadError(f"the server offers {announced} bytes where {size} were promised")
     total = announced if size is None else size
+    if total is None and response.headers.get("Transfer-Encoding") != "chunked":
+        raise DownloadError("the server does not say how long the file is, so that its end cannot be told")
     if total is not None and total > MAX_BYTES:
         raise DownloadError(f"the file is too large: {total} bytes")
     return total

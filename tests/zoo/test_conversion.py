@@ -100,6 +100,15 @@ def test_heads(released):
     assert "rotation_logits" not in zoo.load("narrow", from_file=path).output
 
 
+def test_heads_of_a_folded_network(released, tmp_path):
+    zoo.convert("narrow", released[0], tmp_path / "a.keras", heads=True, fold=True)
+    with pytest.raises(zoo.WeightError, match="Caffe form has no heads"):
+        zoo.convert("narrow", released[0], tmp_path / "a.caffemodel", heads=True, fold=True)
+    zoo.convert("narrow", released[0], tmp_path / "b.keras")
+    with pytest.raises(zoo.ZooError, match="converted without its heads"):
+        zoo.convert("narrow", tmp_path / "b.keras", tmp_path / "b.pth", heads=True)
+
+
 def test_heads_that_are_not_there(tmp_path):
     save_torch(tmp_path / "x.pth", alexnet_state())
     register_narrow()

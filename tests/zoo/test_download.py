@@ -181,6 +181,14 @@ def test_wrong_size(site, announce):
         fetch(site.url, size=299_999)
 
 
+def test_a_file_of_unknown_length_and_hash_is_refused(site, cache):
+    """A connection that closes early could not be told from the end."""
+    site.announce_length, site.cut_after, site.cut_times = False, 1000, 1
+    with pytest.raises(zoo.DownloadError, match="does not say how long"):
+        fetch(site.url)
+    assert "narrow.bin" not in leftovers(cache)
+
+
 def test_offline(site, monkeypatch, tmp_path):
     monkeypatch.setenv("RFD_TF_OFFLINE", "1")
     with pytest.raises(zoo.DownloadError, match=r"RFD_TF_OFFLINE forbids the network[\s\S]*--from_file"):

@@ -127,7 +127,7 @@ HOSTILE = {
     ),
     "trailing bytes": (legacy(mapping({"x": tensor([4])}), [("0", ONES)]) + b"more", "4 bytes behind"),
     "zip without data.pkl": (archive(b"", {}).replace(b"data.pkl", b"daXa.pkl"), "0 data.pkl"),
-    "zip with two": (archive(b"", {"data.pkl": b""}).replace(b"x/data.pkl", b"y/data.pkl", 1), "data.pkl"),
+    "zip with two": (archive(b"", {"data.pkX": b""}).replace(b"x/data.pkX", b"y/data.pkl"), "2 data.pkl"),
     "zip without its storage": (archive(mapping({"x": tensor([4])}), {}), r"lacks its member 'x/data/0'"),
     "zip with a short storage": (
         archive(mapping({"x": tensor([4])}), {"data/0": b"1234"}),
@@ -141,7 +141,6 @@ HOSTILE = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("case", HOSTILE)
 def test_hostile_files_are_refused(case, tmp_path, monkeypatch):
     content, message = HOSTILE[case]
