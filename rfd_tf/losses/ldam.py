@@ -47,15 +47,15 @@ class LDAMLoss(keras.losses.Loss):
         scale: float = 30.0,
         name: str = "ldam_loss",
     ):
-        super().__init__(name=name, reduction="sum_over_batch_size", dtype="float32")
+        super().__init__(name=name, reduction="sum_over_batch_size", dtype=keras.config.floatx())
         if not 0 < scale < float("inf"):
             raise ValueError(f"`scale` must be positive and finite. Received: scale={scale}")
         self.class_counts = [float(count) for count in checked_class_counts(class_counts)]
         self.max_margin = max_margin
         self.scale = scale
-        self.margins = ldam_margins(self.class_counts, max_margin).astype("float32")
+        self.margins = ldam_margins(self.class_counts, max_margin).astype(self.dtype)
         self.class_weights = keras.Variable(
-            [1.0] * self.num_classes, trainable=False, dtype="float32", name="class_weights"
+            [1.0] * self.num_classes, trainable=False, dtype=self.dtype, name="class_weights"
         )
 
     @property
@@ -64,7 +64,7 @@ class LDAMLoss(keras.losses.Loss):
 
     def reweight(self, beta: float) -> None:
         """Set the class weights to the class-balanced ones of `beta` in [0, 1); 0 sets them to 1."""
-        self.class_weights.assign(class_balanced_weights(self.class_counts, beta).astype("float32"))
+        self.class_weights.assign(class_balanced_weights(self.class_counts, beta).astype(self.dtype))
 
     def call(self, y_true, y_pred):
         """Losses per example, [B], without class weights."""
@@ -73,8 +73,8 @@ class LDAMLoss(keras.losses.Loss):
         labels = _flat_labels(y_true)
         in_range = ops.logical_and(labels >= 0, labels < self.num_classes)
         _require_in_range(in_range, labels, self.num_classes)
-        true_class = ops.one_hot(labels, self.num_classes, dtype="float32")
-        logits = self.scale * (ops.cast(y_pred, "float32") - true_class * self.margins)
+        true_class = ops.one_hot(labels, self.num_classes, dtype=self.dtype)
+        logits = self.scale * (ops.cast(y_pred, self.dtype) - true_class * self.margins)
         losses = ops.logsumexp(logits, axis=-1) - ops.sum(true_class * logits, axis=-1)
         return ops.where(in_range, losses, float("nan"))
 
@@ -83,7 +83,7 @@ class LDAMLoss(keras.losses.Loss):
         weights = ops.take(self.class_weights, _flat_labels(y_true), axis=0)
         divisor = sum_over_replicas(ops.sum(weights)) / num_replicas()
         if sample_weight is not None:
-            weights = weights * ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
+            weights = weights * ops.reshape(ops.cast(sample_weight, self.dtype), (-1,))
         # Keras adds up the replicas' losses.
         return ops.sum(weights * losses) / divisor / num_replicas()
 

@@ -1,0 +1,81 @@
+"""Trains the compound model and an LDAM classifier on NumPy arrays, on the backend of $KERAS_BACKEND.
+
+Run as `python -m tests.backends.train_on_backend OUT.npz`; everything random comes from NumPy.
+"""
+
+import sys
+
+import keras
+import numpy as np
+
+from rfd_tf.callbacks import DeferredReweighting, InstanceWeighting
+from rfd_tf.imbalance import effective_rotation_counts, rotation_instance_weights
+from rfd_tf.layers import CosineDense
+from rfd_tf.losses import LDAMLoss
+from rfd_tf.models import RotationDecoupling, resnet_cifar
+from rfd_tf.optimizers import CoupledSGD
+
+N, BATCH, K = 256, 8, 16
+
+
+def set_weights(model, rng) -> None:
+    """The same weights on every backend: small kernels, unit scales."""
+    for variable in model.variables:
+        if variable.path.endswith(("kernel", "bias", "rows")):
+            variable.assign(rng.uniform(-0.2, 0.2, variable.shape).astype("float64"))
+
+
+def train_compound(rng) -> dict[str, np.ndarray]:
+    weights = rotation_instance_weights(rng.uniform(size=(N, 4)))
+    model = RotationDecoupling(
+        resnet_cifar(20, (12, 12, 3), ["pool"], width=4),
+        N,
+        num_negatives=K,
+        rotation_head="cosine",
+        rotation_loss=LDAMLoss(effective_rotation_counts(weights)),
+        use_instance_weights=True,
+    )
+    set_weights(model, rng)
+    model.set_instance_weights(weights)
+    model.compile(CoupledSGD(0.003, 0.9, nesterov=True, coupled_weight_decay=5e-4))
+    data = {
+        "image": rng.normal(size=(2 * BATCH, 12, 12, 3)).astype("float64"),
+        "index": np.arange(2 * BATCH),
+        "negatives": rng.integers(0, N, (2 * BATCH, K)).astype("int32"),
+    }
+    callbacks = [DeferredReweighting(1, beta=0.99), InstanceWeighting(1)]
+    history = model.fit(data, batch_size=BATCH, epochs=2, shuffle=False, verbose=0, callbacks=callbacks)
+    results = {f"compound/{name}": np.array(values) for name, values in history.history.items()}
+    results["compound/bank"] = keras.ops.convert_to_numpy(model.memory_bank.rows.value)
+    results["compound/normalizer"] = keras.ops.convert_to_numpy(model.memory_bank.normalizer.value)
+    results["compound/rotation_head"] = keras.ops.convert_to_numpy(model.rotation_head.kernel.value)
+    outputs = model.predict(data, batch_size=BATCH, verbose=0)
+    return results | {f"compound/{name}": value for name, value in outputs.items()}
+
+
+def train_classifier(rng) -> dict[str, np.ndarray]:
+    counts = (1000, 100, 10)
+    model = keras.Sequential([keras.Input((6,)), CosineDense(3)])
+    set_weights(model, rng)
+    model.compile(CoupledSGD(0.1, 0.9), loss=LDAMLoss(counts))
+    x, y = rng.normal(size=(32, 6)).astype("float64"), rng.integers(0, 3, 32)
+    history = model.fit(
+        x, y, batch_size=8, epochs=3, shuffle=False, verbose=0, callbacks=[DeferredReweighting(1, beta=0.999)]
+    )
+    return {
+        "classifier/loss": np.array(history.history["loss"]),
+        "classifier/logits": model.predict(x, verbose=0),
+    }
+
+
+def main(path: str) -> None:
+    # Doubles: what rounding makes of ReLUs and batch norm in a few float32 steps is more than 1e-4.
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    rng = np.random.default_rng(0)
+    results = train_compound(rng) | train_classifier(rng)
+    np.savez(path, backend=keras.backend.backend(), **results)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,93 @@
+"""One device, two replicas and two worker processes see the same batches and learn the same."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rfd_tf import distribution
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 600
+
+
+def start(path: Path, strategy: str, tf_config: dict | None = None) -> subprocess.Popen:
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""}
+    environment.pop("TF_CONFIG", None)
+    if tf_config:
+        environment["TF_CONFIG"] = json.dumps(tf_config)
+    command = [sys.executable, "-m", "tests.distribution.two_replicas", str(path), strategy]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def result(process: subprocess.Popen, path: Path) -> dict[str, np.ndarray]:
+    try:
+        output, _ = process.communicate(timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    assert process.returncode == 0, output
+    with np.load(path) as results:
+        return dict(results)
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def one_device(tmp_path_factory):
+    path = tmp_path_factory.mktemp("one") / "out.npz"
+    return result(start(path, "one_device"), path)
+
+
+def assert_same(found, expected):
+    for name in expected.keys() - {"banks", "normalizers"}:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-7, err_msg=name)
+    for bank in found["banks"]:
+        np.testing.assert_array_equal(bank, found["banks"][0])  # the same on every replica, to the bit
+        np.testing.assert_allclose(bank, expected["banks"][0], atol=1e-5)
+    np.testing.assert_allclose(found["normalizers"], expected["normalizers"][0], rtol=1e-6)
+
+
+def test_two_mirrored_replicas_learn_what_one_device_learns(one_device, tmp_path):
+    path = tmp_path / "out.npz"
+    found = result(start(path, "mirrored"), path)
+    assert len(found["banks"]) == 2
+    assert_same(found, one_device)
+
+
+def test_two_worker_processes_learn_what_one_device_learns(one_device, tmp_path):
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
+    paths = [tmp_path / f"worker{index}.npz" for index in range(2)]
+    processes = [
+        start(path, "multi_worker", {"cluster": cluster, "task": {"type": "worker", "index": index}})
+        for index, path in enumerate(paths)
+    ]
+    found = [result(process, path) for process, path in zip(processes, paths, strict=True)]
+    np.testing.assert_array_equal(found[0]["banks"], found[1]["banks"])
+    for worker in found:
+        assert_same(worker, one_device)
+
+
+def test_unknown_strategy_and_missing_cluster(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(ValueError, match="'tpu'"):
+        distribution.create_strategy("tpu")
+    with pytest.raises(ValueError, match="TF_CONFIG"):
+        distribution.create_strategy("multi_worker")
+    with pytest.raises(ValueError, match="logical_cpus"):
+        distribution.create_strategy("one_device", logical_cpus=2)
