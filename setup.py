@@ -6,14 +6,10 @@ from setuptools import find_packages, setup
 
 CORE = [
     "absl-py>=2.3,<3",
-<<<<<<< HEAD
     "cryptography>=45",
     "filelock>=3.16,<5",
-    "h5py>=3.12,<4",
-=======
     "h5py>=3.11,<4",
     "importlib-resources>=6",  # tensorflow-datasets imports it without asking for it
->>>>>>> main
     "keras>=3.15,<4",
     "matplotlib>=3.9,<4",
     "ml-collections>=1.1,<2",

@@ -68,8 +68,8 @@ def test_our_alexnet_runs_in_opencv(tmp_path, fold):
         np.testing.assert_allclose(actual, value, rtol=0, atol=1e-4 * max(1, value.max()), err_msg=blob)
 
 
-def test_cifar10_quick_beats_chance(test_data):
-    """Its training mean image is not among the files; the test images' own mean comes close."""
+def test_cifar10_quick_classifies(test_data):
+    """72 % and 75 %. Its training mean image is not among the files; the test images' own mean stands in."""
     arrays = np.load(test_data / "cifar10_lossless_test.npz")
     images = arrays["images"].astype("float32")
     model, weight_map = cifar10_quick()
@@ -77,7 +77,7 @@ def test_cifar10_quick_beats_chance(test_data):
     for name in ("cifar10_quick_iter_4000.caffemodel", "cifar10_quick_iter_5000.caffemodel.h5"):
         weight_map.load(blob_state(read_caffe(folder / name)), model)
         predicted = model.predict(images - images.mean(0), verbose=0).argmax(-1)
-        assert (predicted == arrays["labels"]).mean() > 0.6
+        assert (predicted == arrays["labels"]).mean() > 0.7
 
 
 def net(**fields):
