@@ -36,7 +36,9 @@ def download(name: str, *, network: Network | None = None) -> Path:
     """
     entry = info(name)
     if not entry.links:
-        raise DownloadError(f"{name} has no link: {entry.notes or 'give a file (`from_file`, --from_file)'}")
+        raise DownloadError(
+            f"{name} has no link: give a file by --from_file, or its path in place of zoo:{name}"
+        )
     final = cache_dir() / name / entry.file_name
     try:
         if final.exists() and _is_intact(entry, final):

@@ -60,7 +60,7 @@ def _cifar_resnet(depth: int) -> Entry:
         preprocessing=Preprocessing(input_size=(32, 32)),
         licence="BSD-2-Clause",
         citation=_RESNET,
-        notes="No link: give a checkpoint of the cited repository with --from_file.",
+        notes="The checkpoints are in the cited repository; give one with --from_file.",
     )
 
 
