@@ -6,17 +6,24 @@ from setuptools import find_packages, setup
 
 CORE = [
     "absl-py>=2.3,<3",
+    "cryptography>=45",
+    "filelock>=3.16,<5",
     "h5py>=3.11,<4",
     "importlib-resources>=6",  # tensorflow-datasets imports it without asking for it
     "keras>=3.15,<4",
     "matplotlib>=3.9,<4",
     "ml-collections>=1.1,<2",
+    "ml-dtypes>=0.5,<1",
     "numpy>=2.0,<3",
     "pillow>=11,<14",
+    "platformdirs>=4.3,<5",
+    "protobuf>=6.31,<8",
+    "requests>=2.32,<3",
     "scikit-learn>=1.5,<2",
     "tensorboard>=2.20,<3",
     "tensorflow>=2.21,<2.22",
     "tensorflow-datasets>=4.9.10,<5",
+    "tqdm>=4.66,<5",
 ]
 EXTRAS = {
     "jax": ["jax>=0.10,<0.11"],
@@ -27,6 +34,7 @@ EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement
 EXTRAS["test"] = [
     *EXTRAS["lint"],
     "jax==0.10.2",
+    "opencv-python-headless>=4.14,<5",
     "pytest>=8,<10",
     "pytest-xdist>=3.6,<4",
     "torch==2.13.0",

@@ -1,0 +1,42 @@
+"""Released weights: found, downloaded, converted to Keras, verified.
+
+Nothing heavy is imported before it is used.
+"""
+
+import importlib
+
+# Public name -> (module, name there). No module bears a public name: importing it would hide the function.
+_PUBLIC = {
+    "DownloadError": ("zoo.errors", "DownloadError"),
+    "Entry": ("zoo.entry", "Entry"),
+    "FormatError": ("zoo.errors", "FormatError"),
+    "Network": ("zoo.network", "Network"),
+    "Preprocessing": ("zoo.preprocessing", "Preprocessing"),
+    "VerificationError": ("zoo.errors", "VerificationError"),
+    "WeightError": ("zoo.errors", "WeightError"),
+    "ZooError": ("zoo.errors", "ZooError"),
+    "convert": ("zoo.conversion", "convert"),
+    "download": ("zoo.downloader", "download"),
+    "export_weights": ("zoo.exporting", "export_weights"),
+    "fold_batch_norm": ("zoo.folding", "fold_batch_norm"),
+    "info": ("zoo.registry", "info"),
+    "list": ("zoo.registry", "entry_names"),
+    "load": ("zoo.loading", "load"),
+    "model_card": ("zoo.cards", "model_card"),
+    "register": ("zoo.registry", "register"),
+    "rescale": ("zoo.rescaling", "rescale"),
+    "resolve_init": ("zoo.init_weights", "resolve_init"),
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str):
+    if name in _PUBLIC:
+        module, attribute = _PUBLIC[name]
+        return getattr(importlib.import_module(module), attribute)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(_PUBLIC)

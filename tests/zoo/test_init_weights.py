@@ -1,0 +1,80 @@
+import keras
+import numpy as np
+import pytest
+
+import zoo
+from rfd_tf.models import RotationDecoupling, alexnet, resnet_cifar
+from tests.zoo.released import NARROW, alexnet_state, register_narrow, resnet_state, save_torch
+from zoo import registry
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    save_torch(folder / "a.pth.tar", alexnet_state(heads=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "_entries", {})
+        register_narrow()
+        zoo.convert("narrow", folder / "a.pth.tar", folder / "a.keras")
+        zoo.convert("narrow", folder / "a.keras", folder / "a.caffemodel")
+        zoo.convert("narrow", folder / "a.keras", folder / "a.pth")
+    return folder
+
+
+@pytest.fixture
+def files(converted):
+    """The same weights as a zoo entry and as files of every kind."""
+    register_narrow(links=((converted / "a.pth.tar").as_uri(),))
+    return converted
+
+
+@pytest.mark.parametrize("spec", ["zoo:narrow", "a.pth.tar", "a.pth", "a.keras", "a.caffemodel"])
+def test_every_source_gives_the_same_weights(files, spec):
+    backbone = alexnet(width=NARROW)
+    zoo.resolve_init(spec if spec.startswith("zoo:") else files / spec, backbone)
+    expected = zoo.load("narrow").get_weights()
+    for actual, wanted in zip(backbone.get_weights(), expected, strict=True):
+        np.testing.assert_array_equal(actual, wanted)
+
+
+@pytest.mark.parametrize("compound", [False, True], ids=["backbone", "trained model"])
+def test_our_own_runs(tmp_path, compound):
+    backbone = resnet_cifar(20, name="other")
+    model = RotationDecoupling(backbone, 5, num_negatives=2) if compound else backbone
+    model.save(tmp_path / "b.keras")
+    target = resnet_cifar(20)
+    zoo.resolve_init(str(tmp_path / "b.keras"), target)
+    np.testing.assert_array_equal(target.get_weights()[0], backbone.get_weights()[0])
+
+
+@pytest.mark.parametrize(
+    ("spec", "target", "message"),
+    [
+        ("zoo:nobody", lambda: alexnet(width=NARROW), "no entry 'nobody'"),
+        ("zoo:narrow", lambda: alexnet(width=8), r"'fc6/kernel' has shape \(9216, 32\), the network needs"),
+        ("a.pth.tar", lambda: alexnet(width=8), r"a\.pth\.tar: .*has shape \(32, 9216\)"),
+        ("a.keras", lambda: resnet_cifar(20), "does not fit the network 'resnet20': it lacks"),
+        ("a.pth", lambda: resnet_cifar(20), r"a\.pth: The file lacks"),
+        ("a.caffemodel", lambda: resnet_cifar(20), "resnet20 has no caffe form"),
+        ("a.caffemodel", lambda: alexnet(width=NARROW, use_batch_norm=False), "The file lacks .*fc6/1"),
+        ("missing.keras", lambda: resnet_cifar(20), "there is no such file"),
+        ("a.txt", lambda: resnet_cifar(20), "unknown ending"),
+        ("a.pth", lambda: keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)]), "no AlexNet and no"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_changes_nothing(files, spec, target, message):
+    backbone = target()
+    before = backbone.get_weights()
+    with pytest.raises(zoo.ZooError, match=message):
+        zoo.resolve_init(spec if spec.startswith("zoo:") else files / spec, backbone)
+    for old, new in zip(before, backbone.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_resnet_file(tmp_path):
+    state = resnet_state()
+    save_torch(tmp_path / "a.th", state, nest="state_dict")
+    backbone = resnet_cifar(20)
+    zoo.resolve_init(tmp_path / "a.th", backbone)
+    kernel = backbone.get_layer("conv1_conv").get_weights()[0]
+    np.testing.assert_array_equal(kernel, state["conv1.weight"].transpose(2, 3, 1, 0))

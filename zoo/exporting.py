@@ -1,0 +1,66 @@
+"""From a Keras network to PyTorch and Caffe files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import keras
+
+from zoo.architectures import architecture_of
+from zoo.atomic_file import atomic_path
+from zoo.hashing import sha256_of
+from zoo.keras_file import read_keras
+from zoo.report import Report
+from zoo.sources import kind_of, read_arrays, write_arrays
+from zoo.verification import TOLERANCE, compare, outputs, random_images, verify
+
+
+def export_weights(
+    model: keras.Model,
+    out: str | Path,
+    *,
+    source: str | Path | None = None,
+    entry: str | None = None,
+    counters: Mapping[str, int] | None = None,
+    tolerance: float = TOLERANCE,
+) -> Report:
+    """Write a network as `.keras`, `.pth` (zip format) or `.caffemodel`, and its report `OUT.json` beside it.
+
+    The file is read back and compared with the network before it appears under its name.
+
+    Args:
+        model: an AlexNet or CIFAR ResNet of ours, with or without its heads.
+        out: ends in one of those.
+        source: the file that the network came from, for the report.
+        entry: the zoo entry that it came from, for the report.
+        counters: values for PyTorch's `num_batches_tracked`; zero where not given.
+        tolerance: how far the file's network may be from `model`.
+
+    Raises:
+        ZooError: if the network has no such form, or the file is not equal to it; nothing is written then.
+    """
+    kind = kind_of(out)
+    built = architecture_of(model)
+    out = Path(out)
+    with atomic_path(out) as temporary:
+        if kind == "keras":
+            model.save(temporary)
+            images = random_images(model)
+            differences = compare(outputs(read_keras(temporary), images), outputs(model, images), tolerance)
+            compared_with = "the network before it was saved"
+        else:
+            write_arrays(temporary, kind, built.weight_map(kind, model).state(model, counters))
+            state = read_arrays(temporary, kind)
+            differences, compared_with = verify(model, built.name, kind, state, tolerance=tolerance)
+        file = source or temporary
+        report = Report(
+            architecture=built.name,
+            source_file=Path(source or out).name,
+            source_sha256=sha256_of(file),
+            compared_with=compared_with,
+            tolerance=tolerance,
+            differences=differences,
+            entry=entry,
+            counters=counters or {},
+        )
+    report.write_beside(out)
+    return report

@@ -1,0 +1,59 @@
+"""Initial weights of a backbone, by a zoo name or a file."""
+
+from pathlib import Path
+
+import keras
+
+from zoo.architectures import architecture_of
+from zoo.errors import WeightError
+from zoo.keras_file import read_keras
+from zoo.sources import kind_of, read_arrays
+
+PREFIX = "zoo:"
+
+
+def resolve_init(spec: str | Path, backbone: keras.Model) -> None:
+    """Set all weights of `backbone` from a zoo entry or a file; nothing is set unless everything fits.
+
+    Args:
+        spec: `zoo:NAME`, or the path of a `.keras`, `.pth`, `.pth.tar`, `.pt`, `.th`, `.caffemodel` or
+            `.caffemodel.h5` file. A `.keras` file may also hold a model with an attribute `backbone`.
+        backbone: an AlexNet or CIFAR ResNet of ours; from `.keras` files any functional model.
+
+    Raises:
+        ZooError: if it cannot be had or read, or a name or shape does not fit.
+
+    Example:
+        >>> zoo.resolve_init("zoo:rfd_alexnet_imagenet", backbone)
+    """
+    if str(spec).startswith(PREFIX):
+        from zoo.loading import load
+
+        _copy(load(str(spec).removeprefix(PREFIX)), backbone, str(spec))
+    elif (kind := kind_of(spec)) == "keras":
+        model = read_keras(spec)
+        _copy(getattr(model, "backbone", model), backbone, str(spec))
+    else:
+        weight_map = architecture_of(backbone).weight_map(kind, backbone)
+        try:
+            weight_map.load(read_arrays(spec, kind), backbone)
+        except WeightError as error:
+            raise WeightError(f"{spec}: {error}") from error
+
+
+def _copy(source: keras.Model, target: keras.Model, name: str) -> None:
+    values = {variable.path: variable for variable in source.weights}
+    variables = {variable.path: variable for variable in target.weights}
+    if values.keys() != variables.keys():
+        missing = sorted(variables.keys() - values.keys())[:4]
+        extra = sorted(values.keys() - variables.keys())[:4]
+        raise WeightError(
+            f"{name} does not fit the network {target.name!r}: it lacks {missing}, it has besides {extra}"
+        )
+    for path, variable in variables.items():
+        if values[path].shape != variable.shape:
+            raise WeightError(
+                f"{name}: {path!r} has shape {values[path].shape}, the network needs {variable.shape}"
+            )
+    for path, variable in variables.items():
+        variable.assign(values[path])

@@ -1,0 +1,119 @@
+"""Forward passes from the source's own arrays: independent of Keras and of the weight maps."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+_BLOCKS = {"conv1": 0, "conv2": 2, "conv3": 4, "conv4": 5, "conv5": 6}
+_GEOMETRY = {"conv1": (4, 2), "conv2": (1, 2), "conv3": (1, 1), "conv4": (1, 1), "conv5": (1, 1)}
+_POOLS = {"conv1": "pool1", "conv2": "pool2", "conv5": "pool5"}
+
+
+def reference_ops(backend: str | None = None):
+    """`TorchOps` where PyTorch is installed, else `NumpyOps`; or the one asked for (`torch`, `numpy`)."""
+    if backend != "numpy":
+        try:
+            from zoo.reference_torch import TorchOps
+
+            return TorchOps()
+        except ImportError:
+            if backend == "torch":
+                raise
+    from zoo.reference_numpy import NumpyOps
+
+    return NumpyOps()
+
+
+def reference_features(
+    architecture: str, source: str, state: Mapping[str, np.ndarray], images: np.ndarray, ops
+) -> dict[str, np.ndarray]:
+    """Every feature, and the heads' outputs where the source has heads, channels last.
+
+    Args:
+        architecture: `alexnet`, `alexnet_no_bn` or `resnetDEPTH`.
+        source: `torch` or `caffe`, which named the arrays.
+        state: the file's arrays.
+        images: [B, H, W, 3], normalised.
+        ops: of `reference_ops`.
+    """
+    parameters = _Parameters(state, ops)
+    x = ops.array(np.ascontiguousarray(np.moveaxis(images, -1, 1)))
+    if architecture.startswith("resnet"):
+        features = _resnet(parameters, x, ops)
+    else:
+        features = _alexnet(parameters, x, ops, source, architecture == "alexnet")
+    arrays = {name: ops.numpy(value) for name, value in features.items()}
+    return {name: np.moveaxis(a, 1, -1) if a.ndim == 4 else a for name, a in arrays.items()}
+
+
+class _Parameters:
+    """Arrays of the source by their own names."""
+
+    def __init__(self, state: Mapping[str, np.ndarray], ops):
+        self._state, self._ops = state, ops
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._state
+
+    def __call__(self, *keys: str) -> list:
+        return [self._ops.array(self._state[key]) if key in self._state else None for key in keys]
+
+
+def _alexnet(parameters, x, ops, source: str, has_norm: bool) -> dict:
+    features = {}
+    for name, (stride, padding) in _GEOMETRY.items():
+        kernel, norm = _alexnet_keys(source, name)
+        x = ops.convolution(x, *parameters(*kernel), stride, padding)
+        x = features[name] = ops.relu(ops.batch_norm(x, *parameters(*norm)) if has_norm else x)
+        if name in _POOLS:
+            x = features[_POOLS[name]] = ops.max_pool(x)
+    x = ops.flatten(x)
+    for name in ("fc6", "fc7"):
+        kernel, norm = _alexnet_keys(source, name)
+        x = ops.dense(x, *parameters(*kernel))
+        x = ops.relu(ops.batch_norm(x, *parameters(*norm)) if has_norm else x)
+    features["fc_block"] = x
+    if "fc_classifier.0.weight" in parameters and "norm.0.weight" in parameters:
+        half = x.shape[1] // 2
+        weights = parameters("fc_classifier.0.weight", "fc_classifier.0.bias")
+        features["rotation_logits"] = ops.dense(x[:, :half], *weights)
+        projection = ops.dense(x[:, half:], *parameters("norm.0.weight", "norm.0.bias"))
+        features["embedding"] = ops.unit_length(projection)
+    return features
+
+
+def _alexnet_keys(source: str, name: str) -> tuple[list[str], list[str]]:
+    """(weight, bias), (scale, shift, mean, variance) as the source names them."""
+    if source == "caffe":
+        norm = [f"{name}_scale/0", f"{name}_scale/1", f"{name}_bn/0", f"{name}_bn/1"]
+        return [f"{name}/0", f"{name}/1"], norm
+    block, position = (_BLOCKS[name], 0) if name in _BLOCKS else (8, {"fc6": 1, "fc7": 4}[name])
+    kernel = f"_feature_blocks.{block}.{position}."
+    return [kernel + "weight", kernel + "bias"], _norm_keys(f"_feature_blocks.{block}.{position + 1}.")
+
+
+def _norm_keys(prefix: str) -> list[str]:
+    return [prefix + part for part in ("weight", "bias", "running_mean", "running_var")]
+
+
+def _resnet(parameters, x, ops) -> dict:
+    def convolution_norm(x, prefix, number, stride):
+        x = ops.convolution(x, *parameters(f"{prefix}conv{number}.weight"), None, stride, 1)
+        return ops.batch_norm(x, *parameters(*_norm_keys(f"{prefix}bn{number}.")))
+
+    x = ops.relu(convolution_norm(x, "", 1, 1))
+    features = {"conv1": x}
+    for block in (1, 2, 3):
+        unit = 0
+        while f"layer{block}.{unit}.conv1.weight" in parameters:
+            prefix = f"layer{block}.{unit}."
+            stride = 2 if block > 1 and unit == 0 else 1
+            y = ops.relu(convolution_norm(x, prefix, 1, stride))
+            y = convolution_norm(y, prefix, 2, 1)
+            x = ops.relu(y + (ops.shortcut(x, y.shape[1]) if stride == 2 else x))
+            unit += 1
+        features[f"block{block}"] = x
+    x = features["pool"] = ops.spatial_mean(x)
+    if "linear.weight" in parameters:
+        features["logits"] = ops.dense(x, *parameters("linear.weight", "linear.bias"))
+    return features

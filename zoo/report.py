@@ -1,0 +1,90 @@
+"""The report of a conversion, kept beside the converted file."""
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from zoo.atomic_file import atomic_path
+from zoo.verification import Difference
+
+_PACKAGES = ("rfd_tf", "keras", "tensorflow", "numpy", "torch", "protobuf", "h5py")
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was converted from what, and how far apart the two are.
+
+    Args:
+        architecture: of the network.
+        source_file: name of the file that was read, without its folder.
+        source_sha256: of its bytes.
+        compared_with: the independent forward pass.
+        tolerance: that was kept.
+        differences: per output.
+        entry: the zoo entry, where there is one.
+        left_out: source keys that were not wanted.
+        counters: PyTorch's `num_batches_tracked`, which Keras has no place for, kept for the way back.
+        versions: of the packages.
+        date: UTC, ISO 8601.
+    """
+
+    architecture: str
+    source_file: str
+    source_sha256: str
+    compared_with: str
+    tolerance: float
+    differences: Mapping[str, Difference]
+    entry: str | None = None
+    left_out: tuple[str, ...] = ()
+    counters: Mapping[str, int] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=_versions)
+    date: str = field(default_factory=_now)
+
+    def write_beside(self, path: str | Path) -> Path:
+        """Write `PATH.json` and return its path."""
+        target = report_path(path)
+        with atomic_path(target) as temporary:
+            temporary.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        return target
+
+    def lines(self) -> list[str]:
+        """For people: one line per output."""
+        head = f"{self.architecture}: compared with {self.compared_with}, tolerance {self.tolerance:g}"
+        rows = [
+            f"  {name:16} max |difference| {d.max_abs_difference:.3g}   max |value| {d.max_abs_value:.3g}"
+            for name, d in self.differences.items()
+        ]
+        return [head, *rows]
+
+
+def recorded_counters(path: str | Path) -> dict[str, int]:
+    """The counters in the report beside a converted file; empty without a readable report."""
+    try:
+        counters = json.loads(report_path(path).read_text(encoding="utf-8"))["counters"]
+        return {str(key): int(value) for key, value in counters.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def report_path(path: str | Path) -> Path:
+    """Where the report of a converted file lies."""
+    path = Path(path)
+    return path.with_name(path.name + ".json")

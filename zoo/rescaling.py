@@ -1,0 +1,114 @@
+"""Between-layer calibration of a trained network that will be fine-tuned ("magic init")."""
+
+import keras
+import numpy as np
+
+from zoo.errors import ZooError
+
+_SCALABLE = (keras.layers.Conv2D, keras.layers.Dense)
+# Layers that turn c * x into c * y for every c > 0.
+_HOMOGENEOUS = (
+    keras.layers.InputLayer,
+    keras.layers.ZeroPadding2D,
+    keras.layers.ReLU,
+    keras.layers.MaxPooling2D,
+    keras.layers.AveragePooling2D,
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.Flatten,
+    keras.layers.Dropout,
+    keras.layers.Identity,
+)
+_STEPS = 10
+_LOG_RATIO = 0.01
+
+
+def rescale(backbone: keras.Model, images: np.ndarray, *, seed: int = 0) -> keras.Model:
+    """The same network with its layers' weights rescaled so that all learn at the same relative rate.
+
+    For a random unit-normal gradient at the last layer, each layer's ratio is
+    `sqrt(mean(gradient**2) / mean(weight**2))`. Every kernel is multiplied by the root of its ratio over the
+    target (the geometric mean of the ratios times the last layer's output deviation to the power 1 / layers),
+    its bias by that and by what the layers before have changed; up to 10 times, until every log-ratio is
+    within 1 %. The function stays the same up to a constant positive factor per feature.
+
+    Args:
+        backbone: a chain of convolutions and dense layers with ReLUs, without batch norm: fold it first.
+            It stays as it is.
+        images: [B, H, W, 3], prepared as the network expects them. No labels are needed.
+        seed: of the random gradient.
+
+    Raises:
+        ZooError: if the network is not such a chain, the images do not fit, or a layer is dead.
+
+    Reference: Krähenbühl et al., Data-dependent Initializations of Convolutional Neural Networks, ICLR 2016.
+    """
+    layers = _chain(backbone)
+    images = np.asarray(images, "float32")
+    if images.ndim != 4 or not len(images) or not np.isfinite(images).all():
+        raise ZooError(f"`images` must be a finite batch [B, H, W, C]. Received: shape {images.shape}")
+    rescaled = keras.models.clone_model(backbone)
+    rescaled.set_weights(backbone.get_weights())
+    copies = [rescaled.get_layer(layer.name) for layer in layers]
+    trunk = keras.Model(rescaled.inputs[0], copies[-1].output)
+    noise = np.random.default_rng(seed).standard_normal((len(images), *trunk.output.shape[1:]))
+    for _ in range(_STEPS):
+        ratios, deviation = _ratios(trunk, copies, images, noise.astype("float32"))
+        target = np.exp(np.mean(np.log(ratios))) * deviation ** (1.0 / len(copies))
+        if np.max(np.abs(np.log(ratios / target))) <= _LOG_RATIO:
+            break
+        _scale(copies, np.sqrt(ratios / target))
+    return rescaled
+
+
+def _chain(backbone: keras.Model) -> list[keras.layers.Layer]:
+    """The layers with weights, in order, of a network that is one chain."""
+    for layer in backbone.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            raise ZooError(f"The network has the batch norm {layer.name!r}: call zoo.fold_batch_norm first")
+        linear = getattr(layer, "activation", None) in (
+            None,
+            keras.activations.linear,
+            keras.activations.relu,
+        )
+        if not isinstance(layer, _SCALABLE + _HOMOGENEOUS) or not linear:
+            raise ZooError(
+                f"The layer {layer.name!r} ({type(layer).__name__}) does not keep a factor: cannot rescale"
+            )
+        if sum(node.operation in backbone.layers for node in layer._outbound_nodes) > 1:
+            raise ZooError(f"The layer {layer.name!r} feeds several layers: only a chain can be rescaled")
+    layers = [layer for layer in backbone.layers if isinstance(layer, _SCALABLE)]
+    if not layers:
+        raise ZooError(f"The network {backbone.name!r} has no layer to rescale")
+    return layers
+
+
+def _ratios(trunk, layers, images, noise) -> tuple[np.ndarray, float]:
+    """The layers' ratios, and the standard deviation of the last layer's output."""
+    import tensorflow as tf
+
+    kernels = [layer.kernel.value for layer in layers]
+    with tf.GradientTape() as tape:
+        output = trunk(images, training=False)
+        loss = tf.reduce_sum(output * noise)
+    gradients = tape.gradient(loss, kernels)
+    squares = [
+        (float(tf.reduce_mean(gradient**2)), float(tf.reduce_mean(kernel**2)))
+        for gradient, kernel in zip(gradients, kernels, strict=True)
+    ]
+    for layer, (gradient, kernel) in zip(layers, squares, strict=True):
+        if not (0 < gradient < np.inf and 0 < kernel < np.inf):
+            raise ZooError(
+                f"The layer {layer.name!r} is dead on these images: "
+                f"mean squared gradient {gradient:g}, weight {kernel:g}"
+            )
+    deviation = float(tf.math.reduce_std(output))
+    if not 0 < deviation < np.inf:
+        raise ZooError(f"The last layer's output has standard deviation {deviation:g} on these images")
+    return np.sqrt([gradient / kernel for gradient, kernel in squares]), deviation
+
+
+def _scale(layers, factors: np.ndarray) -> None:
+    for layer, factor, total in zip(layers, factors, np.cumprod(factors), strict=True):
+        layer.kernel.assign(layer.kernel * np.float32(factor))
+        if layer.use_bias:
+            layer.bias.assign(layer.bias * np.float32(total))
