@@ -8,7 +8,7 @@ from configs import base
 
 def get_config():
     config = base.get_config()
-    config.epochs = 40
+    config.epochs = 30
     config.batch_size = 32
     config.checkpoint_steps = 10
 
@@ -34,8 +34,8 @@ def get_config():
     config.method.num_negatives = 16
     config.method.temperature = 0.5
 
-    config.optimizer.milestones = ((24, 3e-2), (34, 3e-3), (40, 3e-4))
-    config.rotation_probabilities.start_epoch = 24
-    config.ldam.start_epoch = 24
+    config.optimizer.milestones = ((18, 3e-2), (26, 3e-3), (30, 3e-4))
+    config.rotation_probabilities.start_epoch = 18
+    config.ldam.start_epoch = 18
     config.knn.k = 10
     return config

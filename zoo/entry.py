@@ -23,7 +23,7 @@ class Entry:
         links: mirrors, tried in order: `https://`, `file://`, a public MEGA link, or `http://127.0.0.1`.
             Empty for weights that the user must bring as a file.
         architecture: a name of `zoo.architectures`; None for data that is not a network.
-        options: (argument, value) pairs for the architecture's builder, such as (("width", 64),).
+        options: (argument, value) pairs for the architecture's builder, such as (("dense_width", 64),).
         preprocessing: of the network's images.
         size: bytes, where known.
         sha256: hexadecimal, where known.

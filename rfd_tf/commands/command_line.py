@@ -1,5 +1,6 @@
 """What the commands share: parsing flags and turning errors into one line and an exit status."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -33,6 +34,7 @@ def fail(program: str, error: object, status: int) -> int:
 
 def run(program: str, action: Callable[[], int | None], expected: tuple[type[Exception], ...]) -> int:
     """`action()`'s exit status; an expected error becomes a message, without a traceback, and status 1."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's news of the machine
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     try:

@@ -32,16 +32,18 @@ def _draw_losses(axes, history) -> None:
     for name in ("rotation_loss", "invariance_loss", "instance_loss"):
         axes.plot(history["epoch"], history[name], label=name.replace("_", " "))
     axes.set(title="Training losses", xlabel="epoch", yscale="log")
-    axes.legend()
+    axes.legend(loc="lower left")
 
 
 def _draw_decoupling(axes, history) -> None:
     prefix = "val_" if "val_rotation_accuracy" in history else ""
-    axes.plot(history["epoch"], history[f"{prefix}rotation_accuracy"], label="rotation features")
-    axes.plot(history["epoch"], history[f"{prefix}invariant_rotation_accuracy"], label="invariant features")
+    axes.plot(history["epoch"], history[f"{prefix}rotation_accuracy"], label="from rotation features")
+    axes.plot(
+        history["epoch"], history[f"{prefix}invariant_rotation_accuracy"], label="from invariant features"
+    )
     axes.axhline(0.25, color="grey", linewidth=1, linestyle=":", label="chance")
     source = "validation" if prefix else "training"
-    axes.set(title=f"Rotation accuracy ({source}) from", xlabel="epoch", ylim=(0, 1))
+    axes.set(title=f"Rotation accuracy ({source})", xlabel="epoch", ylim=(0, 1))
     axes.legend()
 
 
@@ -52,8 +54,8 @@ def _draw_accuracies(axes, accuracies) -> None:
         bars = axes.bar(places, list(values.values()), width, label=name)
         axes.bar_label(bars, fmt="%.2f")
     axes.set_xticks(np.arange(len(values)) + width * (len(accuracies) - 1) / 2, list(values))
-    axes.set(title="Accuracy on the validation images", ylim=(0, 1.1))
-    axes.legend(loc="lower right")
+    axes.set(title="Accuracy on the validation images", ylim=(0, 1.2))
+    axes.legend(loc="upper left", ncols=len(accuracies))
 
 
 def _draw_agnostic(figure, place, images, probabilities) -> None:

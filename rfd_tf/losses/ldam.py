@@ -80,7 +80,9 @@ class LDAMLoss(keras.losses.Loss):
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         losses = self.call(y_true, y_pred)
-        weights = ops.take(self.class_weights, _flat_labels(y_true), axis=0)
+        # Clipped, so that a label out of range reaches the clear error of `call` and not one of `take`.
+        labels = ops.clip(_flat_labels(y_true), 0, self.num_classes - 1)
+        weights = ops.take(self.class_weights, labels, axis=0)
         divisor = sum_over_replicas(ops.sum(weights)) / num_replicas()
         if sample_weight is not None:
             weights = weights * ops.reshape(ops.cast(sample_weight, self.dtype), (-1,))

@@ -81,7 +81,7 @@ def save_torch(path, state, *, legacy=True, prefix="module.", nest="network", dt
 
 def register_narrow(name="narrow", architecture="alexnet", format="torch", **fields) -> zoo.Entry:
     """An entry for an AlexNet with narrow dense layers."""
-    options = (("width", NARROW),) if architecture.startswith("alexnet") else ()
+    options = (("dense_width", NARROW),) if architecture.startswith("alexnet") else ()
     fields = {"options": options, "file_name": "narrow.bin", "licence": "none", "citation": "none", **fields}
     entry = zoo.Entry(name=name, description="test", format=format, architecture=architecture, **fields)
     return zoo.register(entry, replace=True)

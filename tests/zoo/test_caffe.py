@@ -57,7 +57,7 @@ def test_real_networks_run_as_in_opencv(test_data, tmp_path, folder, weights, pr
 
 @pytest.mark.parametrize("fold", [False, True], ids=["batch norm and scale layers", "folded"])
 def test_our_alexnet_runs_in_opencv(tmp_path, fold):
-    model = randomize(alexnet((96, 96, 3), width=NARROW))
+    model = randomize(alexnet((96, 96, 3), dense_width=NARROW))
     images = np.random.default_rng(0).standard_normal((2, 96, 96, 3)).astype("float32")
     expected = model(images, training=False)
     zoo.export_weights(zoo.fold_batch_norm(model) if fold else model, tmp_path / "x.caffemodel")

@@ -17,7 +17,11 @@ def randomize(model, seed=0):
 
 @pytest.mark.parametrize(
     "model",
-    [lambda: alexnet(width=16), lambda: alexnet((96, 80, 3), ("conv3", "conv5")), lambda: resnet_cifar(20)],
+    [
+        lambda: alexnet(dense_width=16),
+        lambda: alexnet((96, 80, 3), ("conv3", "conv5")),
+        lambda: resnet_cifar(20),
+    ],
 )
 def test_same_outputs_without_batch_norm(model):
     backbone = randomize(model())
@@ -36,8 +40,8 @@ def test_same_outputs_without_batch_norm(model):
 
 
 def test_folded_alexnet_is_the_caffe_form():
-    folded = zoo.fold_batch_norm(alexnet(width=16))
-    caffe_form = alexnet(width=16, use_batch_norm=False)
+    folded = zoo.fold_batch_norm(alexnet(dense_width=16))
+    caffe_form = alexnet(dense_width=16, use_batch_norm=False)
     assert {v.path: v.shape for v in folded.weights} == {v.path: v.shape for v in caffe_form.weights}
 
 

@@ -30,7 +30,7 @@ def files(converted):
 
 @pytest.mark.parametrize("spec", ["zoo:narrow", "a.pth.tar", "a.pth", "a.keras", "a.caffemodel"])
 def test_every_source_gives_the_same_weights(files, spec):
-    backbone = alexnet(width=NARROW)
+    backbone = alexnet(dense_width=NARROW)
     zoo.resolve_init(spec if spec.startswith("zoo:") else files / spec, backbone)
     expected = zoo.load("narrow").get_weights()
     for actual, wanted in zip(backbone.get_weights(), expected, strict=True):
@@ -50,13 +50,17 @@ def test_our_own_runs(tmp_path, compound):
 @pytest.mark.parametrize(
     ("spec", "target", "message"),
     [
-        ("zoo:nobody", lambda: alexnet(width=NARROW), "no entry 'nobody'"),
-        ("zoo:narrow", lambda: alexnet(width=8), r"'fc6/kernel' has shape \(9216, 32\), the network needs"),
-        ("a.pth.tar", lambda: alexnet(width=8), r"a\.pth\.tar: .*has shape \(32, 9216\)"),
+        ("zoo:nobody", lambda: alexnet(dense_width=NARROW), "no entry 'nobody'"),
+        (
+            "zoo:narrow",
+            lambda: alexnet(dense_width=8),
+            r"'fc6/kernel' has shape \(9216, 32\), the network needs",
+        ),
+        ("a.pth.tar", lambda: alexnet(dense_width=8), r"a\.pth\.tar: .*has shape \(32, 9216\)"),
         ("a.keras", lambda: resnet_cifar(20), "does not fit the network 'resnet20': it lacks"),
         ("a.pth", lambda: resnet_cifar(20), r"a\.pth: The file lacks"),
         ("a.caffemodel", lambda: resnet_cifar(20), "resnet20 has no caffe form"),
-        ("a.caffemodel", lambda: alexnet(width=NARROW, use_batch_norm=False), "The file lacks .*fc6/1"),
+        ("a.caffemodel", lambda: alexnet(dense_width=NARROW, use_batch_norm=False), "The file lacks .*fc6/1"),
         ("missing.keras", lambda: resnet_cifar(20), "there is no such file"),
         ("a.txt", lambda: resnet_cifar(20), "unknown ending"),
         ("a.pth", lambda: keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)]), "no AlexNet and no"),

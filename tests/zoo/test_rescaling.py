@@ -12,7 +12,7 @@ IMAGES = np.random.default_rng(0).standard_normal((8, 96, 96, 3)).astype("float3
 @pytest.fixture(scope="module")
 def lopsided():
     """A trained network stands for: weights of very different sizes from layer to layer."""
-    model = alexnet((96, 96, 3), width=16, use_batch_norm=False)
+    model = alexnet((96, 96, 3), dense_width=16, use_batch_norm=False)
     factors = [0.2, 5.0, 1.0, 0.5, 3.0, 1.0, 2.0]
     for layer, factor in zip(_chain(model), factors, strict=True):
         layer.kernel.assign(layer.kernel * factor)
@@ -62,7 +62,7 @@ def test_the_ratio_is_the_formulas(lopsided):
 
 
 def test_folded_then_rescaled():
-    folded = zoo.fold_batch_norm(alexnet((96, 96, 3), width=16))
+    folded = zoo.fold_batch_norm(alexnet((96, 96, 3), dense_width=16))
     after, _ = ratios_of(zoo.rescale(folded, IMAGES))
     assert np.ptp(np.log(after)) < 0.02
 
@@ -70,10 +70,18 @@ def test_folded_then_rescaled():
 @pytest.mark.parametrize(
     ("model", "images", "message"),
     [
-        (lambda: alexnet((96, 96, 3), width=16), IMAGES, "batch norm 'conv1_bn': call zoo.fold_batch_norm"),
-        (lambda: alexnet((96, 96, 3), use_batch_norm=False, width=8), IMAGES[0], "`images` must be"),
-        (lambda: alexnet((96, 96, 3), use_batch_norm=False, width=8), IMAGES * np.nan, "finite"),
-        (lambda: alexnet((96, 96, 3), use_batch_norm=False, width=8), IMAGES * 0, "is dead on these images"),
+        (
+            lambda: alexnet((96, 96, 3), dense_width=16),
+            IMAGES,
+            "batch norm 'conv1_bn': call zoo.fold_batch_norm",
+        ),
+        (lambda: alexnet((96, 96, 3), use_batch_norm=False, dense_width=8), IMAGES[0], "`images` must be"),
+        (lambda: alexnet((96, 96, 3), use_batch_norm=False, dense_width=8), IMAGES * np.nan, "finite"),
+        (
+            lambda: alexnet((96, 96, 3), use_batch_norm=False, dense_width=8),
+            IMAGES * 0,
+            "is dead on these images",
+        ),
     ],
 )
 def test_what_cannot_be_rescaled(model, images, message):
