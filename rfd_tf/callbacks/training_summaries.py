@@ -1,3 +1,5 @@
+import os
+
 import keras
 import numpy as np
 
@@ -16,10 +18,10 @@ class TrainingSummaries(keras.callbacks.Callback):
 
     Args:
         log_dir: where TensorBoard reads.
-        images: [B, S, S, C] normalised, a few of them, for the grid.
+        images: [B, S, S, C] normalised, a few of them, for the grid; C is 1 or 3.
     """
 
-    def __init__(self, log_dir: str, images: np.ndarray | None = None):
+    def __init__(self, log_dir: str | os.PathLike, images: np.ndarray):
         super().__init__()
         self.log_dir = str(log_dir)
         self.images = images
@@ -37,10 +39,9 @@ class TrainingSummaries(keras.callbacks.Callback):
         with self._writer.as_default(step=epoch):
             for name, value in scalars.items():
                 tf.summary.scalar(name, float(value))
-            if epoch == 0 and self.images is not None:
+            if epoch == 0:
                 tf.summary.image("views", _grid(_views(self.images), columns=NUM_ROTATIONS)[None])
-            if self.images is None or self.images.shape[-1] in (1, 3):
-                tf.summary.image("filters", _filter_grid(self.model.backbone)[None])
+            tf.summary.image("filters", _filter_grid(self.model.backbone)[None])
         self._writer.flush()
 
     def on_train_end(self, logs=None):

@@ -111,6 +111,7 @@ def build_callbacks(
     model: RotationDecoupling,
     checkpoint: callbacks.TrainingCheckpoint,
     workdir: Path,
+    training: Pictures,
     validation: Pictures | None,
     writes_logs: bool,
 ) -> list[keras.callbacks.Callback]:
@@ -121,19 +122,18 @@ def build_callbacks(
     if model.use_instance_weights:
         acting.append(callbacks.InstanceWeighting(config.rotation_probabilities.start_epoch))
     if writes_logs:
-        acting += _measuring_callbacks(config, workdir, validation)
+        acting += _measuring_callbacks(config, workdir, training, validation)
     return [*acting, callbacks.StopOnNonFinite(), checkpoint, callbacks.GracefulStop(checkpoint)]
 
 
-def _measuring_callbacks(config: ConfigDict, workdir: Path, validation: Pictures | None):
+def _measuring_callbacks(
+    config: ConfigDict, workdir: Path, training: Pictures, validation: Pictures | None
+) -> list[keras.callbacks.Callback]:
     measuring = []
-    examples = None
-    if validation is not None:
-        examples = _example_images(validation)
-        if validation.source.labels is not None and config.knn.every_epochs:
-            measuring.append(_knn_monitor(config, validation))
+    if validation is not None and validation.source.labels is not None and config.knn.every_epochs:
+        measuring.append(_knn_monitor(config, validation))
     if config.tensorboard:
-        measuring.append(callbacks.TrainingSummaries(str(workdir / "tensorboard"), examples))
+        measuring.append(callbacks.TrainingSummaries(workdir / "tensorboard", _example_images(training)))
     return [*measuring, keras.callbacks.CSVLogger(str(workdir / "history.csv"), append=True)]
 
 

@@ -116,7 +116,13 @@ class _Run:
         if is_first:
             trim_history(self.workdir / "history.csv", self.step // self.steps_per_epoch)
         self.callbacks = build_callbacks(
-            self.config, self.model, self.checkpoint, self.workdir, self.validation, is_first
+            self.config,
+            self.model,
+            self.checkpoint,
+            self.workdir,
+            self.training,
+            self.validation,
+            is_first,
         )
 
     def fit(self) -> None:

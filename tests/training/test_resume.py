@@ -2,13 +2,15 @@
 
 import json
 import random
+import re
 import signal
 
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
-from rfd_tf import data
+from rfd_tf import cli, data
 from tests.training import processes
 
 # Rotation LDAM + DRW and weights from a probability file, so that their state is checked too.
@@ -74,6 +76,23 @@ def test_sigterm_saves_and_exits_cleanly(uninterrupted, overrides, tmp_path):
     expected, found = processes.state(uninterrupted, last), processes.state(workdir, last)
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def test_summary_prints_a_table_and_draws_a_picture(uninterrupted, capsys):
+    assert cli.main(["rfd", "summary", f"--workdir={uninterrupted}"]) == 0
+    printed = capsys.readouterr().out
+    rows = (uninterrupted / "history.csv").read_text().splitlines()
+    last = dict(zip(rows[0].split(","), rows[-1].split(","), strict=True))
+    assert f"{float(last['val_rotation_accuracy']):.1%}" in printed
+    assert f"{float(last['val_invariant_rotation_accuracy']):.1%}" in printed
+    for name in ("kNN", "linear"):
+        trained, control = re.search(rf"{name} +([\d.]+)% +([\d.]+)%", printed).groups()
+        assert 0 < float(control) < 100
+        assert 0 < float(trained) < 100
+    assert "rotation-agnostic" in printed
+    picture = Image.open(uninterrupted / "summary.png")
+    assert picture.width > 1000
+    assert len(set(picture.convert("L").resize((64, 32)).getdata())) > 10  # not an empty sheet
 
 
 def test_a_finished_run_is_left_as_it_is(uninterrupted, overrides):
