@@ -19,6 +19,7 @@ def get_config():
     config.checkpoint_steps = 100
     config.data.on_error = "skip"
     config.validation.split = "train"  # its root itself
+    config.validation.on_error = "skip"
     # The smaller the set, the sooner its bank holds embeddings that are still alike. What they then cost is
     # bounded by exp(1 / temperature): 7 here, over a million at the 0.07 that suits ImageNet's size.
     config.method.num_negatives = 256

@@ -7,10 +7,12 @@ A file of layer 0, so that losses and layers can talk to the other replicas; it 
 """
 
 import contextlib
+import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
+import numpy as np
 from keras import ops
 
 STRATEGIES = ("one_device", "mirrored", "multi_worker")
@@ -84,17 +86,24 @@ def distribute_dataset(strategy, make_dataset: Callable):
     return strategy.distribute_datasets_from_function(of_context)
 
 
-def smallest_over_workers(strategy, value: int) -> int:
-    """The smallest of every worker's `value`; all workers must call it."""
-    if strategy.num_replicas_in_sync == 1:
-        return value
+def gather_over_workers(strategy, values: Sequence[int]) -> np.ndarray:
+    """Every worker's integers, int64 [workers, len(values)]; all workers must call it, in the same order."""
     import tensorflow as tf
 
-    @tf.function
-    def gathered():
-        return strategy.run(lambda: gather_over_replicas(tf.constant([value], tf.int64)))
+    values = np.asarray(values, dtype="int64")
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return values[np.newaxis]
+    gathered = _gathering(strategy)(tf.constant(values[np.newaxis]))
+    by_replica = strategy.experimental_local_results(gathered)[0].numpy()
+    replicas_per_worker = len(strategy.extended.worker_devices)
+    return by_replica[::replicas_per_worker]
 
-    return int(tf.reduce_min(strategy.experimental_local_results(gathered())[0]))
+
+@functools.cache
+def _gathering(strategy):
+    import tensorflow as tf
+
+    return tf.function(lambda rows: strategy.run(gather_over_replicas, args=(rows,)))
 
 
 def num_replicas() -> int:

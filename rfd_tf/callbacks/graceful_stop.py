@@ -1,5 +1,6 @@
 import signal
 import threading
+from collections.abc import Callable
 
 import keras
 from absl import logging
@@ -19,17 +20,30 @@ class GracefulStop(keras.callbacks.Callback):
     """On SIGTERM or Ctrl-C: finish the step, save a checkpoint, raise `TrainingStopped`.
 
     A second signal ends the process at once. Acts in the main thread only, where Python handles signals.
+
+    Args:
+        checkpoint: of the run.
+        any_worker: several workers must stop at one step. Called on all of them with whether this one got a
+            signal, it says whether any did.
+        every_steps: how often the workers ask each other.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-    def __init__(self, checkpoint: TrainingCheckpoint):
+    def __init__(
+        self,
+        checkpoint: TrainingCheckpoint,
+        any_worker: Callable[[bool], bool] | None = None,
+        every_steps: int = 10,
+    ):
         super().__init__()
         self.checkpoint = checkpoint
+        self.any_worker = any_worker
+        self.every_steps = every_steps
         self._received = None
+        self._previous = {}
 
     def on_train_begin(self, logs=None):
-        self._previous = {}
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.signal(number, self._on_signal) for number in self.SIGNALS}
 
@@ -49,13 +63,15 @@ class GracefulStop(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         # An epoch whose last step is done ends first, so that its validation and logs are not lost.
-        if self.checkpoint.mid_epoch(self.checkpoint.step):
+        step = self.checkpoint.step
+        if self.checkpoint.mid_epoch(step) and (self.any_worker is None or step % self.every_steps == 0):
             self._stop_if_asked()
 
     def on_epoch_end(self, epoch, logs=None):
         self._stop_if_asked()
 
     def _stop_if_asked(self) -> None:
-        if self._received is not None:
+        asked = self._received is not None
+        if asked if self.any_worker is None else self.any_worker(asked):
             self.checkpoint.save()
-            raise TrainingStopped(self._received, self.checkpoint.step)
+            raise TrainingStopped(self._received or signal.SIGTERM, self.checkpoint.step)

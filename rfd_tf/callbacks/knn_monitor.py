@@ -10,7 +10,7 @@ from rfd_tf.models.extract_features import extract_features
 class KNNMonitor(keras.callbacks.Callback):
     """Weighted kNN accuracy of a backbone's features, leave one out, as `knn_accuracy` in the logs.
 
-    Put it before callbacks that write logs. Where it is not measured, the log holds the last value.
+    Put it before callbacks that write logs. Epochs where it is not measured have NaN.
 
     Args:
         batches: dicts of `image` and `index` of a labelled set, which need not be the training source.
@@ -31,21 +31,28 @@ class KNNMonitor(keras.callbacks.Callback):
         temperature: float = 0.07,
     ):
         super().__init__()
-        if every_epochs < 1:
-            raise ValueError(f"`every_epochs` must be at least 1. Received: every_epochs={every_epochs}")
+        if every_epochs < 1 or k < 1 or not temperature > 0:
+            raise ValueError(
+                "`every_epochs` and `k` must be at least 1 and `temperature` positive. "
+                f"Received: {every_epochs=}, {k=}, {temperature=}"
+            )
         self.batches = batches
         self.labels = np.asarray(labels)
         self.feature_name = feature_name
         self.every_epochs = every_epochs
         self.k = k
         self.temperature = temperature
-        self._last = None
+
+    def on_train_begin(self, logs=None):
+        if self.feature_name not in self.model.backbone.output:
+            raise ValueError(
+                f"The backbone {self.model.backbone.name!r} has no feature {self.feature_name!r}"
+            )
 
     def on_epoch_end(self, epoch, logs=None):
-        if self._last is None or (epoch + 1) % self.every_epochs == 0:
-            self._last = self.measure()
+        due = epoch == 0 or (epoch + 1) % self.every_epochs == 0
         if logs is not None:
-            logs["knn_accuracy"] = self._last
+            logs["knn_accuracy"] = self.measure() if due else float("nan")
 
     def measure(self) -> float:
         """The accuracy now, in [0, 1]."""

@@ -1,6 +1,7 @@
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -90,9 +91,15 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         _flush_to_disk(partial / "state.h5")
         partial.rename(final)
         _flush_to_disk(self.directory)
-        for old in self.steps()[: -self.keep]:
-            shutil.rmtree(self._folder(old))
+        oldest_kept = self.steps()[-self.keep :][0]
+        self.discard(lambda saved: saved < oldest_kept)
         return final
+
+    def discard(self, unwanted: Callable[[int], bool]) -> None:
+        """Remove the checkpoints of the steps that `unwanted` says."""
+        for step in filter(unwanted, self.steps()):
+            doomed = self._folder(step).rename(self.directory / f"partial-discarded-{step}")
+            shutil.rmtree(doomed)
 
     def restore(self, model: keras.Model, step: int) -> None:
         """Set `model` and its optimizer to the state after `step`; its running metrics once `fit` begins."""

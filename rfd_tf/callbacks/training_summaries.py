@@ -38,7 +38,8 @@ class TrainingSummaries(keras.callbacks.Callback):
         scalars |= self._own_scalars(logs or {})
         with self._writer.as_default(step=epoch):
             for name, value in scalars.items():
-                tf.summary.scalar(name, float(value))
+                if np.isfinite(value):  # what is not measured in this epoch is NaN
+                    tf.summary.scalar(name, float(value))
             if epoch == 0:
                 tf.summary.image("views", _grid(_views(self.images), columns=NUM_ROTATIONS)[None])
             tf.summary.image("filters", _filter_grid(self.model.backbone)[None])

@@ -1,6 +1,7 @@
 """What the commands share: parsing flags and turning errors into one line and an exit status."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -41,3 +42,5 @@ def run(program: str, action: Callable[[], int | None], expected: tuple[type[Exc
         return action() or 0
     except expected as error:
         return fail(program, error, 1)
+    except KeyboardInterrupt:
+        return fail(program, "interrupted", 128 + signal.SIGINT)

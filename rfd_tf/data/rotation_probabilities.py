@@ -37,7 +37,8 @@ def load_rotation_probabilities(path: str | os.PathLike, num_images: int) -> np.
     expected = num_images * NUM_ROTATIONS
     if len(values) != expected:
         raise ValueError(
-            f"{path}: expected {expected} lines ({NUM_ROTATIONS} for each of {num_images} images), "
+            f"{path}:{min(len(values), expected) + 1}: expected {expected} lines "
+            f"({NUM_ROTATIONS} for each of {num_images} images), "
             f"found {len(values)}. The file must belong to this very data set"
         )
     return values.astype("float32").reshape(num_images, NUM_ROTATIONS)

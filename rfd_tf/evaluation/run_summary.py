@@ -13,7 +13,7 @@ from rfd_tf import data
 from rfd_tf.evaluation.quick_probes import LabelledFeatures, knn_accuracy, logistic_regression_accuracy
 from rfd_tf.models import extract_features
 from rfd_tf.training.assembly import build_backbone
-from rfd_tf.training.sources import Pictures, open_pictures
+from rfd_tf.training.sources import Pictures, open_run_pictures
 
 _CALIBRATION_PASSES = 3
 
@@ -47,10 +47,9 @@ def summarize_run(workdir: Path) -> RunSummary:
     if not (workdir / "backbone.keras").exists():
         raise FileNotFoundError(f"{workdir} holds no backbone.keras: the run has not finished")
     config = ConfigDict(json.loads((workdir / "config.json").read_text(encoding="utf-8")))
-    training = open_pictures(config.data, config.preprocessing, workdir / "skipped_training.json")
-    if not config.validation.source:
+    training, test = open_run_pictures(config, workdir)
+    if test is None:
         raise ValueError("The run has no validation source, so that there is nothing to measure on")
-    test = open_pictures(config.validation, config.preprocessing, workdir / "skipped_validation.json")
     if training.source.labels is None or test.source.labels is None:
         raise ValueError("Both the training and the validation source must be labelled to measure accuracies")
 

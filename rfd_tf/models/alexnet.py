@@ -75,10 +75,15 @@ def _check_input_shape(input_shape, needs_fixed_size: bool) -> None:
 
 def _convolution(x, name: str, use_batch_norm: bool, synchronized: bool):
     filters, kernel, stride, padding = _CONVOLUTIONS[name]
-    init = fan_in_uniform(kernel * kernel * x.shape[-1])
+    fan_in = kernel * kernel * x.shape[-1]
     x = layers.ZeroPadding2D(padding, name=f"{name}_pad")(x)
     x = layers.Conv2D(
-        filters, kernel, stride, kernel_initializer=init, bias_initializer=init, name=f"{name}_conv"
+        filters,
+        kernel,
+        stride,
+        kernel_initializer=fan_in_uniform(fan_in),
+        bias_initializer=fan_in_uniform(fan_in),
+        name=f"{name}_conv",
     )(x)
     if use_batch_norm:
         x = batch_norm(f"{name}_bn", synchronized)(x)
@@ -89,12 +94,12 @@ def dense_block(x, width: int, use_batch_norm: bool = True, synchronized: bool =
     """Flatten, then two dense layers of `width` units, each with batch norm (or a bias) and ReLU."""
     x = layers.Flatten(name="flatten")(x)
     for dense, activation in (("fc6", "fc6_relu"), ("fc7", "fc_block")):
-        init = fan_in_uniform(x.shape[-1])
+        fan_in = x.shape[-1]
         x = layers.Dense(
             width,
             use_bias=not use_batch_norm,
-            kernel_initializer=init,
-            bias_initializer=init,
+            kernel_initializer=fan_in_uniform(fan_in),
+            bias_initializer=fan_in_uniform(fan_in),
             name=dense,
         )(x)
         if use_batch_norm:

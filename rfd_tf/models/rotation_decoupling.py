@@ -107,16 +107,11 @@ class RotationDecoupling(keras.Model):
         self.built = True
 
     def _add_heads(self) -> None:
-        init = fan_in_uniform(self.half_width)
         if self._rotation_head_kind == "cosine":
             self.rotation_head = CosineDense(NUM_ROTATIONS, name="rotation_head")
         else:
-            self.rotation_head = keras.layers.Dense(
-                NUM_ROTATIONS, kernel_initializer=init, bias_initializer=init, name="rotation_head"
-            )
-        self.projection = keras.layers.Dense(
-            self.embedding_dim, kernel_initializer=init, bias_initializer=init, name="projection"
-        )
+            self.rotation_head = _dense(NUM_ROTATIONS, self.half_width, "rotation_head")
+        self.projection = _dense(self.embedding_dim, self.half_width, "projection")
         self.memory_bank = MemoryBank(
             self.num_instances, self.embedding_dim, self.temperature, self.momentum, name="memory_bank"
         )
@@ -183,7 +178,7 @@ class RotationDecoupling(keras.Model):
         }
         self._update_metrics(losses, y_pred)
         total = sum(w * loss for w, loss in zip(self.loss_weights, losses.values(), strict=True))
-        return total / replicas
+        return sum(self.losses, total) / replicas  # with the regularizers of a wrapped backbone
 
     def _rotation_loss(self, x, y_pred, training):
         weights = None
@@ -248,6 +243,15 @@ class RotationDecoupling(keras.Model):
         objects = ("backbone", "rotation_loss")
         revived = {name: keras.saving.deserialize_keras_object(config[name]) for name in objects}
         return cls(**{**config, **revived})
+
+
+def _dense(units: int, fan_in: int, name: str) -> keras.layers.Dense:
+    return keras.layers.Dense(
+        units,
+        kernel_initializer=fan_in_uniform(fan_in),
+        bias_initializer=fan_in_uniform(fan_in),
+        name=name,
+    )
 
 
 def _half_width(backbone: keras.Model, feature_name: str) -> int:

@@ -6,7 +6,10 @@ import keras
 
 
 def fan_in_uniform(fan_in: int) -> keras.initializers.Initializer:
-    """Uniform in ±1/sqrt(fan_in): PyTorch's default for the kernels and biases of dense and conv layers."""
+    """Uniform in ±1/sqrt(fan_in): PyTorch's default for the kernels and biases of dense and conv layers.
+
+    One for each variable: a Keras initializer draws the same numbers whenever it is called.
+    """
     bound = 1.0 / math.sqrt(fan_in)
     return keras.initializers.RandomUniform(-bound, bound)
 

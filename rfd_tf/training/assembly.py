@@ -4,9 +4,10 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 from ml_collections import ConfigDict
 
-from rfd_tf import callbacks, data, imbalance
+from rfd_tf import callbacks, data, distribution, imbalance
 from rfd_tf.losses import LDAMLoss
 from rfd_tf.models import RotationDecoupling, create_backbone
 from rfd_tf.optimizers import CoupledSGD
@@ -113,7 +114,7 @@ def build_callbacks(
     workdir: Path,
     training: Pictures,
     validation: Pictures | None,
-    writes_logs: bool,
+    strategy,
 ) -> list[keras.callbacks.Callback]:
     """The run's callbacks, in the order they must act: set state, measure, log, refuse NaN, save, stop."""
     acting: list[keras.callbacks.Callback] = []
@@ -121,9 +122,16 @@ def build_callbacks(
         acting.append(callbacks.DeferredReweighting(config.ldam.start_epoch, config.ldam.beta))
     if model.use_instance_weights:
         acting.append(callbacks.InstanceWeighting(config.rotation_probabilities.start_epoch))
-    if writes_logs:
+    if distribution.worker_index(strategy) == 0:
         acting += _measuring_callbacks(config, workdir, training, validation)
-    return [*acting, callbacks.StopOnNonFinite(), checkpoint, callbacks.GracefulStop(checkpoint)]
+    any_worker = None
+    if config.strategy == "multi_worker":
+
+        def any_worker(asked: bool) -> bool:
+            return bool(distribution.gather_over_workers(strategy, [asked]).any())
+
+    stopping = callbacks.GracefulStop(checkpoint, any_worker)
+    return [*acting, callbacks.StopOnNonFinite(checkpoint), checkpoint, stopping]
 
 
 def _measuring_callbacks(
@@ -139,7 +147,12 @@ def _measuring_callbacks(
 
 def _example_images(pictures: Pictures, count: int = 8) -> np.ndarray:
     indices = pictures.valid[np.linspace(0, len(pictures.valid) - 1, count).astype("int64")]
-    batch = next(iter(data.evaluation_dataset(pictures.source, pictures.preprocessing, count, indices)))
+    examples = data.evaluation_dataset(pictures.source, pictures.preprocessing, count, indices)
+    try:
+        batch = next(iter(examples))
+    except tf.errors.OpError as error:
+        pictures.name_bad_image(error, indices)
+        raise
     features = batch[0] if isinstance(batch, tuple) else batch
     return features["image"].numpy()
 

@@ -13,8 +13,32 @@ from ml_collections import ConfigDict
 from rfd_tf import data, distribution
 from rfd_tf.callbacks import GracefulStop, TrainingCheckpoint
 from rfd_tf.training.assembly import build_callbacks, build_model, load_instance_weights
-from rfd_tf.training.sources import Pictures, open_pictures, training_batches, validation_batches
-from rfd_tf.training.workdir import open_workdir, trim_history
+from rfd_tf.training.sources import (
+    Pictures,
+    check_same_on_all_workers,
+    open_run_pictures,
+    training_batches,
+    validation_batches,
+)
+from rfd_tf.training.workdir import (
+    WorkdirError,
+    check_workdir,
+    claim_workdir,
+    lock_workdir,
+    trim_history,
+)
+
+DTYPE_POLICIES = ("float32", "mixed_bfloat16")
+_COMPARED_CHECKPOINTS = 16
+# An error may come before its turn: the pipeline works so many steps ahead, or fewer.
+_PREFETCHED_STEPS = 16
+# What TensorFlow raises on an image that cannot be read or decoded, among other things.
+_IMAGE_ERRORS = (
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.DataLossError,
+    tf.errors.UnknownError,
+)
 
 
 def pretrain(config: ConfigDict, workdir: str | os.PathLike, initialize: Callable | None = None) -> Path:
@@ -36,29 +60,40 @@ def pretrain(config: ConfigDict, workdir: str | os.PathLike, initialize: Callabl
         TrainingStopped: on SIGTERM or Ctrl-C, once the state is saved.
         ValueError: on a config out of range.
     """
+    _check_values(config)
     strategy = distribution.create_strategy(config.strategy, config.logical_cpus)
     _set_up_keras(config)
     worker = distribution.worker_index(strategy)
-    workdir = open_workdir(Path(workdir) / (f"worker-{worker}" if worker else ""), config.to_dict())
-    training = open_pictures(config.data, config.preprocessing, workdir / "skipped_training.json")
-    validation = None
-    if config.validation.source:
-        validation = open_pictures(
-            config.validation, config.preprocessing, workdir / "skipped_validation.json"
-        )
-    run = _Run(config, workdir, strategy, training, validation)
-    try:
-        run.build(initialize if config.init else None)
-        run.fit()
-    finally:
-        _list_skipped(training, validation)
-    return run.save_backbone()
+    workdir = Path(workdir) / (f"worker-{worker}" if worker else "")
+    check_workdir(workdir, config.to_dict())
+    with lock_workdir(workdir):
+        training, validation = open_run_pictures(config, workdir)
+        try:
+            run = _Run(config, workdir, strategy, training, validation)
+            run.build(initialize if config.init else None)
+            claim_workdir(workdir, config.to_dict())
+            run.fit()
+        finally:
+            _list_skipped(training, validation)
+        return run.save_backbone()
+
+
+def _check_values(config: ConfigDict) -> None:
+    if config.epochs < 1:
+        raise ValueError(f"`epochs` must be at least 1. Received: epochs={config.epochs}")
+    if config.dtype_policy not in DTYPE_POLICIES:
+        raise ValueError(f"`dtype_policy` must be one of {DTYPE_POLICIES}. Received: {config.dtype_policy!r}")
+    if config.strategy == "multi_worker" and config.keep_checkpoints < 2:
+        raise ValueError("Workers may be one checkpoint apart when they are killed: `keep_checkpoints` >= 2")
 
 
 def _set_up_keras(config: ConfigDict) -> None:
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(config.dtype_policy)
     if config.deterministic:
+        # A scatter's order does not matter to the bank: the rows of a batch are distinct. TensorFlow's
+        # deterministic one would copy the whole table to the host and back in every step on a GPU.
+        os.environ["TF_DISABLE_SCATTER_OP_DETERMINISM"] = "1"
         tf.config.experimental.enable_op_determinism()
 
 
@@ -72,10 +107,6 @@ def _list_skipped(*all_pictures: Pictures | None) -> None:
                 pictures.source.name,
                 listed,
             )
-
-
-# An error may come before its turn: the pipeline works so many steps ahead, or fewer.
-_PREFETCHED_STEPS = 16
 
 
 class _Run:
@@ -96,9 +127,10 @@ class _Run:
     def build(self, initialize) -> None:
         """Model and callbacks, and the newest state that every worker has."""
         weights = load_instance_weights(self.config, self.num_instances)
+        check_same_on_all_workers(self.training, self.strategy)
         self.checkpoint.clean()
-        latest = max(self.checkpoint.steps(), default=0)
-        self.step = distribution.smallest_over_workers(self.strategy, latest)
+        self.step = self._newest_common_step()
+        self.checkpoint.discard(lambda step: step > self.step)
         with self.strategy.scope():
             self.model = build_model(
                 self.config,
@@ -122,7 +154,23 @@ class _Run:
             self.workdir,
             self.training,
             self.validation,
-            is_first,
+            self.strategy,
+        )
+
+    def _newest_common_step(self) -> int:
+        """The newest step that every worker has a checkpoint of; 0 where none has any."""
+        steps = self.checkpoint.steps()[-_COMPARED_CHECKPOINTS:]
+        padded = steps + [0] * (_COMPARED_CHECKPOINTS - len(steps))
+        by_worker = [
+            set(row.tolist()) - {0} for row in distribution.gather_over_workers(self.strategy, padded)
+        ]
+        common = set.intersection(*by_worker)
+        if common or not any(by_worker):
+            return max(common, default=0)
+        held = "; ".join(f"worker {i}: {sorted(steps) or 'none'}" for i, steps in enumerate(by_worker))
+        raise WorkdirError(
+            f"The workers have no checkpoint of the same step ({held}). Copy the checkpoint folder of one "
+            "worker to the others, or start anew in another folder"
         )
 
     def fit(self) -> None:
@@ -148,12 +196,13 @@ class _Run:
                     epochs=end,
                     initial_epoch=first,
                     steps_per_epoch=steps,
+                    shuffle=False,  # the batches come shuffled
                     validation_data=held_out,
                     callbacks=self.callbacks,
                     # One line an epoch where no one watches a progress bar.
                     verbose=(1 if sys.stdout.isatty() else 2) if is_first else 0,
                 )
-        except tf.errors.OpError as error:
+        except _IMAGE_ERRORS as error:
             self._name_bad_image(error)
             raise
         finally:

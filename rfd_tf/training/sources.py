@@ -1,6 +1,7 @@
 """A config's pictures."""
 
 import dataclasses
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from rfd_tf import data, distribution
+from rfd_tf.training.workdir import CACHE_FOLDER
 
 
 @dataclasses.dataclass
@@ -32,13 +34,39 @@ class Pictures:
             raise bad from error
 
 
-def open_pictures(config: ConfigDict, preprocessing: ConfigDict, cache_file: Path) -> Pictures:
+def open_run_pictures(config: ConfigDict, workdir: Path) -> tuple[Pictures, Pictures | None]:
+    """The training and, where there are any, the validation pictures of a run."""
+    cache = workdir / CACHE_FOLDER
+    cache.mkdir(exist_ok=True)
+    training = _open_pictures(config.data, config.preprocessing, cache / "skipped_training.json")
+    if not config.validation.source:
+        return training, None
+    return training, _open_pictures(
+        config.validation, config.preprocessing, cache / "skipped_validation.json"
+    )
+
+
+def check_same_on_all_workers(pictures: Pictures, strategy) -> None:
+    """Raise ValueError where workers would train on different lists of pictures."""
+    checksum = zlib.crc32(np.ascontiguousarray(pictures.valid))
+    found = distribution.gather_over_workers(strategy, [len(pictures.source), len(pictures.valid), checksum])
+    if len(np.unique(found, axis=0)) > 1:
+        counts = ", ".join(f"worker {i}: {usable} of {n}" for i, (n, usable, _) in enumerate(found))
+        raise ValueError(
+            f"The workers do not have the same pictures (usable ones of all: {counts}). Give all of them the "
+            "same files, and delete their `cache` folders"
+        )
+
+
+def _open_pictures(config: ConfigDict, preprocessing: ConfigDict, cache_file: Path) -> Pictures:
     """Open `config.source`, long-tail it if asked, and leave out corrupt images with `on_error="skip"`."""
     if config.on_error not in ("raise", "skip"):
         raise ValueError(f"`on_error` must be 'raise' or 'skip'. Received: {config.on_error!r}")
     options = {"name": config.name} if config.name else {}
     if config.source == "tfds":
         options["cache_dir"] = cache_file.parent
+    if config.source in ("image_folder", "flat_folder"):
+        options["on_error"] = config.on_error
     source = data.open_source(config.source, config.root, config.split or "train", **options)
     long_tail = config.get("long_tail")
     if long_tail and long_tail.profile:
@@ -90,6 +118,11 @@ def validation_batches(pictures: Pictures, config: ConfigDict, strategy, num_ins
         batch = config.batch_size // num_workers // replicas_per_worker
         indices = pictures.valid
         if num_workers * replicas_per_worker > 1:
+            if len(indices) < config.batch_size:
+                raise ValueError(
+                    "On several replicas `validation` needs at least one whole batch: it has "
+                    f"{len(indices)} images, `batch_size` is {config.batch_size}"
+                )
             whole = indices[: len(indices) // config.batch_size * config.batch_size]
             indices = whole.reshape(-1, num_workers, config.batch_size // num_workers)[
                 :, worker_index

@@ -1,11 +1,16 @@
 """The folder of a run: which config it belongs to, and its history."""
 
+import contextlib
 import csv
 import io
 import json
 import os
 from pathlib import Path
 
+import filelock
+
+CONFIG_FILE = "config.json"
+CACHE_FOLDER = "cache"
 _MISSING = object()
 
 
@@ -13,28 +18,52 @@ class WorkdirError(ValueError):
     """The folder belongs to another run."""
 
 
-def open_workdir(path: str | os.PathLike, config: dict) -> Path:
-    """Create the folder of a run, or accept it where it holds a run of the same config.
+def check_workdir(path: Path, config: dict) -> None:
+    """Refuse a folder that cannot be the one of a run of `config`.
 
     Raises:
         WorkdirError: if it holds a run of another config (the differing fields are named), or files that are
             no run of ours.
     """
-    path = Path(path)
-    # Through JSON, so that tuples compare equal to the lists they are stored as.
-    config = json.loads(json.dumps(config))
-    saved_at = path / "config.json"
+    saved_at = path / CONFIG_FILE
     if saved_at.exists():
         saved = json.loads(saved_at.read_text(encoding="utf-8"))
-        if differences := _differences(saved, config):
+        if differences := _differences(saved, _through_json(config)):
             raise WorkdirError(f"{path} holds a run of another config. " + "; ".join(differences))
-        return path
-    # Other workers may have been faster to make their folders below the first one's.
-    if path.exists() and not all(child.name.startswith("worker-") for child in path.iterdir()):
-        raise WorkdirError(f"{path} is not empty and holds no config.json: give a new folder")
+    elif path.exists() and (
+        strangers := [child.name for child in path.iterdir() if not _is_ours(child.name)]
+    ):
+        raise WorkdirError(f"{path} holds {strangers[0]!r} and no {CONFIG_FILE}: give a new folder")
+
+
+def claim_workdir(path: Path, config: dict) -> None:
+    """Record whose folder it is, once everything is known to be in order: then training may begin."""
+    if not (path / CONFIG_FILE).exists():
+        write_text(path / CONFIG_FILE, json.dumps(_through_json(config), indent=2, sort_keys=True) + "\n")
+
+
+@contextlib.contextmanager
+def lock_workdir(path: Path):
+    """Keep other processes out of the folder, which is made if missing.
+
+    Raises:
+        WorkdirError: if another process trains in it.
+    """
     path.mkdir(parents=True, exist_ok=True)
-    write_text(saved_at, json.dumps(config, indent=2, sort_keys=True) + "\n")
-    return path
+    try:
+        with filelock.FileLock(path / ".lock", timeout=0):
+            yield
+    except filelock.Timeout:
+        raise WorkdirError(f"Another process trains in {path}") from None
+
+
+def _is_ours(name: str) -> bool:
+    """What may be there before the config is: locks, findings about images, other workers' folders."""
+    return name.startswith((".", "worker-")) or name == CACHE_FOLDER
+
+
+def _through_json(config: dict) -> dict:
+    return json.loads(json.dumps(config))  # tuples become the lists that they are stored as
 
 
 def write_text(path: Path, text: str) -> None:

@@ -81,7 +81,10 @@ def test_bad_flags_are_refused_in_one_clear_message(arguments, message, capsys):
         ("--config.data.on_error=ignore", "on_error"),
         ("--config.data.long_tail.profile=linear", "linear"),
         ("--config.init=/nowhere/backbone.keras", "/nowhere/backbone.keras"),
-        ("--config.dtype_policy=float3", "float3"),
+        ("--config.dtype_policy=mixed_float16", "mixed_float16"),
+        ("--config.epochs=0", "epochs=0"),
+        ("--config.knn.k=0", "k=0"),
+        ("--config.knn.feature=block9", "no feature 'block9'"),
         ("--config.preprocessing.train=shuffle", "shuffle"),
     ],
 )

@@ -36,7 +36,9 @@ def test_bad_line_is_named(tmp_path, bad):
 def test_wrong_length(tmp_path, lines):
     path = tmp_path / "prob.dat"
     path.write_text("0.5\n" * lines)
-    with pytest.raises(ValueError, match=rf"prob\.dat: expected 8 lines .*2 images.*, found {lines}\."):
+    with pytest.raises(
+        ValueError, match=rf"prob\.dat:{min(lines, 8) + 1}: expected 8 lines .*2 images.*, found {lines}\."
+    ):
         load_rotation_probabilities(path, 2)
 
 

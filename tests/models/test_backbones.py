@@ -46,6 +46,14 @@ def test_alexnet_equals_torch_at_every_feature(converted):
         assert np.abs(to_numpy(outputs[name]) - value).max() < 1e-4, name
 
 
+def test_biases_are_drawn_apart_from_kernels():
+    backbone = alexnet((63, 63, 3), dense_width=16, use_batch_norm=False)
+    for name in ("conv1_conv", "conv2_conv", "fc6"):
+        layer = backbone.get_layer(name)
+        kernel, bias = to_numpy(layer.kernel), to_numpy(layer.bias)
+        assert np.abs(bias - kernel.ravel()[: len(bias)]).max() > 1e-4, name
+
+
 def test_first_layer_filters_fold_batch_norm(converted):
     theirs, ours = converted
     conv, norm = theirs._feature_blocks[0][:2]

@@ -90,6 +90,7 @@ def test_five_steps_equal_torch(weighted):
         assert relative_difference(bias, linear.bias.detach().numpy()) < 1e-3
 
 
+@pytest.mark.usefixtures("float64")
 def test_gradients_equal_torch():
     import tensorflow as tf
 
@@ -98,8 +99,12 @@ def test_gradients_equal_torch():
     with tf.GradientTape() as tape:
         outputs = ours(batch, training=True)
         loss = ours.compute_loss(x=batch, y_pred=outputs)
-    gradients = tape.gradient(loss, [ours.rotation_head.kernel.value, ours.projection.kernel.value])
+    first_kernel = ours.backbone.get_layer("conv1_conv").kernel
+    variables = [ours.rotation_head.kernel, ours.projection.kernel, first_kernel]
+    gradients = tape.gradient(loss, [variable.value for variable in variables])
     sum(torch_losses(theirs, batch)).backward()
+    conv1 = theirs.backbone._feature_blocks[0][0].weight.grad.numpy().transpose(2, 3, 1, 0)
+    assert relative_difference(gradients[2], conv1) < 1e-4
     assert relative_difference(gradients[0], theirs.rotation_head.weight.grad.numpy().T) < 1e-4
     assert relative_difference(gradients[1], theirs.projection.weight.grad.numpy().T) < 1e-4
 

@@ -11,24 +11,26 @@ import h5py
 import numpy as np
 
 ROOT = Path(__file__).parents[2]
-TINY = (
-    "--config=digits_lt",
-    "--config.epochs=2",
-    "--config.batch_size=32",
-    "--config.checkpoint_steps=3",
-    "--config.keep_checkpoints=100",
-    "--config.tensorboard=False",
-    "--config.preprocessing.image_size=16",
-    "--config.preprocessing.resize=16",
-    "--config.backbone.width=4",
-    "--config.backbone.dense_width=32",
-    "--config.optimizer.milestones=((1,0.03),(2,0.003))",
-)
+TINY = {
+    "--config": "digits_lt",
+    "--config.epochs": "2",
+    "--config.batch_size": "32",
+    "--config.checkpoint_steps": "3",
+    "--config.tensorboard": "False",
+    "--config.preprocessing.image_size": "16",
+    "--config.preprocessing.resize": "16",
+    "--config.backbone.width": "4",
+    "--config.backbone.dense_width": "32",
+    "--config.optimizer.milestones": "((1,0.03),(2,0.003))",
+}
 LIMIT = 600  # seconds that a run may take on a stalled machine
 
 
 def command(workdir, *overrides) -> list[str]:
-    return [sys.executable, "-m", "rfd_tf.commands.train", *TINY, f"--workdir={workdir}", *overrides]
+    # Each flag once: ml_collections adds up the tuples of a field that is given twice.
+    flags = TINY | dict(override.split("=", 1) for override in overrides)
+    arguments = [f"{name}={value}" for name, value in flags.items()]
+    return [sys.executable, "-m", "rfd_tf.commands.train", f"--workdir={workdir}", *arguments]
 
 
 def start(workdir, *overrides, env=None) -> subprocess.Popen:

@@ -2,22 +2,46 @@ import json
 
 import pytest
 
-from rfd_tf.training.workdir import WorkdirError, open_workdir, trim_history
+from rfd_tf.training.workdir import (
+    WorkdirError,
+    check_workdir,
+    claim_workdir,
+    lock_workdir,
+    trim_history,
+)
 
 CONFIG = {"seed": 0, "mean": (0.1, 0.2), "data": {"root": "a", "split": "train"}}
 
 
-def test_the_same_config_opens_the_folder_again(tmp_path):
-    workdir = open_workdir(tmp_path / "run", CONFIG)
+@pytest.fixture
+def workdir(tmp_path):
+    with lock_workdir(tmp_path / "run"):
+        claim_workdir(tmp_path / "run", CONFIG)
+    return tmp_path / "run"
+
+
+def test_the_same_config_opens_the_folder_again(workdir):
     assert json.loads((workdir / "config.json").read_text())["data"]["root"] == "a"
-    assert open_workdir(tmp_path / "run", CONFIG) == workdir
+    check_workdir(workdir, CONFIG)
 
 
-def test_every_differing_field_is_named(tmp_path):
-    open_workdir(tmp_path / "run", CONFIG)
+def test_a_start_that_failed_leaves_the_folder_free(tmp_path):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "worker-1").mkdir()
+    with lock_workdir(tmp_path):
+        pass
+    check_workdir(tmp_path, CONFIG)
+
+
+def test_two_processes_cannot_share_a_folder(tmp_path):
+    with lock_workdir(tmp_path), pytest.raises(WorkdirError, match="Another process"), lock_workdir(tmp_path):
+        pass
+
+
+def test_every_differing_field_is_named(workdir):
     other = {"seed": 1, "mean": (0.1, 0.2), "data": {"root": "b"}, "new": True}
     with pytest.raises(WorkdirError) as error:
-        open_workdir(tmp_path / "run", other)
+        check_workdir(workdir, other)
     for part in (
         "data.root: 'a' there, 'b' now",
         "data.split: 'train' there, absent now",
@@ -30,8 +54,8 @@ def test_every_differing_field_is_named(tmp_path):
 
 def test_a_folder_of_other_things_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(WorkdirError, match="not empty"):
-        open_workdir(tmp_path, CONFIG)
+    with pytest.raises(WorkdirError, match=r"thesis\.tex"):
+        check_workdir(tmp_path, CONFIG)
 
 
 @pytest.mark.parametrize(
