@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from rfd_tf.metrics.weighted_knn import weighted_knn_predict
+from rfd_tf.models.backbone import check_feature_names
 from rfd_tf.models.extract_features import extract_features
 
 
@@ -44,10 +45,7 @@ class KNNMonitor(keras.callbacks.Callback):
         self.temperature = temperature
 
     def on_train_begin(self, logs=None):
-        if self.feature_name not in self.model.backbone.output:
-            raise ValueError(
-                f"The backbone {self.model.backbone.name!r} has no feature {self.feature_name!r}"
-            )
+        check_feature_names([self.feature_name], list(self.model.backbone.output))
 
     def on_epoch_end(self, epoch, logs=None):
         due = epoch == 0 or (epoch + 1) % self.every_epochs == 0

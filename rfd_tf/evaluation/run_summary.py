@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from rfd_tf import data
 from rfd_tf.evaluation.quick_probes import LabelledFeatures, knn_accuracy, logistic_regression_accuracy
 from rfd_tf.models import extract_features
-from rfd_tf.training.assembly import build_backbone
+from rfd_tf.training.assembly import build_backbone, measured_feature
 from rfd_tf.training.sources import Pictures, open_run_pictures
 
 _CALIBRATION_PASSES = 3
@@ -91,11 +91,6 @@ def _number(text: str | None) -> float:
         return float(text or "nan")
     except ValueError:
         return float("nan")
-
-
-def measured_feature(config: ConfigDict) -> str:
-    """The feature that kNN and the linear classifier are given."""
-    return config.knn.feature or config.backbone.feature
 
 
 def _batches(pictures: Pictures, config: ConfigDict):

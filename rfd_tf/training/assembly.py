@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from rfd_tf import callbacks, data, distribution, imbalance
 from rfd_tf.losses import LDAMLoss
 from rfd_tf.models import RotationDecoupling, create_backbone
+from rfd_tf.models.backbone import check_feature_names
 from rfd_tf.optimizers import CoupledSGD
 from rfd_tf.schedules import milestone_schedule
 from rfd_tf.training.sources import Pictures
@@ -44,6 +45,7 @@ def build_model(
         initialize: called with the backbone to set its weights, where the config names an `init`.
     """
     backbone = build_backbone(config, synchronized)
+    check_feature_names([measured_feature(config)], list(backbone.output))
     if initialize is not None:
         initialize(backbone)
     head, loss = _rotation_head(config, num_instances, instance_weights)
@@ -80,6 +82,11 @@ def build_backbone(config: ConfigDict, synchronized: bool = False) -> keras.Mode
         dense_width=config.backbone.dense_width,
         synchronized=synchronized,
     )
+
+
+def measured_feature(config: ConfigDict) -> str:
+    """The feature that kNN and linear classifiers are given."""
+    return config.knn.feature or config.backbone.feature
 
 
 def build_optimizer(config: ConfigDict, steps_per_epoch: int) -> CoupledSGD:
@@ -167,7 +174,7 @@ def _knn_monitor(config: ConfigDict, validation: Pictures) -> callbacks.KNNMonit
     return callbacks.KNNMonitor(
         batches,
         validation.source.labels,
-        config.knn.feature or config.backbone.feature,
+        measured_feature(config),
         config.knn.every_epochs,
         config.knn.k,
         config.knn.temperature,

@@ -74,7 +74,7 @@ def test_bad_flags_are_refused_in_one_clear_message(arguments, message, capsys):
         ("--config.data.source=folder", "folder"),
         ("--config.batch_size=10000", "fewer than one batch"),
         ("--config.backbone.name=vgg", "Unknown backbone 'vgg'"),
-        ("--config.backbone.feature=conv9", "no feature 'conv9'"),
+        ("--config.backbone.feature=conv9", "Unknown feature 'conv9'"),
         ("--config.method.rotation_head=hinge", "method.rotation_head"),
         ("--config.rotation_probabilities.path=/nowhere/prob.dat", "/nowhere/prob.dat"),
         ("--config.optimizer.milestones=()", "milestones"),
@@ -84,7 +84,7 @@ def test_bad_flags_are_refused_in_one_clear_message(arguments, message, capsys):
         ("--config.dtype_policy=mixed_float16", "mixed_float16"),
         ("--config.epochs=0", "epochs=0"),
         ("--config.knn.k=0", "k=0"),
-        ("--config.knn.feature=block9", "no feature 'block9'"),
+        ("--config.knn.feature=block9", "Unknown feature 'block9'"),
         ("--config.preprocessing.train=shuffle", "shuffle"),
     ],
 )
@@ -100,7 +100,7 @@ def test_bad_values_are_refused_before_training(override, message, tmp_path, cap
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run" / "config.json").exists()  # the folder stays free
 
 
 def test_python_dash_m_runs_a_command():
