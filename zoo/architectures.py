@@ -10,6 +10,7 @@ from zoo import alexnet_maps, resnet_maps
 from zoo.blank_start import blank_start
 from zoo.errors import WeightError, ZooError
 from zoo.heads import with_classifier, with_rotation_heads
+from zoo.precision import float32_policy
 from zoo.weight_map import WeightMap
 
 DEPTHS = (20, 32, 44, 56, 110)
@@ -33,19 +34,18 @@ class Architecture:
     maps: Mapping[str, Callable[[keras.Model, bool], WeightMap]]
 
     def model(self, options: Mapping[str, int], heads: bool) -> keras.Model:
-        """A backbone to be filled with weights, with its heads where asked for.
+        """A backbone to be filled with weights, in float32, with its heads where asked for.
 
         `classes` among the options is for the classifier, the others are for the backbone's builder.
         """
         options = dict(options)
         head_options = {"classes": options.pop("classes")} if "classes" in options else {}
-        with blank_start():
-            backbone = self.build(**options)
-        if not heads:
-            return backbone
-        if self.add_heads is None:
+        if heads and self.add_heads is None:
             raise ZooError(f"{self.name} has no heads: leave out `heads`")
-        return self.add_heads(backbone, **head_options)
+        with float32_policy():
+            with blank_start():
+                backbone = self.build(**options)
+            return self.add_heads(backbone, **head_options) if heads else backbone
 
     def weight_map(self, source: str, model: keras.Model) -> WeightMap:
         """The map between files of `source` (`torch` or `caffe`) and `model`.

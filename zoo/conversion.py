@@ -1,18 +1,20 @@
 """From a source file to a Keras network, and to other files; verified before anything is written."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
 
 from zoo.architectures import architecture, architecture_of, has_heads
 from zoo.entry import Entry
-from zoo.errors import ZooError
+from zoo.errors import FormatError, ZooError
 from zoo.exporting import export_weights
 from zoo.hashing import sha256_of
 from zoo.keras_file import read_keras, write_keras
 from zoo.registry import info
 from zoo.report import Report, recorded_counters
-from zoo.sources import kind_of, read_arrays
+from zoo.sources import KIND_NAMES, kind_of_file, kind_to_write, read_arrays
 from zoo.verification import TOLERANCE, verify
 
 
@@ -29,19 +31,21 @@ def convert(
 
     Args:
         name: of the entry, which says what network the file holds.
-        from_file: the released file, or a `.keras` file of an earlier conversion.
+        from_file: the released file, or the same network in any other file that can be read: PyTorch, Caffe,
+            or a `.keras` file of an earlier conversion. What it is tells its content, else its ending.
         out: ends in `.keras`, `.pth` (needs PyTorch) or `.caffemodel`.
         heads: whether to convert the heads of the checkpoint as well.
         fold: whether to fold the batch norms into the layers before them.
-        tolerance: how far the network may be from an independent forward pass of its source.
+        tolerance: how far the network may be from an independent forward pass of its source: absolute up to
+            values of 1, relative to the feature's largest value beyond.
 
     Raises:
         ZooError: if there is no such entry, the file is not what it says, or the result is not equal; nothing
             is written then.
     """
-    kind_of(out)
+    out_kind = kind_to_write(out)
     entry = info(name)
-    if Path(from_file).name.endswith(".keras"):
+    if entry.architecture and kind_of_file(from_file, entry.source) == "keras":
         model, report = _read_converted(entry, from_file), None
         counters = recorded_counters(from_file)
         if heads and not has_heads(model):
@@ -53,7 +57,7 @@ def convert(
         from zoo.folding import fold_batch_norm
 
         model = fold_batch_norm(model)
-    if report is None or fold or kind_of(out) != "keras":
+    if report is None or fold or out_kind != "keras":
         counters = {} if fold else counters
         return export_weights(
             model, out, source=from_file, entry=name, counters=counters, tolerance=tolerance
@@ -73,12 +77,13 @@ def load_file(
     """
     if entry.architecture is None:
         raise ZooError(f"{entry.name} is data and no network: zoo.download({entry.name!r}) gives its path")
-    state = read_arrays(path, entry.source)
-    built = architecture(entry.architecture)
-    model = built.model(dict(entry.options), heads)
-    weight_map = built.weight_map(entry.source, model)
-    weight_map.load(state, model)
-    differences, compared_with = verify(model, built.name, entry.source, state, tolerance=tolerance)
+    with _source_of(entry, path) as source:
+        state = read_arrays(path, source)
+        built = architecture(entry.architecture)
+        model = built.model(dict(entry.options), heads)
+        weight_map = built.weight_map(source, model)
+        weight_map.load(state, model)
+        differences, compared_with = verify(model, built.name, source, state, tolerance=tolerance)
     left_out = tuple(key for key in weight_map.left_out if key in state)
     counters = weight_map.counts(state)
     return model, _report(entry, path, compared_with, tolerance, differences, left_out, counters)
@@ -93,9 +98,25 @@ def verify_file(
         ZooError: if either file cannot be read, or they differ.
     """
     model = _read_converted(entry, model_path)
-    state = read_arrays(path, entry.source)
-    differences, compared_with = verify(model, entry.architecture, entry.source, state, tolerance=tolerance)
+    with _source_of(entry, path) as source:
+        state = read_arrays(path, source)
+        differences, compared_with = verify(model, entry.architecture, source, state, tolerance=tolerance)
     return _report(entry, path, compared_with, tolerance, differences)
+
+
+@contextmanager
+def _source_of(entry: Entry, path: str | Path) -> Iterator[str]:
+    """What arrays the file has: `torch` or `caffe`. Errors within say so where the entry's are others."""
+    source = kind_of_file(path, entry.source)
+    expected = f"{entry.name} is released as {KIND_NAMES[entry.source]}"
+    if source == "keras":
+        raise FormatError(f"{path}: is {KIND_NAMES[source]} and holds no source to verify; {expected}")
+    try:
+        yield source
+    except ZooError as error:
+        if source == entry.source:
+            raise
+        raise type(error)(f"{path}: was read as {KIND_NAMES[source]}, but {expected}: {error}") from error
 
 
 def _read_converted(entry: Entry, path: str | Path) -> keras.Model:

@@ -10,7 +10,7 @@ from zoo.atomic_file import atomic_path
 from zoo.hashing import sha256_of
 from zoo.keras_file import read_keras
 from zoo.report import Report
-from zoo.sources import kind_of, read_arrays, write_arrays
+from zoo.sources import kind_to_write, read_arrays, write_arrays
 from zoo.verification import TOLERANCE, compare, outputs, random_images, verify
 
 
@@ -33,12 +33,13 @@ def export_weights(
         source: the file that the network came from, for the report.
         entry: the zoo entry that it came from, for the report.
         counters: values for PyTorch's `num_batches_tracked`; zero where not given.
-        tolerance: how far the file's network may be from `model`.
+        tolerance: how far the file's network may be from `model`: absolute up to values of 1, relative to
+            the feature's largest value beyond.
 
     Raises:
         ZooError: if the network has no such form, or the file is not equal to it; nothing is written then.
     """
-    kind = kind_of(out)
+    kind = kind_to_write(out)
     built = architecture_of(model)
     out = Path(out)
     with atomic_path(out) as temporary:

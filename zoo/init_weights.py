@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import keras
+from absl import logging
 
 from zoo.architectures import architecture_of
 from zoo.errors import WeightError
@@ -14,6 +15,9 @@ PREFIX = "zoo:"
 
 def resolve_init(spec: str | Path, backbone: keras.Model) -> None:
     """Set all weights of `backbone` from a zoo entry or a file; nothing is set unless everything fits.
+
+    Of a CIFAR ResNet with the feature `fc_block`, whose dense layers no published checkpoint holds, those
+    stay as initialised where the source lacks them; the log names their variables.
 
     Args:
         spec: `zoo:NAME`, or the path of a `.keras`, `.pth`, `.pth.tar`, `.pt`, `.th`, `.caffemodel` or
@@ -34,16 +38,20 @@ def resolve_init(spec: str | Path, backbone: keras.Model) -> None:
         model = read_keras(spec)
         _copy(getattr(model, "backbone", model), backbone, str(spec))
     else:
-        weight_map = architecture_of(backbone).weight_map(kind, backbone)
+        published = _published_part(backbone)
+        weight_map = architecture_of(backbone).weight_map(kind, published)
         try:
-            weight_map.load(read_arrays(spec, kind), backbone)
+            weight_map.load(read_arrays(spec, kind), published)
         except WeightError as error:
             raise WeightError(f"{spec}: {error}") from error
+        _log_fresh(str(spec), backbone, _variables(published))
 
 
 def _copy(source: keras.Model, target: keras.Model, name: str) -> None:
-    values = {variable.path: variable for variable in source.weights}
-    variables = {variable.path: variable for variable in target.weights}
+    values, variables = _variables(source), _variables(target)
+    published = _variables(_published_part(target))
+    if values.keys() == published.keys():
+        variables = published
     if values.keys() != variables.keys():
         missing = sorted(variables.keys() - values.keys())[:4]
         extra = sorted(values.keys() - variables.keys())[:4]
@@ -57,3 +65,21 @@ def _copy(source: keras.Model, target: keras.Model, name: str) -> None:
             )
     for path, variable in variables.items():
         variable.assign(values[path])
+    _log_fresh(name, target, variables)
+
+
+def _variables(model: keras.Model) -> dict:
+    return {variable.path: variable for variable in model.weights}
+
+
+def _published_part(backbone: keras.Model) -> keras.Model:
+    """Of a CIFAR ResNet the layers up to `pool`, without the dense block; any other network as it is."""
+    names = {layer.name for layer in backbone.layers}
+    if not {"block1_unit0_1_conv", "pool", "fc6"} <= names:
+        return backbone
+    return keras.Model(backbone.inputs[0], backbone.get_layer("pool").output, name=backbone.name)
+
+
+def _log_fresh(name: str, backbone: keras.Model, was_set: dict) -> None:
+    if fresh := sorted(_variables(backbone).keys() - was_set.keys()):
+        logging.info("%s lacks these variables, which stay as initialised: %s", name, ", ".join(fresh))

@@ -24,11 +24,13 @@ def load(
 
     Args:
         name: of the entry.
-        from_file: the released file, where you have it; else it comes from the cache or the network.
+        from_file: the released file, or the same weights in another PyTorch or Caffe file, where you have
+            it; else it comes from the cache or the network.
         heads: also output what the checkpoint's heads make of the features: `rotation_logits` [B, 4] and
             `embedding` [B, 128], or `logits` [B, classes] of a CIFAR ResNet.
         feature_names: the outputs; by default all.
-        tolerance: how far the network may be from an independent forward pass of its source.
+        tolerance: how far the network may be from an independent forward pass of its source: absolute up to
+            values of 1, relative to the feature's largest value beyond.
 
     Returns:
         A functional model from images [B, H, W, 3] to a dict of features. The images are to be prepared as

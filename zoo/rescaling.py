@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from zoo.errors import ZooError
+from zoo.precision import computing_in_float32
 
 _SCALABLE = (keras.layers.Conv2D, keras.layers.Dense)
 # Layers that turn c * x into c * y for every c > 0.
@@ -52,7 +53,8 @@ def rescale(backbone: keras.Model, images: np.ndarray, *, seed: int = 0) -> kera
     trunk = keras.Model(rescaled.inputs[0], copies[-1].output)
     noise = np.random.default_rng(seed).standard_normal((len(images), *trunk.output.shape[1:]))
     for _ in range(_STEPS):
-        ratios, deviation = _ratios(trunk, copies, images, noise.astype("float32"))
+        with computing_in_float32(trunk):
+            ratios, deviation = _ratios(trunk, copies, images, noise.astype("float32"))
         target = np.exp(np.mean(np.log(ratios))) * deviation ** (1.0 / len(copies))
         if np.max(np.abs(np.log(ratios / target))) <= _LOG_RATIO:
             break

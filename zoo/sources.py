@@ -1,4 +1,4 @@
-"""Weight files by their endings."""
+"""Weight files by their endings and first bytes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,28 +11,72 @@ from zoo.errors import FormatError
 if TYPE_CHECKING:
     from zoo.caffe_blobs import LayerBlobs
 
-_ENDINGS = {
+_WRITABLE = {
     ".keras": "keras",
     ".pth": "torch",
     ".pth.tar": "torch",
     ".pt": "torch",
     ".th": "torch",
     ".caffemodel": "caffe",
-    ".caffemodel.h5": "caffe",
 }
+_READABLE = _WRITABLE | {".caffemodel.h5": "caffe"}
+KIND_NAMES = {"keras": "a .keras file", "torch": "a PyTorch checkpoint", "caffe": "a Caffe network"}
+_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_TORCH_MAGIC = (b"PK\x03\x04", b"\x80")  # zip, and a legacy checkpoint's first pickle
 
 
 def kind_of(path: str | Path) -> str:
-    """`keras`, `torch` or `caffe`, by the file's ending.
+    """`keras`, `torch` or `caffe`, by the ending of a file to be read.
 
     Raises:
         FormatError: on another ending.
     """
+    if kind := _by_ending(path, _READABLE):
+        return kind
+    raise FormatError(f"{path}: unknown ending; known are {', '.join(_READABLE)}")
+
+
+def kind_to_write(path: str | Path) -> str:
+    """`keras`, `torch` or `caffe`, by the ending of a file to be written.
+
+    Raises:
+        FormatError: on another ending, also on one that can only be read.
+    """
+    if kind := _by_ending(path, _WRITABLE):
+        return kind
+    problem = "this ending is read, but not written" if _by_ending(path, _READABLE) else "unknown ending"
+    raise FormatError(f"{path}: {problem}; the endings to write are {', '.join(_WRITABLE)}")
+
+
+def kind_of_file(path: str | Path, expected: str) -> str:
+    """What a file holds, by its first bytes, else by a Caffe ending, else what is expected.
+
+    `keras` by the ending alone: Keras, whose reader is not ours, gets no file that is not called so.
+
+    Raises:
+        FormatError: if there is no such file.
+    """
+    if not Path(path).is_file():
+        raise FormatError(f"{path}: there is no such file")
+    by_ending = _by_ending(path, _READABLE)
+    if by_ending == "keras":
+        return by_ending
+    start = _first_bytes(path)
+    if start == _HDF5_MAGIC:
+        return "caffe"
+    if start.startswith(_TORCH_MAGIC):
+        return "torch"
+    return "caffe" if by_ending == "caffe" else expected
+
+
+def _by_ending(path: str | Path, endings: Mapping[str, str]) -> str | None:
     name = Path(path).name.lower()
-    for ending, kind in _ENDINGS.items():
-        if name.endswith(ending):
-            return kind
-    raise FormatError(f"{path}: unknown ending; known are {', '.join(_ENDINGS)}")
+    return next((kind for ending, kind in endings.items() if name.endswith(ending)), None)
+
+
+def _first_bytes(path: str | Path) -> bytes:
+    with Path(path).open("rb") as file:
+        return file.read(len(_HDF5_MAGIC))
 
 
 def read_arrays(path: str | Path, kind: str) -> dict[str, np.ndarray]:
@@ -58,9 +102,7 @@ def read_caffe(path: str | Path) -> "dict[str, LayerBlobs]":
     Raises:
         FormatError: on a damaged, hostile or foreign file.
     """
-    with Path(path).open("rb") as file:
-        is_hdf5 = file.read(8) == b"\x89HDF\r\n\x1a\n"
-    if is_hdf5:
+    if _first_bytes(path) == _HDF5_MAGIC:
         from zoo.caffe_hdf5 import read_caffe_hdf5 as read
     else:
         from zoo.caffemodel import read_caffemodel as read

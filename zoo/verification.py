@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from zoo.errors import VerificationError
+from zoo.precision import computing_in_float32
 from zoo.reference_forward import reference_features, reference_ops
 
 TOLERANCE = 1e-4
@@ -31,8 +32,9 @@ def random_images(model: keras.Model, count: int = 2, seed: int = 0) -> np.ndarr
 
 
 def outputs(model: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
-    """The model's outputs by name, in inference."""
-    results = model(images, training=False)
+    """The model's outputs by name, in inference and in float32, also those of a mixed-precision model."""
+    with computing_in_float32(model):
+        results = model(images, training=False)
     if not isinstance(results, Mapping):
         results = {"output": results}
     return {name: np.asarray(keras.ops.convert_to_numpy(value)) for name, value in results.items()}

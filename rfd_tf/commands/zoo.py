@@ -20,6 +20,10 @@ USAGE = """rfd zoo ACTION [NAME] [flags]
 The cache is $RFD_TF_CACHE; RFD_TF_OFFLINE=1 forbids the network.
 """
 
+_TOLERANCE_HELP = (
+    "of the verification: absolute up to values of 1, relative to the feature's largest value beyond"
+)
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status."""
@@ -41,6 +45,14 @@ def main(argv: list[str] | None = None) -> int:
     for flag in needed_flags:
         if not values[flag].value:
             return command_line.fail(argv[0], f"{words[0]} needs --{flag}", command_line.USAGE_ERROR)
+    if "out" in needed_flags:
+        from zoo.errors import FormatError
+        from zoo.sources import kind_to_write
+
+        try:
+            kind_to_write(values.out)
+        except FormatError as error:
+            return command_line.fail(argv[0], f"--out={error}", command_line.USAGE_ERROR)
     return command_line.run(argv[0], lambda: action(*words[1:], values), (ValueError, OSError, MemoryError))
 
 
@@ -52,7 +64,7 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("num_images", 32, "how many of them to use", 1, flag_values=values)
     flags.DEFINE_bool("heads", False, "convert the checkpoint's heads as well", flag_values=values)
     flags.DEFINE_bool("fold", False, "fold the batch norms as well", flag_values=values)
-    flags.DEFINE_float("tolerance", 1e-4, "of the verification", 0.0, flag_values=values)
+    flags.DEFINE_float("tolerance", 1e-4, _TOLERANCE_HELP, 0.0, flag_values=values)
 
 
 def _list(values: flags.FlagValues) -> None:
@@ -87,7 +99,7 @@ def _fold(values: flags.FlagValues) -> None:
     from zoo.keras_file import read_keras
 
     folded = zoo.fold_batch_norm(read_keras(values.from_file))
-    _print(zoo.export_weights(folded, values.out, source=values.from_file), values.out)
+    _export(folded, values)
 
 
 def _rescale(values: flags.FlagValues) -> None:
@@ -97,7 +109,7 @@ def _rescale(values: flags.FlagValues) -> None:
 
     model = read_keras(values.from_file)
     images = calibration_images(values.images, model.inputs[0].shape[1:3], values.num_images)
-    _print(zoo.export_weights(zoo.rescale(model, images), values.out, source=values.from_file), values.out)
+    _export(zoo.rescale(model, images), values)
 
 
 def _verify(name: str, values: flags.FlagValues) -> None:
@@ -106,6 +118,13 @@ def _verify(name: str, values: flags.FlagValues) -> None:
 
     source = values.from_file or zoo.download(name)
     print("\n".join(verify_file(zoo.info(name), source, values.model, values.tolerance).lines()))
+
+
+def _export(model, values: flags.FlagValues) -> None:
+    import zoo
+
+    options = {"source": values.from_file, "tolerance": values.tolerance}
+    _print(zoo.export_weights(model, values.out, **options), values.out)
 
 
 def _print(report, out: str) -> None:

@@ -93,7 +93,9 @@ def test_convert_verify_fold_and_rescale(narrow, capsys):
         (["list", "--nonsense"], 2, "nonsense"),
         (["convert", "narrow", "more", "--out=x.keras"], 2, "unexpected argument 'more'"),
         (["convert", "narrow", "--from_file=missing.pth", "--out=x.keras"], 1, "there is no such file"),
-        (["convert", "narrow", "--out=x.onnx"], 1, "unknown ending"),
+        (["convert", "narrow", "--out=x.onnx"], 2, "--out=x.onnx: unknown ending"),
+        (["convert", "narrow", "--out=x.caffemodel.h5"], 2, "this ending is read, but not written"),
+        (["fold", "--from_file=a.keras", "--out=x.caffemodel.h5"], 2, "the endings to write are .keras, "),
         (["download", "cifar_resnet20"], 1, "has no link"),
         (["fold", "--from_file=a.pth", "--out=x.keras"], 1, "there is no such file"),
     ],
@@ -110,7 +112,9 @@ def test_mistakes_give_one_message_and_no_traceback(narrow, capsys, monkeypatch,
 
 def test_help(capsys):
     assert run("--help") == 0
-    assert "rescale" in capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
+    assert "rescale" in out
+    assert "absolute up to values of 1, relative to the feature's largest value beyond" in out
 
 
 @pytest.mark.parametrize("content", [None, b"not a picture"])

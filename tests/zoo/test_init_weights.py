@@ -1,3 +1,5 @@
+import logging
+
 import keras
 import numpy as np
 import pytest
@@ -82,3 +84,64 @@ def test_resnet_file(tmp_path):
     zoo.resolve_init(tmp_path / "a.th", backbone)
     kernel = backbone.get_layer("conv1_conv").get_weights()[0]
     np.testing.assert_array_equal(kernel, state["conv1.weight"].transpose(2, 3, 1, 0))
+
+
+FEATURES = ("block3", "pool", "fc_block")
+BLOCK = ("fc6", "fc6_bn", "fc7", "fc7_bn")
+
+
+@pytest.fixture
+def resnet_files(tmp_path):
+    """A released ResNet as a zoo entry and as files."""
+    save_torch(tmp_path / "a.th", resnet_state(), nest="state_dict")
+    register_narrow(architecture="resnet20", links=((tmp_path / "a.th").as_uri(),))
+    zoo.convert("narrow", tmp_path / "a.th", tmp_path / "a.keras")
+    return tmp_path
+
+
+@pytest.mark.parametrize("spec", ["zoo:narrow", "a.th", "a.keras"])
+def test_a_dense_block_stays_as_initialised(resnet_files, caplog, spec):
+    backbone = resnet_cifar(20, feature_names=FEATURES, dense_width=8)
+    before = {variable.path: variable.numpy() for variable in backbone.weights}
+    name = spec if spec.startswith("zoo:") else str(resnet_files / spec)
+    with caplog.at_level(logging.INFO, "absl"):
+        zoo.resolve_init(name, backbone)
+    expected = {variable.path: variable.numpy() for variable in zoo.load("narrow").weights}
+    fresh = {path: value for path, value in before.items() if path.partition("/")[0] in BLOCK}
+    assert len(fresh) == 10
+    for variable in backbone.weights:
+        np.testing.assert_array_equal(variable.numpy(), (expected | fresh)[variable.path])
+    (message,) = [record.getMessage() for record in caplog.records if "initialised" in record.getMessage()]
+    assert message == f"{name} lacks these variables, which stay as initialised: {', '.join(sorted(fresh))}"
+
+
+def test_a_dense_block_in_the_file_is_set(tmp_path, caplog):
+    source, target = (resnet_cifar(20, feature_names=FEATURES, dense_width=8) for _ in range(2))
+    source.save(tmp_path / "b.keras")
+    with caplog.at_level(logging.INFO, "absl"):
+        zoo.resolve_init(tmp_path / "b.keras", target)
+    for actual, wanted in zip(target.get_weights(), source.get_weights(), strict=True):
+        np.testing.assert_array_equal(actual, wanted)
+    assert "initialised" not in caplog.text
+
+
+def test_all_else_stays_strict(resnet_files):
+    """Half a block, a block that has no place, another depth, another width."""
+    block = resnet_cifar(20, feature_names=FEATURES, dense_width=8)
+    half = keras.Model(block.inputs[0], block.get_layer("fc6_relu").output)
+    half.save(resnet_files / "half.keras")
+    block.save(resnet_files / "block.keras")
+    cases = [
+        ("half.keras", block, "it lacks .*fc7"),
+        ("block.keras", resnet_cifar(20), "it has besides .*fc6"),
+        ("a.keras", resnet_cifar(32, feature_names=FEATURES), "it lacks .*block1_unit3"),
+        ("a.th", resnet_cifar(32, feature_names=FEATURES), "The file lacks"),
+        ("a.keras", resnet_cifar(20, feature_names=FEATURES, width=8), "has shape"),
+        ("a.th", resnet_cifar(20, feature_names=FEATURES, width=8), "has shape"),
+    ]
+    for file, backbone, message in cases:
+        before = backbone.get_weights()
+        with pytest.raises(zoo.WeightError, match=message):
+            zoo.resolve_init(resnet_files / file, backbone)
+        for old, new in zip(before, backbone.get_weights(), strict=True):
+            np.testing.assert_array_equal(old, new)
