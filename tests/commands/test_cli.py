@@ -74,7 +74,7 @@ def test_bad_flags_are_refused_in_one_clear_message(arguments, message, capsys):
         ("--config.data.source=folder", "folder"),
         ("--config.batch_size=10000", "fewer than one batch"),
         ("--config.backbone.name=vgg", "Unknown backbone 'vgg'"),
-        ("--config.backbone.feature=conv9", "Unknown feature 'conv9'"),
+        ("--config.backbone.feature=conv9", "no feature 'conv9'"),
         ("--config.method.rotation_head=hinge", "method.rotation_head"),
         ("--config.rotation_probabilities.path=/nowhere/prob.dat", "/nowhere/prob.dat"),
         ("--config.optimizer.milestones=()", "milestones"),
