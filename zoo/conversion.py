@@ -32,7 +32,7 @@ def convert(
     Args:
         name: of the entry, which says what network the file holds.
         from_file: the released file, or the same network in any other file that can be read: PyTorch, Caffe,
-            or a `.keras` file of an earlier conversion. What it is tells its content, else its ending.
+            or a `.keras` file of an earlier conversion. Its content tells, else its ending.
         out: ends in `.keras`, `.pth` (needs PyTorch) or `.caffemodel`.
         heads: whether to convert the heads of the checkpoint as well.
         fold: whether to fold the batch norms into the layers before them.
