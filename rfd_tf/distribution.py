@@ -132,21 +132,10 @@ def sum_over_replicas(value):
 
 
 def gather_over_replicas(rows):
-    """Every replica's `rows` [b, ...] as [replicas * b, ...], in replica order, the same on all; no gradient.
-
-    An all-reduce of a buffer in which each replica fills its own slot: `all_gather` fails in a Keras train
-    step under MultiWorkerMirroredStrategy ("destinations can not be empty").
-    """
+    """Every replica's `rows` [b, ...] as [replicas * b, ...], the same on all of them; no gradient."""
     context = _replica_context()
     rows = ops.stop_gradient(rows)
-    if context is None:
-        return rows
-    import tensorflow as tf
-
-    slot = tf.one_hot(context.replica_id_in_sync_group, context.num_replicas_in_sync, dtype=rows.dtype)
-    slot = tf.reshape(slot, [-1] + [1] * len(rows.shape))
-    buffer = context.all_reduce("SUM", slot * rows[tf.newaxis])
-    return tf.reshape(buffer, tf.concat([[-1], tf.shape(rows)[1:]], axis=0))
+    return rows if context is None else context.all_gather(rows, axis=0)
 
 
 @contextlib.contextmanager

@@ -83,7 +83,6 @@ def test_two_worker_processes_learn_what_one_device_learns(one_device, tmp_path)
     [
         ("_no_symbolic_build", "PerReplica"),
         ("_scalar_logs_averaged", "Invalid reduction dimension 0"),
-        ("gather_over_replicas", "destinations can not be empty"),
     ],
 )
 def test_each_workaround_is_still_needed(workaround, failure, tmp_path):

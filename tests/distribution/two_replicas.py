@@ -15,24 +15,10 @@ BATCH, EPOCHS, K = 8, 2, 8
 IMAGES = 40
 
 
-def leave_out(workaround: str) -> None:
-    """Put what Keras or TensorFlow would do by themselves in the place of a work-around."""
-    if workaround == "gather_over_replicas":
-        import tensorflow as tf
-
-        from rfd_tf.layers import memory_bank
-
-        memory_bank.gather_over_replicas = lambda rows: tf.distribute.get_replica_context().all_gather(
-            rows, 0
-        )
-    else:
+def main(path: str, strategy_name: str, workaround: str = "") -> None:
+    if workaround:  # leave it out
         assert hasattr(distribution, workaround)
         setattr(distribution, workaround, contextlib.nullcontext)
-
-
-def main(path: str, strategy_name: str, workaround: str = "") -> None:
-    if workaround:
-        leave_out(workaround)
     strategy = distribution.create_strategy(strategy_name, 2 if strategy_name == "mirrored" else 0)
 
     import keras
