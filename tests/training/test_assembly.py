@@ -1,0 +1,82 @@
+import importlib
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import configs
+from rfd_tf.imbalance import effective_rotation_counts, rotation_instance_weights
+from rfd_tf.losses import LDAMLoss
+from rfd_tf.training.assembly import build_model
+
+NAMES = sorted(path.stem for path in Path(configs.__file__).parent.glob("[!_]*.py"))
+
+
+def config_named(name):
+    return importlib.import_module(f"configs.{name}").get_config()
+
+
+def tiny_config():
+    config = config_named("digits_lt")
+    config.preprocessing.image_size = 8
+    config.backbone.width = 4
+    config.backbone.dense_width = 8
+    return config
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_has_the_common_fields_and_its_command(name):
+    config = config_named(name)
+    for field in ("seed", "epochs", "batch_size", "strategy", "init"):
+        assert field in config
+    assert {"source", "root"} <= set(config.data)
+    assert config.optimizer.milestones[-1][0] == config.epochs
+    if name != "base":
+        assert f"rfd train --config={name}" in importlib.import_module(f"configs.{name}").__doc__
+
+
+def test_the_imagenet_config_is_the_papers_recipe():
+    config = config_named("imagenet")
+    milestones = ((90, 1e-2), (130, 1e-3), (190, 1e-4), (210, 1e-5), (230, 1e-4), (245, 1e-5))
+    assert config.optimizer.milestones == milestones
+    optimizer = config.optimizer
+    assert (optimizer.momentum, optimizer.nesterov, optimizer.weight_decay) == (0.9, True, 5e-4)
+    assert (config.epochs, config.batch_size, config.backbone.name) == (245, 192, "alexnet")
+    assert (config.method.num_negatives, config.method.temperature, config.method.momentum) == (
+        4096,
+        0.07,
+        0.5,
+    )
+    assert (config.rotation_probabilities.gamma, config.rotation_probabilities.start_epoch) == (2.0, 210)
+    assert config.method.loss_weights == (1.0, 1.0, 1.0)
+
+
+def test_effective_rotation_counts_feed_the_margins():
+    config = tiny_config()
+    config.method.rotation_head = "ldam"
+    weights = rotation_instance_weights(np.random.default_rng(0).uniform(size=(50, 4)))
+    model = build_model(config, 50, 3, weights, synchronized=False)
+    loss = model.rotation_loss
+    assert isinstance(loss, LDAMLoss)
+    np.testing.assert_allclose(loss.class_counts, effective_rotation_counts(weights))
+    assert loss.margins[0] == loss.margins.min() < loss.margins.max() == pytest.approx(config.ldam.max_margin)
+    np.testing.assert_array_equal(model.instance_weights.numpy(), weights)
+
+
+def test_without_probabilities_the_four_rotations_count_alike():
+    config = tiny_config()
+    config.method.rotation_head = "ldam"
+    loss = build_model(config, 50, 3, None, synchronized=False).rotation_loss
+    assert loss.class_counts == [50.0] * 4
+
+
+def test_the_rate_follows_the_milestones_and_initialize_sees_the_backbone():
+    seen = []
+    config = tiny_config()
+    model = build_model(config, 50, 3, None, synchronized=False, initialize=seen.append)
+    assert seen == [model.backbone]
+    schedule = keras.optimizers.schedules.deserialize(model.optimizer.get_config()["learning_rate"])
+    first, second, _ = config.optimizer.milestones
+    assert float(schedule(first[0] * 3 - 1)) == pytest.approx(first[1])
+    assert float(schedule(first[0] * 3)) == pytest.approx(second[1])
