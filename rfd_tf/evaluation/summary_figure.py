@@ -1,9 +1,8 @@
-import io
-import os
 from pathlib import Path
 
 import numpy as np
 
+from rfd_tf.data.atomic_file import atomic_file
 from rfd_tf.evaluation.run_summary import RunSummary
 
 
@@ -21,11 +20,8 @@ def draw_summary(summary: RunSummary, path: Path) -> None:
     _draw_accuracies(figure.add_subplot(grid[0, 2]), summary.accuracies)
     if summary.agnostic:
         _draw_agnostic(figure, grid[1, :], *summary.agnostic)
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=110)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    partial.write_bytes(png.getvalue())
-    partial.replace(path)
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png", dpi=110)
 
 
 def _draw_losses(axes, history) -> None:

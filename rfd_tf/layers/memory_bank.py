@@ -1,5 +1,4 @@
 import keras
-import numpy as np
 from keras import ops
 
 from rfd_tf.distribution import gather_over_replicas, num_replicas, sum_over_replicas
@@ -92,11 +91,6 @@ class MemoryBank(keras.layers.Layer):
         new = l2_normalize(self.momentum * old + (1.0 - self.momentum) * embeddings)
         index = ops.cast(index, "int32")
         _scatter_rows(self.rows, gather_over_replicas(index), gather_over_replicas(new))
-
-    def load_rows(self, rows: np.ndarray, normalizer: float) -> None:
-        """Set the table [N, D] and Z."""
-        self.rows.assign(rows)
-        self.normalizer.assign(normalizer)
 
     def get_config(self):
         config = super().get_config()

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import filelock
 
+from rfd_tf.data.atomic_file import atomic_file
+
 CONFIG_FILE = "config.json"
 CACHE_FOLDER = "cache"
 _MISSING = object()
@@ -68,12 +70,10 @@ def _through_json(config: dict) -> dict:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    with open(partial, "w", encoding="utf-8", newline="") as file:
-        file.write(text)
+    with atomic_file(path) as file:
+        file.write(text.encode("utf-8"))
         file.flush()
         os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _differences(saved: dict, config: dict, prefix: str = "") -> list[str]:
