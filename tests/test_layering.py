@@ -18,12 +18,16 @@ LAYERS = {
     "rfd_tf.metrics": 1,
     "rfd_tf.data": 1,
     "rfd_tf.models": 2,
+    "rfd_tf.serving": 2,
     "rfd_tf.callbacks": 3,
+    "rfd_tf.extractors": 3,
     "zoo": 3,
     "rfd_tf.training": 4,
     "rfd_tf.evaluation": 5,
-    "rfd_tf.commands": 6,
-    "rfd_tf.cli": 7,
+    "rfd_tf.export": 5,
+    "rfd_tf.report": 6,
+    "rfd_tf.commands": 7,
+    "rfd_tf.cli": 8,
     "configs": 0,
 }
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import keras
 
 from rfd_tf.models import alexnet, resnet_cifar
+from rfd_tf.precision import float32_policy
 from zoo import alexnet_maps, resnet_maps
 from zoo.blank_start import blank_start
 from zoo.errors import WeightError, ZooError
 from zoo.heads import with_classifier, with_rotation_heads
-from zoo.precision import float32_policy
 from zoo.weight_map import WeightMap
 
 DEPTHS = (20, 32, 44, 56, 110)

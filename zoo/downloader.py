@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from zoo.atomic_file import atomic_path
+from rfd_tf.atomic import atomic_path
 from zoo.cache import cache_dir
 from zoo.entry import Entry
 from zoo.errors import DownloadError

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import keras
 
+from rfd_tf.atomic import atomic_path
 from zoo.architectures import architecture_of
-from zoo.atomic_file import atomic_path
 from zoo.hashing import sha256_of
 from zoo.keras_file import read_keras
 from zoo.report import Report

@@ -5,7 +5,7 @@ from pathlib import Path
 import keras
 
 import rfd_tf.models  # noqa: F401  registers our layers
-from zoo.atomic_file import atomic_path
+from rfd_tf.atomic import atomic_path
 from zoo.errors import FormatError
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from zoo.atomic_file import atomic_path
+from rfd_tf.atomic import atomic_path
 from zoo.verification import Difference
 
 _PACKAGES = ("rfd_tf", "keras", "tensorflow", "numpy", "torch", "protobuf", "h5py")

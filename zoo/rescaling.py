@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 
+from rfd_tf.precision import computing_in_float32
 from zoo.errors import ZooError
-from zoo.precision import computing_in_float32
 
 _SCALABLE = (keras.layers.Conv2D, keras.layers.Dense)
 # Layers that turn c * x into c * y for every c > 0.

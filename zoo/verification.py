@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from rfd_tf.precision import computing_in_float32
 from zoo.errors import VerificationError
-from zoo.precision import computing_in_float32
 from zoo.reference_forward import reference_features, reference_ops
 
 TOLERANCE = 1e-4

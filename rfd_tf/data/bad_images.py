@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from rfd_tf.data.atomic_file import atomic_file
+from rfd_tf.atomic import atomic_file
 from rfd_tf.data.augmentation import decode
 from rfd_tf.data.progress import logged
 from rfd_tf.data.source import Source, host_constant

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rfd_tf.data.atomic_file import atomic_file
+from rfd_tf.atomic import atomic_file
 from rfd_tf.evaluation.run_summary import RunSummary
 
 

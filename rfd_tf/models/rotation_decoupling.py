@@ -221,6 +221,19 @@ class RotationDecoupling(keras.Model):
             labels, y_pred["invariant_rotation_logits"]
         )
 
+    def heads(self) -> keras.Model:
+        """What the heads make of features [B, D], as a functional model that shares their weights.
+
+        Returns:
+            A model with the outputs `rotation_probabilities` [B, 4], of the view being turned by 0, 90, 180
+            and 270 degrees, and `embedding` [B, embedding_dim], of unit norm, of the single view.
+        """
+        features = keras.Input((2 * self.half_width,), name="features")
+        rotation, invariant = ops.split(features, 2, axis=-1)
+        logits = full_precision(self.rotation_head(rotation)) * getattr(self.rotation_loss, "scale", 1.0)
+        outputs = {"rotation_probabilities": ops.softmax(logits), "embedding": self._embed(invariant)}
+        return keras.Model(features, outputs, name="heads")
+
     def get_config(self):
         return {
             **super().get_config(),

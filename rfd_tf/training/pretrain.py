@@ -11,6 +11,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from rfd_tf import data, distribution
+from rfd_tf.atomic import atomic_path
 from rfd_tf.callbacks import GracefulStop, TrainingCheckpoint
 from rfd_tf.training.assembly import build_callbacks, build_model, load_instance_weights
 from rfd_tf.training.sources import (
@@ -21,6 +22,8 @@ from rfd_tf.training.sources import (
     validation_batches,
 )
 from rfd_tf.training.workdir import (
+    BACKBONE_FILE,
+    HEADS_FILE,
     WorkdirError,
     check_workdir,
     claim_workdir,
@@ -46,8 +49,9 @@ def pretrain(config: ConfigDict, workdir: str | os.PathLike, initialize: Callabl
 
     Args:
         config: see `configs/base.py`.
-        workdir: the run's folder. It ends with `backbone.keras`, `checkpoints/`, `config.json`, `history.csv`
-            and `tensorboard/`. Workers other than the first keep theirs in `workdir/worker-N`.
+        workdir: the run's folder. It ends with `backbone.keras`, `heads.keras`, `checkpoints/`,
+            `config.json`, `history.csv` and `tensorboard/`. Workers other than the first keep theirs in
+            `workdir/worker-N`.
         initialize: sets the backbone's weights from `config.init`, before training starts.
 
     Returns:
@@ -225,9 +229,9 @@ class _Run:
             self.validation.name_bad_image(error, self.validation.valid)
 
     def save_backbone(self) -> Path:
-        """`backbone.keras`, whole or not at all; features only, without the bank."""
-        final = self.workdir / "backbone.keras"
-        partial = self.workdir / f".partial-{os.getpid()}.keras"
-        self.model.backbone.save(partial)
-        partial.replace(final)
+        """`backbone.keras` and, before it, `heads.keras`; features and heads only, without the bank."""
+        final = self.workdir / BACKBONE_FILE
+        for model, path in ((self.model.heads(), self.workdir / HEADS_FILE), (self.model.backbone, final)):
+            with atomic_path(path) as temporary:
+                model.save(temporary)
         return final

@@ -4,14 +4,15 @@ import contextlib
 import csv
 import io
 import json
-import os
 from pathlib import Path
 
 import filelock
 
-from rfd_tf.data.atomic_file import atomic_file
+from rfd_tf.atomic import write_text
 
 CONFIG_FILE = "config.json"
+BACKBONE_FILE = "backbone.keras"
+HEADS_FILE = "heads.keras"  # beside it: rotation probabilities and embedding of its features
 CACHE_FOLDER = "cache"
 _MISSING = object()
 
@@ -66,14 +67,6 @@ def _is_ours(name: str) -> bool:
 
 def _through_json(config: dict) -> dict:
     return json.loads(json.dumps(config))  # tuples become the lists that they are stored as
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    with atomic_file(path) as file:
-        file.write(text.encode("utf-8"))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _differences(saved: dict, config: dict, prefix: str = "") -> list[str]:

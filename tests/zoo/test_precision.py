@@ -6,10 +6,10 @@ import pytest
 
 import zoo
 from rfd_tf.models import alexnet, resnet_cifar
+from rfd_tf.precision import computing_in_float32, float32_policy
 from tests.zoo.released import NARROW, alexnet_state, register_narrow, resnet_state, save_torch
 from zoo.architectures import architecture
 from zoo.conversion import verify_file
-from zoo.precision import computing_in_float32, float32_policy
 from zoo.torch_checkpoint import read_state_dict
 
 

@@ -1,0 +1,67 @@
+"""`--model` of the commands: a location, or `zoo:NAME`."""
+
+from collections.abc import Sequence
+
+MODEL_HELP = (
+    "a run's folder, a .keras file, a SavedModel, an .onnx file, zoo:NAME, "
+    "or the address of TensorFlow Serving (grpc://HOST:PORT/NAME, http://HOST:PORT/NAME)"
+)
+
+_ZOO = "zoo:"
+_HEAD_OUTPUTS = ("rotation_logits", "embedding", "logits")
+
+
+def open_model(location: str, feature_maps: Sequence[str] | None = None, **serving_options):
+    """`extractors.open_extractor`, and `zoo:NAME` besides."""
+    from rfd_tf.extractors import open_extractor
+
+    if location.startswith(_ZOO):
+        return _open_zoo(location, feature_maps)
+    return open_extractor(location, feature_maps, **serving_options)
+
+
+def _open_zoo(location: str, feature_maps: Sequence[str] | None):
+    import zoo
+    from rfd_tf.extractors import keras_extractor
+    from rfd_tf.models import select_features
+
+    name = location.removeprefix(_ZOO)
+    entry = zoo.info(name)
+    network = zoo.load(name, heads=entry.architecture == "alexnet")
+    backbone = select_features(network, [f for f in network.output if f not in _HEAD_OUTPUTS])
+    return keras_extractor(
+        backbone,
+        _preprocessing(entry),
+        location,
+        name=name,
+        feature_maps=feature_maps,
+        decoupled=entry.architecture.startswith("alexnet"),  # RFD's own networks
+        heads=_heads(network, backbone),
+    )
+
+
+def _heads(network, backbone):
+    """The heads of a checkpoint that has them, from the last feature on."""
+    import keras
+
+    if "rotation_logits" not in network.output:
+        return None
+    outputs = {
+        "rotation_probabilities": keras.ops.softmax(network.output["rotation_logits"]),
+        "embedding": network.output["embedding"],
+    }
+    return keras.Model(list(backbone.output.values())[-1], outputs, name="heads")
+
+
+def _preprocessing(entry):
+    """A zoo entry's way with pixels, as the pipeline's."""
+    from rfd_tf.data import Preprocessing
+
+    given = entry.preprocessing
+    size = given.input_size[0]
+    low, high = given.value_range
+    if given.channel_order != "RGB" or given.input_size != (size, size) or low != 0:
+        raise ValueError(f"zoo:{entry.name}: its input ({given}) cannot be prepared by the pipelines here")
+    recipe = {"train": "random_crop", "resize": 256} if size == 224 else {"train": "pad_crop"}
+    mean, std = (tuple(value / high for value in values) for values in (given.mean, given.std))
+    return Preprocessing(size, mean=mean, std=std, **recipe)

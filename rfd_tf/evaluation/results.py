@@ -1,0 +1,93 @@
+"""What an evaluation found, as a file that reports and tables are made of."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from rfd_tf.atomic import write_text
+
+RESULT_FILE = "evaluation.json"
+EVALUATIONS_FOLDER = "evaluations"  # of a run's folder: one folder per evaluation
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierFigures:
+    """How well one classifier does on the test images; accuracies in [0, 1].
+
+    Attributes:
+        top1: share of images whose class comes first.
+        top5: share whose class is among the first five; None for classifiers that give no scores.
+        balanced_accuracy: mean of the accuracies of the classes that have test images.
+        per_class: accuracy of each class; None for a class without test images.
+        shot_groups: mean accuracy of the classes with many (> 100), medium (20 to 100) and few (< 20)
+            training images; None for a group without classes.
+        confusion: images of class `row` that were taken for class `column`, [C][C].
+        extra: further figures by name, such as `best_epoch`.
+    """
+
+    top1: float
+    top5: float | None
+    balanced_accuracy: float
+    per_class: list[float | None]
+    shot_groups: dict[str, float | None]
+    confusion: list[list[int]]
+    extra: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationResult:
+    """One protocol on one model.
+
+    Attributes:
+        protocol: its name.
+        model: the model's location as given.
+        command: the command line that made this.
+        figures: classifier (a feature map, a loss, ...) -> its figures.
+        class_names: C names.
+        class_counts: training images of each class that were used.
+        test_images: number of test images.
+        settings: the whole config.
+        seconds: wall-clock time, of all the runs that it took.
+        machine: processor, cores, memory, accelerators.
+        versions: package -> version.
+        date: ISO 8601, UTC.
+    """
+
+    protocol: str
+    model: str
+    command: str
+    figures: dict[str, ClassifierFigures]
+    class_names: list[str]
+    class_counts: list[int]
+    test_images: int
+    settings: dict
+    seconds: float
+    machine: dict[str, str]
+    versions: dict[str, str]
+    date: str
+
+
+def save_result(result: EvaluationResult, folder: Path) -> Path:
+    """Write `folder/evaluation.json`; its path."""
+    path = folder / RESULT_FILE
+    fields = {"format": FORMAT, **dataclasses.asdict(result)}
+    write_text(path, json.dumps(fields, indent=1, allow_nan=False) + "\n")
+    return path
+
+
+def load_result(path: Path) -> EvaluationResult:
+    """Read what `save_result` wrote; anything else raises ValueError that names the file."""
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if fields.pop("format") > FORMAT:
+            raise ValueError("it was written by a newer version")
+        figures = {name: ClassifierFigures(**values) for name, values in fields.pop("figures").items()}
+        return EvaluationResult(figures=figures, **fields)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path}: no result of an evaluation ({error})") from error
+
+
+def load_results(workdir: Path) -> list[EvaluationResult]:
+    """The results of all evaluations below a run's folder, by name of their folders."""
+    return [load_result(path) for path in sorted(workdir.glob(f"{EVALUATIONS_FOLDER}/*/{RESULT_FILE}"))]

@@ -1,0 +1,155 @@
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import rfd_tf.models  # noqa: F401  registers our layers
+from rfd_tf.atomic import atomic_path
+from rfd_tf.data.preprocessing import Preprocessing
+from rfd_tf.extractors.extractor import FeatureExtractor
+from rfd_tf.extractors.model_info import ModelInfo
+from rfd_tf.models.feature_model import RESERVED, feature_model
+from rfd_tf.precision import to_float32
+
+INFO_MEMBER = "rfd_tf_model.json"  # within a `.keras` file, which is a ZIP archive
+_BACKBONE, _HEADS, _CONFIG = "backbone.keras", "heads.keras", "config.json"
+
+
+class KerasExtractor(FeatureExtractor):
+    """Features by a Keras model in this process.
+
+    Args:
+        model: functional model from normalised images to a dict of the outputs (`models.feature_model`).
+        info: its facts.
+        location: where it came from.
+    """
+
+    def __init__(self, model: keras.Model, info: ModelInfo, location: str):
+        super().__init__(info, location)
+        self.model = model
+        self._selected: dict[tuple[str, ...], object] = {}
+
+    def _extract(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+        outputs = self._function(names)(images)
+        return {name: keras.ops.convert_to_numpy(value) for name, value in outputs.items()}
+
+    def _function(self, names: tuple[str, ...]):
+        """Computes no more than `names` ask for; traced once for each."""
+        if names not in self._selected:
+            part = keras.Model(self.model.inputs[0], {name: self.model.output[name] for name in names})
+
+            def infer(images):
+                return part(images, training=False)
+
+            if keras.backend.backend() == "tensorflow":
+                import tensorflow as tf
+
+                spec = tf.TensorSpec((None, *self.info.image_shape), tf.float32)
+                infer = tf.function(infer, input_signature=[spec])
+            self._selected[names] = infer
+        return self._selected[names]
+
+
+def keras_extractor(
+    backbone: keras.Model,
+    preprocessing: Preprocessing,
+    location: str,
+    *,
+    name: str | None = None,
+    feature_name: str | None = None,
+    feature_maps: Sequence[str] | None = None,
+    decoupled: bool = True,
+    heads: keras.Model | None = None,
+) -> KerasExtractor:
+    """An extractor of a backbone in memory; it computes in float32, and so does `backbone` from now on.
+
+    Args:
+        backbone, feature_name, feature_maps, decoupled, heads: as of `models.feature_model`; by default with
+            all the backbone's features.
+        preprocessing: of the backbone's images.
+        location: where it came from.
+        name: of the model; by default the backbone's.
+    """
+    model = feature_model(backbone, feature_name, feature_maps, decoupled=decoupled, heads=heads)
+    to_float32(model)
+    size = preprocessing.image_size
+    if tuple(model.input_shape[1:]) not in ((size, size, 3), (None, None, 3)):
+        raise ValueError(
+            f"{location}: the network takes {model.input_shape[1:]}, the pictures have side {size}"
+        )
+    shapes = model.compute_output_shape((None, size, size, 3))
+    outputs = {output: tuple(shapes[output][1:]) for output in model.output}
+    return KerasExtractor(model, ModelInfo(name or backbone.name, preprocessing, outputs), location)
+
+
+def open_keras(path: Path, feature_maps: Sequence[str] | None = None) -> KerasExtractor:
+    """Opens the folder of a finished `rfd train` run, its `backbone.keras`, or an exported `.keras` file.
+
+    Args:
+        path: the folder or file.
+        feature_maps: feature maps to give besides; None for all that the network names.
+
+    Raises:
+        FileNotFoundError: if there is no such file, or the run has not finished.
+        ValueError: if the file cannot be read, does not tell how its pictures are prepared, or lacks a map.
+    """
+    if path.is_dir():
+        if not (path / _BACKBONE).exists():
+            raise FileNotFoundError(f"{path} holds no {_BACKBONE}: the run has not finished")
+        path = path / _BACKBONE
+    if not path.is_file():
+        raise FileNotFoundError(f"No model at {path}")
+    model = _load(path)
+    if (info := _info_inside(path)) is not None:
+        return _exported(model, info, path, feature_maps)
+    config_file = path.with_name(_CONFIG)
+    if not config_file.exists():
+        raise ValueError(
+            f"{path} does not tell how its pictures are prepared: it is neither an export of ours nor beside "
+            f"the {_CONFIG} of its run"
+        )
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    recipe = {key: tuple(v) if isinstance(v, list) else v for key, v in config["preprocessing"].items()}
+    heads = path.with_name(_HEADS)
+    return keras_extractor(
+        model,
+        Preprocessing(**recipe),
+        str(path),
+        feature_name=config["backbone"]["feature"],
+        feature_maps=feature_maps,
+        heads=_load(heads) if heads.exists() else None,
+    )
+
+
+def save_keras(extractor: KerasExtractor, path: Path) -> None:
+    """Writes the model with its facts inside, as a `.keras` file that can be opened here or fine-tuned."""
+    with atomic_path(path) as temporary:
+        extractor.model.save(temporary)
+        with zipfile.ZipFile(temporary, "a") as archive:
+            archive.writestr(INFO_MEMBER, extractor.info.to_json())
+
+
+def _exported(model, info: ModelInfo, path: Path, feature_maps) -> KerasExtractor:
+    to_float32(model)
+    maps = [name for name in info.outputs if name not in RESERVED]
+    if unknown := [name for name in feature_maps or () if name not in maps]:
+        raise ValueError(f"{path} has no feature map {unknown[0]!r}; it has: {', '.join(maps) or 'none'}")
+    return KerasExtractor(model, info, str(path))
+
+
+def _load(path: Path) -> keras.Model:
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises whatever its parts raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{path}: Keras cannot read it ({reason})") from error
+
+
+def _info_inside(path: Path) -> ModelInfo | None:
+    with zipfile.ZipFile(path) as archive:
+        if INFO_MEMBER not in archive.namelist():
+            return None
+        return ModelInfo.from_json(archive.read(INFO_MEMBER), str(path))

@@ -1,0 +1,53 @@
+"""A feature model by its location, in whatever form it is there."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from rfd_tf.extractors.extractor import FeatureExtractor
+
+SERVING_SCHEMES = ("grpc://", "grpcs://", "http://", "https://")
+
+
+def open_extractor(
+    location: str | os.PathLike, feature_maps: Sequence[str] | None = None, **serving_options
+) -> FeatureExtractor:
+    """Opens a feature model.
+
+    Args:
+        location: one of
+            the folder of a finished `rfd train` run, or a `.keras` file;
+            a SavedModel: its folder, or the folder that holds its numbered versions (the newest counts);
+            an `.onnx` file;
+            TensorFlow Serving: `grpc://HOST:PORT/NAME`, `http://HOST:PORT/NAME`, with an `s` for TLS.
+        feature_maps: feature maps that are wanted besides the features; None for all there are. Exports give
+            those that they were exported with.
+        **serving_options: of `rfd_tf.serving.ServingClient`, for an address.
+
+    Raises:
+        FileNotFoundError: if there is nothing.
+        ValueError: if what is there is no feature model, or lacks a feature map.
+    """
+    location = os.fspath(location)
+    if location.startswith(SERVING_SCHEMES):
+        from rfd_tf.extractors.serving_extractor import open_serving
+
+        return open_serving(location, feature_maps, **serving_options)
+    if serving_options:
+        raise ValueError(
+            f"{', '.join(serving_options)} are for a server's address only. Received: {location}"
+        )
+    path = Path(location)
+    if not path.exists():
+        raise FileNotFoundError(f"No model at {path}")
+    if path.suffix == ".onnx":
+        from rfd_tf.extractors.onnx_extractor import open_onnx
+
+        return open_onnx(path, feature_maps)
+    if path.is_dir() and not (path / "config.json").exists():
+        from rfd_tf.extractors.saved_model_extractor import open_saved_model
+
+        return open_saved_model(path, feature_maps)
+    from rfd_tf.extractors.keras_extractor import open_keras
+
+    return open_keras(path, feature_maps)

@@ -1,0 +1,118 @@
+"""The extractor over Keras files: a run's folder, its backbone, an exported file."""
+
+import json
+
+import numpy as np
+import pytest
+
+from rfd_tf.data import Preprocessing
+from rfd_tf.extractors import keras_extractor, open_extractor, save_keras
+from rfd_tf.extractors.model_info import ModelInfo
+from rfd_tf.models import RotationDecoupling, create_backbone
+
+RECIPE = {"image_size": 16, "train": "resize", "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.3)}
+
+
+@pytest.fixture(scope="module")
+def trained():
+    backbone = create_backbone(
+        "resnet20", (16, 16, 3), ["block1", "pool", "fc_block"], width=4, dense_width=8
+    )
+    model = RotationDecoupling(backbone, 10, feature_name="fc_block", rotation_head="cosine", num_negatives=2)
+    backbone(np.random.default_rng(0).normal(size=(8, 16, 16, 3)), training=True)  # moves the statistics
+    return model
+
+
+@pytest.fixture(scope="module")
+def run(trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    trained.backbone.save(folder / "backbone.keras")
+    trained.heads().save(folder / "heads.keras")
+    config = {"preprocessing": RECIPE, "backbone": {"feature": "fc_block"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(1).normal(size=(3, 16, 16, 3)).astype("float32")
+
+
+def test_outputs_of_a_run(run, trained, images):
+    extractor = open_extractor(run)
+    features = extractor(images)
+    expected = {name: np.asarray(value) for name, value in trained.backbone(images, training=False).items()}
+    whole = expected.pop("fc_block")
+    np.testing.assert_allclose(features["features"], whole, atol=1e-5)
+    np.testing.assert_allclose(features["rotation"], whole[:, :4], atol=1e-5)
+    np.testing.assert_allclose(features["invariant"], whole[:, 4:], atol=1e-5)
+    for name, value in expected.items():
+        np.testing.assert_allclose(features[name], value, atol=1e-5)
+    assert {name: value.shape[1:] for name, value in features.items()} == extractor.info.outputs
+    logits = np.asarray(trained.rotation_head(whole[:, :4])) * getattr(trained.rotation_loss, "scale", 1.0)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(features["rotation_probabilities"], probabilities, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(features["embedding"], axis=1), 1, atol=1e-5)
+    assert list(extractor(images, ["invariant", "pool"])) == ["invariant", "pool"]
+
+
+def test_exported_file_keeps_its_facts(run, images, tmp_path):
+    extractor = open_extractor(run, ["block1"])
+    save_keras(extractor, tmp_path / "model.keras")
+    again = open_extractor(tmp_path / "model.keras")
+    assert again.info == extractor.info
+    for name, value in extractor(images).items():
+        np.testing.assert_allclose(again(images)[name], value, atol=1e-6)
+    with pytest.raises(ValueError, match="no feature map 'conv9'"):
+        open_extractor(tmp_path / "model.keras", ["conv9"])
+
+
+def test_mixed_precision_is_rebuilt_in_float32(images):
+    backbone = create_backbone("resnet20", (16, 16, 3), width=4)
+    expected = np.asarray(backbone(images, training=False)["pool"])
+    for layer in backbone.layers:
+        layer.dtype_policy = "mixed_bfloat16"
+    extractor = keras_extractor(backbone, Preprocessing(**RECIPE), "memory")
+    np.testing.assert_allclose(extractor(images)["features"], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((0, 16, 16, 3), "float32"), "empty batch"),
+        (np.zeros((2, 16, 15, 3), "float32"), "must have shape"),
+        (np.zeros((2, 16, 16, 3), "uint8"), "dtype uint8"),
+        (np.full((2, 16, 16, 3), np.nan, "float32"), "image 0 of the batch"),
+    ],
+)
+def test_bad_images(run, images, message):
+    with pytest.raises(ValueError, match=message):
+        open_extractor(run, [])(images)
+
+
+def test_bad_locations(run, tmp_path):
+    with pytest.raises(FileNotFoundError, match="No model at"):
+        open_extractor(tmp_path / "nothing.keras")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="has not finished"):
+        open_extractor(tmp_path)
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "backbone.keras").write_bytes((run / "backbone.keras").read_bytes())
+    with pytest.raises(ValueError, match="does not tell how its pictures are prepared"):
+        open_extractor(alone / "backbone.keras")
+    (alone / "bad.keras").write_text("no model")
+    with pytest.raises(ValueError, match=r"bad\.keras: Keras cannot read it"):
+        open_extractor(alone / "bad.keras")
+    with pytest.raises(ValueError, match="no output 'nothing'"):
+        open_extractor(run)(np.zeros((1, 16, 16, 3), "float32"), ["nothing"])
+
+
+def test_info_round_trip():
+    info = ModelInfo("net", Preprocessing(**RECIPE), {"features": (8,)}, input="uint8")
+    assert ModelInfo.from_json(info.to_json(), "here") == info
+    pixels = np.arange(16 * 16 * 3).reshape(1, 16, 16, 3).astype("uint8")
+    np.testing.assert_array_equal(info.to_pixels(info.normalize(pixels)), pixels)
+    for text in ("", "[]", "{}", info.to_json().replace('"format": 1', '"format": 2')):
+        with pytest.raises(ValueError, match="here: no valid description"):
+            ModelInfo.from_json(text, "here")
