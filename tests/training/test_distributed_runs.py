@@ -86,4 +86,5 @@ def test_mirrored_on_two_logical_cpus(tmp_path):
         "--config.tensorboard=True",
     )
     assert (workdir / "backbone.keras").exists()
+    assert (workdir / "heads.keras").exists()
     assert len((workdir / "history.csv").read_text().splitlines()) == 2
