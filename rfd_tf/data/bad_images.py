@@ -1,6 +1,7 @@
 """Finding the pictures that cannot be read or decoded, by name."""
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -52,9 +53,8 @@ def valid_indices(
 
     Args:
         source: the pictures.
-        cache_file: a JSON file that keeps the finding. It is read if it is there and belongs to the same
-            pictures, and written otherwise. Files count as changed with their size or time; of a source that
-            is no files, delete it once a bad picture has been replaced.
+        cache_file: a JSON file that keeps the finding. It is read if it is there and belongs to the same list
+            of pictures, and written otherwise. Delete it once a bad picture has been replaced.
 
     Returns:
         (indices of the usable pictures, int64, ascending; (path, reason) of each of the others).
@@ -107,7 +107,7 @@ def _reason(source: Source, row: int) -> str | None:
 def _cached_bad_images(source: Source, cache_file: str | os.PathLike | None) -> dict[int, str]:
     if cache_file is None:
         return find_bad_images(source)
-    listing = source.fingerprint(np.arange(len(source)))
+    listing = _listing_hash(source)
     with contextlib.suppress(FileNotFoundError, ValueError, KeyError):  # absent or damaged: made anew
         cached = json.loads(Path(cache_file).read_text(encoding="utf-8"))
         if cached["listing"] == listing:
@@ -117,3 +117,10 @@ def _cached_bad_images(source: Source, cache_file: str | os.PathLike | None) -> 
     with atomic_file(cache_file) as file:
         file.write(json.dumps({"listing": listing, "images": len(source), "bad": rows}, indent=1).encode())
     return bad
+
+
+def _listing_hash(source: Source) -> str:
+    digest = hashlib.sha256()
+    for index in range(len(source)):
+        digest.update(os.fsencode(source.describe(index)) + b"\0")
+    return digest.hexdigest()

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import keras
 import tensorflow as tf
 from absl import logging
 from ml_collections import ConfigDict
@@ -13,12 +14,9 @@ from rfd_tf import data, distribution
 from rfd_tf.atomic import atomic_path
 from rfd_tf.callbacks import GracefulStop, TrainingCheckpoint
 from rfd_tf.training.assembly import build_callbacks, build_model, load_instance_weights
-from rfd_tf.training.keras_setup import check_dtype_policy, set_up_keras
 from rfd_tf.training.sources import (
-    IMAGE_ERRORS,
     Pictures,
     check_same_on_all_workers,
-    list_skipped,
     open_run_pictures,
     training_batches,
     validation_batches,
@@ -33,9 +31,17 @@ from rfd_tf.training.workdir import (
     trim_history,
 )
 
+DTYPE_POLICIES = ("float32", "mixed_bfloat16")
 _COMPARED_CHECKPOINTS = 16
 # An error may come before its turn: the pipeline works so many steps ahead, or fewer.
 _PREFETCHED_STEPS = 16
+# What TensorFlow raises on an image that cannot be read or decoded, among other things.
+_IMAGE_ERRORS = (
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.DataLossError,
+    tf.errors.UnknownError,
+)
 
 
 def pretrain(config: ConfigDict, workdir: str | os.PathLike, initialize: Callable | None = None) -> Path:
@@ -60,7 +66,7 @@ def pretrain(config: ConfigDict, workdir: str | os.PathLike, initialize: Callabl
     """
     _check_values(config)
     strategy = distribution.create_strategy(config.strategy, config.logical_cpus)
-    set_up_keras(config)
+    _set_up_keras(config)
     worker = distribution.worker_index(strategy)
     workdir = Path(workdir) / (f"worker-{worker}" if worker else "")
     check_workdir(workdir, config.to_dict())
@@ -72,16 +78,39 @@ def pretrain(config: ConfigDict, workdir: str | os.PathLike, initialize: Callabl
             claim_workdir(workdir, config.to_dict())
             run.fit()
         finally:
-            list_skipped(training, validation)
+            _list_skipped(training, validation)
         return run.save_backbone()
 
 
 def _check_values(config: ConfigDict) -> None:
     if config.epochs < 1:
         raise ValueError(f"`epochs` must be at least 1. Received: epochs={config.epochs}")
+    if config.dtype_policy not in DTYPE_POLICIES:
+        raise ValueError(f"`dtype_policy` must be one of {DTYPE_POLICIES}. Received: {config.dtype_policy!r}")
     if config.strategy == "multi_worker" and config.keep_checkpoints < 2:
         raise ValueError("Workers may be one checkpoint apart when they are killed: `keep_checkpoints` >= 2")
-    check_dtype_policy(config.dtype_policy)
+
+
+def _set_up_keras(config: ConfigDict) -> None:
+    keras.utils.set_random_seed(config.seed)
+    keras.config.set_dtype_policy(config.dtype_policy)
+    if config.deterministic:
+        # A scatter's order does not matter to the bank: the rows of a batch are distinct. TensorFlow's
+        # deterministic one would copy the whole table to the host and back in every step on a GPU.
+        os.environ["TF_DISABLE_SCATTER_OP_DETERMINISM"] = "1"
+        tf.config.experimental.enable_op_determinism()
+
+
+def _list_skipped(*all_pictures: Pictures | None) -> None:
+    for pictures in filter(None, all_pictures):
+        if pictures.skipped:
+            listed = "\n".join(f"  {path}: {reason}" for path, reason in pictures.skipped)
+            logging.warning(
+                "%d corrupt images of %s were skipped:\n%s",
+                len(pictures.skipped),
+                pictures.source.name,
+                listed,
+            )
 
 
 class _Run:
@@ -177,7 +206,7 @@ class _Run:
                     # One line an epoch where no one watches a progress bar.
                     verbose=(1 if sys.stdout.isatty() else 2) if is_first else 0,
                 )
-        except IMAGE_ERRORS as error:
+        except _IMAGE_ERRORS as error:
             self._name_bad_image(error)
             raise
         finally:

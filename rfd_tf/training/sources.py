@@ -6,19 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 from ml_collections import ConfigDict
 
 from rfd_tf import data, distribution
 from rfd_tf.training.workdir import CACHE_FOLDER
-
-# What TensorFlow raises on an image that cannot be read or decoded, among other things.
-IMAGE_ERRORS = (
-    tf.errors.InvalidArgumentError,
-    tf.errors.NotFoundError,
-    tf.errors.DataLossError,
-    tf.errors.UnknownError,
-)
 
 
 @dataclasses.dataclass
@@ -47,24 +38,12 @@ def open_run_pictures(config: ConfigDict, workdir: Path) -> tuple[Pictures, Pict
     """The training and, where there are any, the validation pictures of a run."""
     cache = workdir / CACHE_FOLDER
     cache.mkdir(exist_ok=True)
-    preprocessing = data.Preprocessing(**config.preprocessing)
-    training = open_pictures(config.data, preprocessing, cache / "skipped_training.json")
+    training = _open_pictures(config.data, config.preprocessing, cache / "skipped_training.json")
     if not config.validation.source:
         return training, None
-    return training, open_pictures(config.validation, preprocessing, cache / "skipped_validation.json")
-
-
-def list_skipped(*all_pictures: Pictures | None) -> None:
-    """Log which images were left out."""
-    for pictures in filter(None, all_pictures):
-        if pictures.skipped:
-            listed = "\n".join(f"  {path}: {reason}" for path, reason in pictures.skipped)
-            logging.warning(
-                "%d corrupt images of %s were skipped:\n%s",
-                len(pictures.skipped),
-                pictures.source.name,
-                listed,
-            )
+    return training, _open_pictures(
+        config.validation, config.preprocessing, cache / "skipped_validation.json"
+    )
 
 
 def check_same_on_all_workers(pictures: Pictures, strategy) -> None:
@@ -79,14 +58,8 @@ def check_same_on_all_workers(pictures: Pictures, strategy) -> None:
         )
 
 
-def open_pictures(config: ConfigDict, preprocessing: data.Preprocessing, cache_file: Path) -> Pictures:
-    """Open `config.source`, long-tail it if asked, and leave out corrupt images with `on_error="skip"`.
-
-    Args:
-        config: the `data` or `validation` of a config.
-        preprocessing: how the pictures become inputs.
-        cache_file: keeps which of them are corrupt.
-    """
+def _open_pictures(config: ConfigDict, preprocessing: ConfigDict, cache_file: Path) -> Pictures:
+    """Open `config.source`, long-tail it if asked, and leave out corrupt images with `on_error="skip"`."""
     if config.on_error not in ("raise", "skip"):
         raise ValueError(f"`on_error` must be 'raise' or 'skip'. Received: {config.on_error!r}")
     options = {"name": config.name} if config.name else {}
@@ -101,7 +74,7 @@ def open_pictures(config: ConfigDict, preprocessing: data.Preprocessing, cache_f
     valid, skipped = np.arange(len(source)), []
     if config.on_error == "skip":
         valid, skipped = data.valid_indices(source, cache_file)
-    return Pictures(source, preprocessing, valid, skipped)
+    return Pictures(source, data.Preprocessing(**preprocessing), valid, skipped)
 
 
 def training_batches(pictures: Pictures, config: ConfigDict, strategy, start_step: int, epochs: int):
