@@ -14,7 +14,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     """Saves and restores everything a training step depends on, or leaves behind.
 
     One folder per checkpoint, `step-0000000040/state.h5`: the model's variables (the memory bank and Z among
-    them), the optimizer's, and the running metrics, so that a run killed in the middle of an epoch continues
+    them; only its `training_state` where it has one), the optimizer's, and the running metrics, so that a run killed in the middle of an epoch continues
     it. A folder gets its name by a rename once it is complete on disk; what was interrupted has another name
     and is removed at the next start. `Model.save_weights` would leave out running metrics and random states.
 
@@ -126,7 +126,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     @staticmethod
     def _groups(model):
         return {
-            "model": model.variables,
+            "model": getattr(model, "training_state", model.variables),
             "optimizer": model.optimizer.variables,
             "metrics": model.metrics_variables,
         }

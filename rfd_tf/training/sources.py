@@ -6,10 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 from ml_collections import ConfigDict
 
 from rfd_tf import data, distribution
 from rfd_tf.training.workdir import CACHE_FOLDER
+
+# An error may come before its turn: the pipeline works so many steps ahead, or fewer.
+_PREFETCHED_STEPS = 16
 
 
 @dataclasses.dataclass
@@ -44,6 +48,43 @@ def open_run_pictures(config: ConfigDict, workdir: Path) -> tuple[Pictures, Pict
     return training, _open_pictures(
         config.validation, config.preprocessing, cache / "skipped_validation.json"
     )
+
+
+def list_skipped(*all_pictures: Pictures | None) -> None:
+    """Log the pictures that were left out."""
+    for pictures in filter(None, all_pictures):
+        if pictures.skipped:
+            listed = "\n".join(f"  {path}: {reason}" for path, reason in pictures.skipped)
+            logging.warning(
+                "%d corrupt images of %s were skipped:\n%s",
+                len(pictures.skipped),
+                pictures.source.name,
+                listed,
+            )
+
+
+def name_bad_image(
+    config: ConfigDict,
+    training: Pictures,
+    validation: Pictures | None,
+    step: int,
+    error: tf.errors.OpError,
+) -> None:
+    """Raise `BadImageError` for a failed decoding, if it came of a picture.
+
+    The culprit is looked for among the batches that follow `step`, then in the validation set.
+    """
+    upcoming = data.training_indices(
+        len(training.source),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        start_step=step,
+        num_steps=_PREFETCHED_STEPS,
+        valid_indices=training.valid,
+    )
+    training.name_bad_image(error, upcoming)
+    if validation is not None:
+        validation.name_bad_image(error, validation.valid)
 
 
 def check_same_on_all_workers(pictures: Pictures, strategy) -> None:
