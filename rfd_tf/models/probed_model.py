@@ -5,8 +5,6 @@ from keras import ops
 
 from rfd_tf.distribution import num_replicas
 
-TOP = 5
-
 
 @keras.saving.register_keras_serializable(package="rfd_tf")
 class ProbedModel(keras.Model):
@@ -70,14 +68,15 @@ class ProbedModel(keras.Model):
         self.built = True
 
     def _add_metrics(self) -> None:
-        self.loss_trackers, self.accuracies = {}, {}
-        for name, probe in self.probes.items():
-            self.loss_trackers[name] = keras.metrics.Mean(name=f"{name}_loss")
-            top1 = keras.metrics.SparseCategoricalAccuracy(name=f"{name}_top1")
-            self.accuracies[name] = [top1]
-            if probe.output_shape[-1] > TOP:
-                top5 = keras.metrics.SparseTopKCategoricalAccuracy(TOP, name=f"{name}_top5")
-                self.accuracies[name].append(top5)
+        self.loss_trackers = {name: keras.metrics.Mean(name=f"{name}_loss") for name in self.probes}
+        self.top1 = {
+            name: keras.metrics.SparseCategoricalAccuracy(name=f"{name}_top1") for name in self.probes
+        }
+        self.top5 = {
+            name: keras.metrics.SparseTopKCategoricalAccuracy(5, name=f"{name}_top5")
+            for name, probe in self.probes.items()
+            if probe.output_shape[-1] > 5
+        }
 
     @property
     def training_state(self) -> list[keras.Variable]:
@@ -110,8 +109,9 @@ class ProbedModel(keras.Model):
             loss = self.probe_losses[name](y, logits)
             # Losses come divided by the number of replicas.
             self.loss_trackers[name].update_state(loss * num_replicas(), sample_weight=images)
-            for accuracy in self.accuracies[name]:
-                accuracy.update_state(y, ops.cast(logits, "float32"))  # TensorFlow ranks no doubles
+            self.top1[name].update_state(y, logits)
+            if name in self.top5:
+                self.top5[name].update_state(y, ops.cast(logits, "float32"))  # TensorFlow ranks no doubles
             total = total + loss
         return total + sum(self.losses) / num_replicas()
 

@@ -12,17 +12,11 @@ from ml_collections import ConfigDict
 
 from rfd_tf import data, distribution
 from rfd_tf.callbacks import GracefulStop, StopOnNonFinite, TrainingCheckpoint
+from rfd_tf.training.sources import IMAGE_ERRORS
 from rfd_tf.training.workdir import HISTORY_FILE, WorkdirError, trim_history
 
 DTYPE_POLICIES = ("float32", "mixed_bfloat16")
 _COMPARED_CHECKPOINTS = 16
-# What TensorFlow raises on an image that cannot be read or decoded, among other things.
-_IMAGE_ERRORS = (
-    tf.errors.InvalidArgumentError,
-    tf.errors.NotFoundError,
-    tf.errors.DataLossError,
-    tf.errors.UnknownError,
-)
 
 
 def check_run_values(config: ConfigDict) -> None:
@@ -95,7 +89,7 @@ class ResumableRun(abc.ABC):
         """Those that add to the logs or write them, on the first worker."""
         return []
 
-    def name_bad_image(self, error: tf.errors.OpError) -> None:  # noqa: B027  not all read pictures
+    def name_bad_image(self, error: tf.errors.OpError) -> None:  # noqa: B027  most have none
         """Raise an error that names the picture that `error` came of, if there is one."""
 
     @property
@@ -179,7 +173,7 @@ class ResumableRun(abc.ABC):
                     # One line an epoch where no one watches a progress bar.
                     verbose=(1 if sys.stdout.isatty() else 2) if self.is_first_worker else 0,
                 )
-        except _IMAGE_ERRORS as error:
+        except IMAGE_ERRORS as error:
             self.name_bad_image(error)
             raise
         finally:

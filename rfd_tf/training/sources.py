@@ -12,6 +12,13 @@ from ml_collections import ConfigDict
 from rfd_tf import data, distribution
 from rfd_tf.training.workdir import CACHE_FOLDER
 
+# What TensorFlow raises on an image that cannot be read or decoded, among other things.
+IMAGE_ERRORS = (
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.DataLossError,
+    tf.errors.UnknownError,
+)
 # An error may come before its turn: the pipeline works so many steps ahead, or fewer.
 _PREFETCHED_STEPS = 16
 
@@ -155,20 +162,29 @@ def validation_batches(pictures: Pictures, config: ConfigDict, strategy, num_ins
         negatives = tf.map_fn(draw, features["index"], fn_output_signature=tf.int32)
         return {**features, "negatives": negatives}
 
-    def make(num_workers, worker_index, replicas_per_worker):
-        batch = config.batch_size // num_workers // replicas_per_worker
-        indices = pictures.valid
-        if num_workers * replicas_per_worker > 1:
-            if len(indices) < config.batch_size:
-                raise ValueError(
-                    "On several replicas `validation` needs at least one whole batch: it has "
-                    f"{len(indices)} images, `batch_size` is {config.batch_size}"
-                )
-            whole = indices[: len(indices) // config.batch_size * config.batch_size]
-            indices = whole.reshape(-1, num_workers, config.batch_size // num_workers)[
-                :, worker_index
-            ].ravel()
+    def make(*place):
+        indices, batch = validation_share(pictures.valid, config.batch_size, *place)
         dataset = data.evaluation_dataset(pictures.source, pictures.preprocessing, batch, indices)
         return dataset.map(with_negatives, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
     return distribution.distribute_dataset(strategy, make)
+
+
+def validation_share(
+    indices: np.ndarray, batch_size: int, num_workers: int, worker_index: int, replicas_per_worker: int
+) -> tuple[np.ndarray, int]:
+    """(indices of the validation examples that a worker takes, examples in a batch of one replica).
+
+    Raises:
+        ValueError: where several replicas share less than a batch.
+    """
+    replicas = num_workers * replicas_per_worker
+    if replicas > 1:
+        if len(indices) < batch_size:
+            raise ValueError(
+                "On several replicas `validation` needs at least one whole batch: it has "
+                f"{len(indices)} images, `batch_size` is {batch_size}"
+            )
+        whole = indices[: len(indices) // batch_size * batch_size]
+        indices = whole.reshape(-1, num_workers, batch_size // num_workers)[:, worker_index].ravel()
+    return indices, batch_size // replicas

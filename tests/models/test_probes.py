@@ -1,4 +1,4 @@
-"""Probes against hand-written PyTorch modules with the same weights: forward and training steps in doubles."""
+"""Probes against PyTorch modules with the same weights: forward and training steps, in doubles."""
 
 import keras
 import numpy as np
