@@ -1,6 +1,5 @@
 """What a finished pretraining run has learned, beside an untrained control of the same architecture."""
 
-import csv
 import dataclasses
 import json
 from pathlib import Path
@@ -13,6 +12,7 @@ from rfd_tf import data
 from rfd_tf.evaluation.quick_probes import LabelledFeatures, knn_accuracy, logistic_regression_accuracy
 from rfd_tf.models import extract_features
 from rfd_tf.training.assembly import build_backbone, measured_feature
+from rfd_tf.training.history import read_history
 from rfd_tf.training.sources import Pictures, open_run_pictures
 
 _CALIBRATION_PASSES = 3
@@ -75,22 +75,6 @@ def untrained_control(config: ConfigDict, pictures: Pictures) -> keras.Model:
         for batch in _batches(pictures, config):
             backbone(batch["image"], training=True)
     return backbone
-
-
-def read_history(path: Path) -> dict[str, np.ndarray]:
-    """The columns of a CSV history as floats; what is not a number is NaN."""
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not rows:
-        raise ValueError(f"{path} has no rows")
-    return {name: np.array([_number(row[name]) for row in rows]) for name in rows[0]}
-
-
-def _number(text: str | None) -> float:
-    try:
-        return float(text or "nan")
-    except ValueError:
-        return float("nan")
 
 
 def _batches(pictures: Pictures, config: ConfigDict):
