@@ -13,7 +13,7 @@ from rfd_tf.evaluation.protocols import protocol as protocol_of
 from rfd_tf.evaluation.results import ClassifierFigures, EvaluationResult, save_result
 from rfd_tf.evaluation.stopwatch import stopwatch
 from rfd_tf.extractors import FeatureExtractor
-from rfd_tf.training.keras_setup import check_dtype_policy, set_up_keras
+from rfd_tf.training.resumable_run import check_run_values, set_up_keras
 from rfd_tf.training.sources import list_skipped
 from rfd_tf.training.workdir import CACHE_FOLDER, check_workdir, claim_workdir, lock_workdir
 
@@ -45,7 +45,7 @@ def evaluate(
         ValueError, OSError: what the protocol, the model and the pictures have to say.
     """
     chosen = protocol_of(protocol)
-    check_dtype_policy(config.dtype_policy)
+    check_run_values(config)
     run = chosen.load()
     strategy = distribution.create_strategy(config.strategy, config.logical_cpus)
     set_up_keras(config)
