@@ -4,7 +4,7 @@ All classifier losses on frozen features, kept on disk; many/medium/few in one t
 
     rfd evaluate --model=/tmp/cifar10_lt --protocol=linear --config=evaluate_cifar10_lt \
         --config.data.root=cifar10_lt.npz --config.validation.root=cifar10_lt.npz \
-        --config.classifier.losses="('all',)" --config.input=cached
+        --config.classifier.losses=all --config.input=cached
 
 Balanced arrays are made long-tailed by `--config.data.long_tail.profile=exp`. The recipe is that of the
 linear probes, shortened to 40 epochs for so small a set.
