@@ -8,9 +8,9 @@ def nearest_neighbours(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k references of largest cosine to each query, exactly; memory does not grow with N x D.
 
-    Either may be a memory map, which is read by blocks. scikit-learn searches each block, by Euclidean distance
-    between unit vectors, which falls as the cosine rises; its search by cosine would hold all distances and a
-    normalised copy of `reference`.
+    Either may be a memory map, which is read by blocks. scikit-learn searches each block, by Euclidean
+    distance between unit vectors, which falls as the cosine rises; its search by cosine would hold all
+    distances and a normalised copy of `reference`.
 
     Args:
         reference: [N, D] features.
