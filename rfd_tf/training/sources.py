@@ -49,12 +49,11 @@ def open_run_pictures(config: ConfigDict, workdir: Path) -> tuple[Pictures, Pict
     """The training and, where there are any, the validation pictures of a run."""
     cache = workdir / CACHE_FOLDER
     cache.mkdir(exist_ok=True)
-    training = _open_pictures(config.data, config.preprocessing, cache / "skipped_training.json")
+    preprocessing = data.Preprocessing(**config.preprocessing)
+    training = open_pictures(config.data, preprocessing, cache / "skipped_training.json")
     if not config.validation.source:
         return training, None
-    return training, _open_pictures(
-        config.validation, config.preprocessing, cache / "skipped_validation.json"
-    )
+    return training, open_pictures(config.validation, preprocessing, cache / "skipped_validation.json")
 
 
 def list_skipped(*all_pictures: Pictures | None) -> None:
@@ -106,8 +105,14 @@ def check_same_on_all_workers(pictures: Pictures, strategy) -> None:
         )
 
 
-def _open_pictures(config: ConfigDict, preprocessing: ConfigDict, cache_file: Path) -> Pictures:
-    """Open `config.source`, long-tail it if asked, and leave out corrupt images with `on_error="skip"`."""
+def open_pictures(config: ConfigDict, preprocessing: data.Preprocessing, cache_file: Path) -> Pictures:
+    """Open `config.source`, long-tail it if asked, and leave out corrupt images with `on_error="skip"`.
+
+    Args:
+        config: the `data` or `validation` of a config.
+        preprocessing: how the pictures become inputs.
+        cache_file: keeps which of them are corrupt.
+    """
     if config.on_error not in ("raise", "skip"):
         raise ValueError(f"`on_error` must be 'raise' or 'skip'. Received: {config.on_error!r}")
     options = {"name": config.name} if config.name else {}
@@ -122,7 +127,7 @@ def _open_pictures(config: ConfigDict, preprocessing: ConfigDict, cache_file: Pa
     valid, skipped = np.arange(len(source)), []
     if config.on_error == "skip":
         valid, skipped = data.valid_indices(source, cache_file)
-    return Pictures(source, data.Preprocessing(**preprocessing), valid, skipped)
+    return Pictures(source, preprocessing, valid, skipped)
 
 
 def training_batches(pictures: Pictures, config: ConfigDict, strategy, start_step: int, epochs: int):
