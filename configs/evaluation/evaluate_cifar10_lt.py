@@ -20,7 +20,7 @@ def get_config():
     config.validation.source = "npz"
     config.validation.split = "test"
     config.preprocessing.train = "pad_crop"
-    config.features = ("pool",)  # of a CIFAR ResNet: 64 values, or 128 of one with twice the width
+    config.features = ("features",)  # of `rfd train --config=cifar10_lt` try ("pool",) as well
     config.epochs = 40
     config.classifier.drw_start_epoch = 32
     config.optimizer.milestones = ((3, 1e-2), (15, 2e-3), (28, 4e-4), (40, 8e-5))

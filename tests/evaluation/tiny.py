@@ -24,7 +24,7 @@ def write_pictures(path, per_class=(20, 20, 20), noise=40.0, seed=0) -> None:
 
 
 def extractor():
-    """Maps `first` [7, 7, 3] and `second` [3, 3, 4], `features` [4]; batch norm with statistics of its own."""
+    """Maps `first` [7, 7, 3] and `second` [3, 3, 4], `features` [4]; batch norm has statistics."""
     keras.utils.set_random_seed(7)
     inputs = x = keras.Input((SIDE, SIDE, 3), name="image")
     outputs = {}
