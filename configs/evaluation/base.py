@@ -83,5 +83,9 @@ def get_config() -> ConfigDict:
 
     config.knn = ConfigDict({"k": (200,), "temperature": 0.07})  # one figure for each k
 
-    config.logistic = ConfigDict({"max_iterations": 1000, "c": 1.0})  # c: inverse strength of the L2 penalty
+    # Images that the logistic regressions of the protocol `rotation` learn the four views of; 0: all.
+    config.rotation = ConfigDict({"training_images": 1000})
+
+    # c: inverse strength of the L2 penalty.
+    config.logistic = ConfigDict({"max_iterations": 1000, "c": 1.0})
     return config

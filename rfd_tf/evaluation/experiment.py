@@ -79,6 +79,7 @@ def open_experiment(
         training.source.labels, training.valid, config.label_fraction, config.label_seed
     )
     if rotations:
+        training.valid = _evenly_chosen(training.valid, config.rotation.training_images)
         names, counts = ROTATION_NAMES, np.full(NUM_ROTATIONS, len(training.valid))
     else:
         names, counts = _classes(training, test)
@@ -98,6 +99,15 @@ def training_preprocessing(config: ConfigDict, prepared: Preprocessing) -> Prepr
     return dataclasses.replace(
         prepared, train=train, resize=wanted.resize or prepared.resize, flip=wanted.flip and prepared.flip
     )
+
+
+def _evenly_chosen(indices: np.ndarray, count: int) -> np.ndarray:
+    """`count` of `indices`; all where `count` is 0 or more than there are."""
+    if count < 0:
+        raise ValueError(f"`rotation.training_images` must not be negative. Received: {count}")
+    if count == 0 or count >= len(indices):
+        return indices
+    return indices[np.linspace(0, len(indices) - 1, count).astype("int64")]
 
 
 def _classes(training: Pictures, test: Pictures) -> tuple[tuple[str, ...], np.ndarray]:

@@ -57,7 +57,7 @@ def cached_features(
         name -> [len(pictures.valid), ...], memory maps that can be read only.
 
     Raises:
-        BadImageError: on a picture that cannot be read. (With `on_error="skip"` it is not among the valid.)
+        BadImageError: on a picture that cannot be read; with `on_error="skip"` none of the valid ones is.
         ValueError: on an unknown name, or a value that is not finite or too large for `dtype`; it names the
             picture.
         OSError: if the disk has too little room; nothing is lost.

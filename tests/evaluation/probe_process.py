@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import keras
+from absl import logging
 
 from rfd_tf.callbacks import TrainingStopped
 from rfd_tf.evaluation.evaluate import evaluate
@@ -36,6 +37,8 @@ def open_form(form: str):
 
 
 def main(path: str) -> int:
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
     for job in json.loads(Path(path).read_text()):
         changes = {
             name: tuple(map(tuple_of, value)) if isinstance(value, list) else value

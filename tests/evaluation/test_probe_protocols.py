@@ -62,18 +62,13 @@ def done(folder):
     jobs = [
         job(folder, "images"),
         job(folder, "cached", input="cached"),
-        {**job(folder, "other_images"), "form": "other"},
-        {**job(folder, "other_cached", input="cached"), "form": "other"},
+        job(folder, "other_images") | {"form": "other"},
+        job(folder, "other_cached", input="cached") | {"form": "other"},
         job(folder, "nonlinear", "nonlinear", features=["first"], nonlinear__convolution=["first"]),
-        {
-            **job(folder, "finetune", "finetune", finetune__rate_factor=0.5, preprocessing__flip=True),
-            **separable,
-        },
-        {**job(folder, "separable", epochs=8, optimizer__milestones=[[8, 0.01]]), **separable},
-        {
-            **job(folder, "losses", input="cached", features=["features"], classifier__losses=["all"]),
-            "pictures": str(folder / "long_tail.npz"),
-        },
+        job(folder, "finetune", "finetune", finetune__rate_factor=0.5) | separable,
+        job(folder, "separable", input="cached", epochs=30, optimizer__milestones=[[30, 0.01]]) | separable,
+        job(folder, "losses", input="cached", features=["features"], classifier__losses=["all"])
+        | {"pictures": str(folder / "long_tail.npz")},
         job(folder, "half", label_fraction=0.5, batch_size=6, input="cached"),
         job(folder, "resumed", **RESUMED),
     ]
