@@ -13,11 +13,13 @@ import keras
 import numpy as np
 import pytest
 
+from rfd_tf import distribution
 from rfd_tf.evaluation.experiment import open_experiment
 from rfd_tf.evaluation.protocols import finetune, linear
 from rfd_tf.evaluation.results import load_result
 from rfd_tf.extractors import open_extractor
 from rfd_tf.losses import CLASSIFIER_LOSSES
+from tests.distribution.cluster import two_worker_configs
 from tests.evaluation import tiny
 from tests.training import processes
 
@@ -36,11 +38,13 @@ def folder(tmp_path_factory):
     return path
 
 
-def start(folder: Path, *jobs: dict) -> subprocess.Popen:
+def start(folder: Path, *jobs: dict, tf_config: dict | None = None) -> subprocess.Popen:
     jobs = [{"pictures": str(folder / "pictures.npz")} | job for job in jobs]
     path = folder / f"{Path(jobs[0]['workdir']).name}-{len(list(folder.iterdir()))}.json"
     path.write_text(json.dumps(jobs))
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""}
+    if tf_config:
+        environment["TF_CONFIG"] = json.dumps(tf_config)
     return subprocess.Popen(
         [sys.executable, "-m", "tests.evaluation.probe_process", str(path)],
         cwd=ROOT,
@@ -203,6 +207,37 @@ def signalled_at(step: int, number: int, broken: dict, folder: Path) -> str:
     status, output = processes.finish(process)
     assert status == (-number if number == signal.SIGKILL else 128 + number), output
     return output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("protocol", "reads"), [("linear", "images"), ("linear", "cached"), ("finetune", "images")]
+)
+def test_two_workers_learn_what_one_device_learns(done, folder, protocol, reads):
+    one, two = (f"{workers}_{protocol}_{reads}" for workers in ("one", "two"))
+    status, output = processes.finish(start(folder, job(folder, one, protocol, input=reads)))
+    assert status == 0, output
+    together = job(folder, two, protocol, input=reads, strategy="multi_worker")
+    workers = [start(folder, together, tf_config=config) for config in two_worker_configs()]
+    for status, output in map(processes.finish, workers):
+        assert status == 0, output
+    for workdir in (folder / two, folder / two / "worker-1"):
+        for found, value in zip(weights(workdir), weights(folder / one), strict=True):
+            np.testing.assert_allclose(found, value, rtol=1e-3, atol=1e-4)
+    assert figures(folder, two) == figures(folder, one)
+
+
+def test_a_model_that_fails_on_the_way_is_told_as_it_is(folder, tmp_path):
+    """Not as TensorFlow's error of a failed pipeline."""
+
+    class Unreachable(tiny.OtherForm):
+        def _extract(self, images, names):
+            raise ConnectionError("the server is gone")
+
+    config = tiny.config_of(folder / "pictures.npz", deterministic=False)
+    strategy = distribution.create_strategy("one_device")
+    with pytest.raises(ConnectionError, match="the server is gone"):
+        linear.run(open_experiment(config, Unreachable(tiny.extractor()), strategy, tmp_path))
 
 
 @pytest.mark.parametrize(
