@@ -149,6 +149,8 @@ def _probed_model(
         for loss_name, loss in new_losses.items():
             name = f"{feature}/{loss_name}" if len(new_losses) > 1 else feature
             feature_of[name], losses[name] = feature, loss
+            # Losses are compared from one start: probes of one kind begin with the same weights.
+            keras.utils.set_random_seed(experiment.config.seed)
             probes[name] = make_probe(
                 feature,
                 shape,

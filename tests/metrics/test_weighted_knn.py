@@ -1,3 +1,5 @@
+import importlib
+
 import numpy as np
 import pytest
 
@@ -21,9 +23,12 @@ def oracle_votes(reference, labels, queries, k, temperature, leave_one_out):
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (5, 0.07), (20, 1.0)])
 def test_against_an_independent_computation(k, temperature, leave_one_out, monkeypatch):
     """In blocks that divide neither the references nor the queries, nor hold k of them."""
-    monkeypatch.setattr("rfd_tf.metrics.nearest_neighbours._QUERY_BLOCK", 7)
-    monkeypatch.setattr("rfd_tf.metrics.nearest_neighbours._REFERENCE_BLOCK", 11)
-    monkeypatch.setattr("rfd_tf.metrics.weighted_knn._BLOCK", 4)
+    for module, name, size in [
+        ("nearest_neighbours", "_QUERY_BLOCK", 7),
+        ("nearest_neighbours", "_REFERENCE_BLOCK", 11),
+        ("weighted_knn", "_BLOCK", 4),
+    ]:
+        monkeypatch.setattr(importlib.import_module(f"rfd_tf.metrics.{module}"), name, size)
     rng = np.random.default_rng(0)
     reference, labels = rng.normal(size=(60, 4)), rng.integers(0, 3, 60)
     queries = None if leave_one_out else rng.normal(size=(25, 4))
