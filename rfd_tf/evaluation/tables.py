@@ -1,0 +1,46 @@
+"""The figures of an evaluation as tables, in percent."""
+
+from rfd_tf.evaluation.results import ClassifierFigures, EvaluationResult
+
+
+def text_table(result: EvaluationResult) -> str:
+    """For a terminal: one line per classifier."""
+    rows = _rows(result)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+    def line(row):
+        first, *rest = [
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        return "  ".join([first, *rest]).rstrip()
+
+    header, *body = map(line, rows)
+    return "\n".join([header, "-" * len(header), *body])
+
+
+def markdown_table(result: EvaluationResult) -> str:
+    """For a document."""
+    header, *body = [[cell.replace("|", "\\|") for cell in row] for row in _rows(result)]
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *body))
+
+
+def _rows(result: EvaluationResult) -> list[list[str]]:
+    """Cells, the header first; columns without a figure are left out."""
+    cells = {name: _cells(figures) for name, figures in result.figures.items()}
+    columns = list(dict.fromkeys(column for row in cells.values() for column in row))
+    columns = [column for column in columns if any(row.get(column) for row in cells.values())]
+    body = [[name, *(row.get(column, "") for column in columns)] for name, row in cells.items()]
+    return [["accuracy in %", *columns], *body]
+
+
+def _cells(figures: ClassifierFigures) -> dict[str, str]:
+    accuracies = {
+        "top-1": figures.top1,
+        "top-5": figures.top5,
+        "balanced": figures.balanced_accuracy,
+        **figures.shot_groups,
+    }
+    shown = {name: "" if value is None else f"{100 * value:.1f}" for name, value in accuracies.items()}
+    return shown | {name.replace("_", " "): f"{value:g}" for name, value in figures.extra.items()}
