@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 
@@ -17,6 +18,7 @@ TRAINING, TEST = 90, 40
 
 def save_run(folder, seed: int) -> RotationDecoupling:
     """An untrained network of moved batch-norm statistics, as the end of a run."""
+    keras.utils.set_random_seed(seed)
     backbone = create_backbone("resnet20", (16, 16, 3), ["block1", "fc_block"], width=4, dense_width=16)
     rng = np.random.default_rng(seed)
     backbone(rng.normal(size=(8, 16, 16, 3)), training=True)
@@ -125,10 +127,10 @@ def test_logistic_regression_equals_scikit_learns_and_lands_beside_the_run(evalu
     (result,) = load_results(run[0])
     (training, labels), (test, expected) = images(arrays, "train"), images(arrays, "test")
     extractor = open_extractor(run[0], [])
-    scaler = StandardScaler().fit(extractor(training)["features"])
-    theirs = LogisticRegression(C=0.1, max_iter=1000)
-    theirs.fit(scaler.transform(extractor(training)["features"]), labels)
-    predicted = theirs.predict(scaler.transform(extractor(test)["features"]))
+    reference, queries = (extractor(part)["features"].astype("float64") for part in (training, test))
+    scaler = StandardScaler().fit(reference)
+    theirs = LogisticRegression(C=0.1, max_iter=1000).fit(scaler.transform(reference), labels)
+    predicted = theirs.predict(scaler.transform(queries))
     assert result.figures["features"].top1 == accuracy(predicted, expected)
     again, output, _ = evaluate("logistic", "--config.logistic.c=0.1")
     assert again == 0
