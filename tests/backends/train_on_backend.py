@@ -1,4 +1,4 @@
-"""Trains the compound model and an LDAM classifier on NumPy arrays, on the backend of $KERAS_BACKEND.
+"""Trains the compound model, an LDAM classifier and probes on NumPy arrays, on the backend of $KERAS_BACKEND.
 
 Run as `python -m tests.backends.train_on_backend OUT.npz`; everything random comes from NumPy.
 """
@@ -12,7 +12,7 @@ from rfd_tf.callbacks import DeferredReweighting, InstanceWeighting
 from rfd_tf.imbalance import effective_rotation_counts, rotation_instance_weights
 from rfd_tf.layers import CosineDense
 from rfd_tf.losses import CLASSIFIER_LOSSES, LDAMLoss, classifier_loss
-from rfd_tf.models import RotationDecoupling, resnet_cifar
+from rfd_tf.models import ProbedModel, RotationDecoupling, linear_probe, resnet_cifar
 from rfd_tf.optimizers import CoupledSGD
 
 N, BATCH, K = 256, 8, 16
@@ -74,12 +74,37 @@ def classifier_losses(rng) -> dict[str, np.ndarray]:
     return {f"losses/{name}": keras.ops.convert_to_numpy(value) for name, value in found.items()}
 
 
+def train_probes(rng) -> dict[str, np.ndarray]:
+    """Two probes on a frozen map, one of them re-weighted late."""
+    images = keras.Input((12, 12, 3))
+    network = keras.Model(images, {"map": keras.layers.Conv2D(4, 3, activation="relu")(images)})
+    counts = (100, 30, 10)
+    losses = {
+        "dense": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        "cosine": LDAMLoss(counts),
+    }
+    probes = {
+        name: linear_probe((10, 10, 4), len(counts), pool_size=4, cosine=name == "cosine") for name in losses
+    }
+    model = ProbedModel(probes, dict.fromkeys(probes, "map"), losses, network)
+    set_weights(model, rng)
+    model.compile(CoupledSGD(0.01, 0.9, nesterov=True, coupled_weight_decay=5e-4))
+    x, y = rng.normal(size=(32, 12, 12, 3)).astype("float64"), rng.integers(0, 3, 32)
+    callbacks = [DeferredReweighting(1, 0.999, losses["cosine"])]
+    history = model.fit(
+        {"image": x}, y, batch_size=8, epochs=2, shuffle=False, verbose=0, callbacks=callbacks
+    )
+    results = {f"probes/{name}": np.array(values) for name, values in history.history.items()}
+    outputs = model.predict({"image": x}, verbose=0)
+    return results | {f"probes/{name}": value for name, value in outputs.items()}
+
+
 def main(path: str) -> None:
     # Doubles: what rounding makes of ReLUs and batch norm in a few float32 steps is more than 1e-4.
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
     rng = np.random.default_rng(0)
-    results = train_compound(rng) | train_classifier(rng) | classifier_losses(rng)
+    results = train_compound(rng) | train_classifier(rng) | train_probes(rng) | classifier_losses(rng)
     np.savez(path, backend=keras.backend.backend(), **results)
 
 

@@ -26,7 +26,12 @@ from tests.training import processes
 ROOT = Path(__file__).parents[2]
 LONG_TAIL = (20, 10, 5)
 TWO_REPLICAS = {"strategy": "mirrored", "logical_cpus": 2}
-RESUMED = {"checkpoint_steps": 3, "classifier__losses": ["ldam_drw", "class_balanced"]}
+RESUMED = {
+    "checkpoint_steps": 3,
+    "classifier__losses": ["ldam_drw", "class_balanced"],
+    "preprocessing__train": "random_resized_crop",
+    "tensorboard": True,
+}
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +199,7 @@ def test_killed_and_stopped_it_ends_as_if_nothing_had_happened(done, folder):
     assert status == 0, output
     processes.assert_same_end(done / "resumed", folder / "broken")
     assert figures(folder, "broken") == figures(done, "resumed")
+    assert list((folder / "broken" / "tensorboard" / "validation").iterdir())
 
 
 def signalled_at(step: int, number: int, broken: dict, folder: Path) -> str:
