@@ -87,7 +87,7 @@ def get_config() -> ConfigDict:
 def _data() -> ConfigDict:
     return ConfigDict(
         {
-            "source": "",  # "image_folder", "flat_folder", "npz", "tfds" or "digits"
+            "source": "",  # a kind of `data.open_source`
             "root": "",  # folder or file; for tfds its data_dir
             "name": "",  # tfds: the builder
             "split": "",
