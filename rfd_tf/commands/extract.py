@@ -70,7 +70,7 @@ def _extract(program: str, values: flags.FlagValues, beam_flags: list[str]) -> i
         print(f"{program}: {stop} The same command continues.", file=sys.stderr)
         return 128 + stop.signal_number
     if skipped:
-        print(f"{len(skipped)} pictures were skipped, as {skipped[0].path}: {skipped[0].reason}")
+        print(f"Skipped pictures: {len(skipped)} (the first is {skipped[0].path}: {skipped[0].reason})")
     print(f"Features: {os.path.join(values.out, 'manifest.json')}")
     return 0
 

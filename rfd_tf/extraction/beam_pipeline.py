@@ -118,7 +118,7 @@ class ExtractShards(beam.DoFn):
 
     def process(self, number: int):
         storage, settings = BeamStorage(self._out), self._settings
-        if settings.shard_file(number) in storage.names():
+        if storage.exists(settings.shard_file(number)):
             return  # a retry of what was done
         listing = json.loads(storage.read(_listing(settings, number)))
         source = BeamFiles(self._root, listing["files"], listing["labels"], settings.class_names)

@@ -37,9 +37,11 @@ class LocalStorage(Storage):
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other processes out; OSError if one is in."""
+        """Keeps other processes out, and removes what killed ones left half-written; OSError if one is in."""
         try:
             with filelock.FileLock(self._folder / ".lock", timeout=0):
+                for path in self._folder.glob(".*.partial.*"):
+                    path.unlink()
                 yield
         except filelock.Timeout:
             raise OSError(f"Another process writes to {self.location}") from None
