@@ -39,7 +39,7 @@ EXTRAS["test"] = [
     *EXTRAS["parquet"],
     "jax==0.10.2",
     "opencv-python-headless>=4.14,<5",
-    "pytest>=8,<10",
+    "pytest>=8.2,<10",
     "pytest-xdist>=3.6,<4",
     "torch==2.13.0",
 ]

@@ -112,7 +112,8 @@ def _on_beam(values: flags.FlagValues, beam_flags: list[str]):
 
 
 def _open_anywhere(location: str, feature_maps: list[str]):
-    return open_model(_beam().local_model(location), feature_maps)
+    with _beam().local_model(location) as model:
+        return open_model(model, feature_maps)
 
 
 def _beam():

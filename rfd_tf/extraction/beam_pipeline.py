@@ -1,12 +1,13 @@
 """Features of a collection of pictures, by Apache Beam."""
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Sequence
 
 import apache_beam as beam
 from absl import logging
-from apache_beam.metrics import Metrics
+from apache_beam.metrics import Metrics, MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.utils.shared import Shared
 
@@ -23,6 +24,7 @@ from rfd_tf.extractors import FeatureExtractor
 
 # Beam's own DirectRunner first looks for Prism, a Go program, and downloads it where it is missing.
 _RUNNERS = {"DirectRunner": "apache_beam.runners.portability.fn_api_runner.FnApiRunner"}
+_COUNTERS = "rfd_tf"
 
 
 def extract_on_beam(
@@ -69,7 +71,8 @@ def extract_on_beam(
         work = ExtractShards(open_model, settings, out, _root(source), batch_size, on_error)
         _run(work, pending, PipelineOptions([f"--runner={_RUNNERS.get(runner, runner)}", *flags]))
     skipped = write_manifest(storage, settings)
-    storage.delete([_listing(settings, number) for number in pending])
+    with contextlib.suppress(OSError):  # left behind they do no harm
+        storage.delete([_listing(settings, number) for number in pending])
     return skipped
 
 
@@ -85,6 +88,10 @@ def _run(work: beam.DoFn, pending: list[int], options: PipelineOptions) -> None:
     except Exception as error:  # a runner wraps a worker's error in its traceback, as text
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ExtractionError(f"The Beam pipeline failed: {reason[-1]}") from error
+    with contextlib.suppress(NotImplementedError):  # not every runner tells
+        found = pipeline.result.metrics().query(MetricsFilter().with_namespace(_COUNTERS))["counters"]
+        counts = sorted((counter.key.metric.name, counter.result) for counter in found)
+        logging.info("Counted: %s", ", ".join(f"{name} {count}" for name, count in counts))
 
 
 class ExtractShards(beam.DoFn):
@@ -131,7 +138,7 @@ class ExtractShards(beam.DoFn):
         for picture in shard.skipped:
             logging.warning("skipped %s: %s", picture.path, picture.reason)
         for name, count in (("shards", 1), ("pictures", len(shard.index)), ("skipped", len(shard.skipped))):
-            Metrics.counter("rfd_tf", name).inc(count)
+            Metrics.counter(_COUNTERS, name).inc(count)
 
     def _open(self) -> FeatureExtractor:
         extractor = self._open_model()

@@ -59,5 +59,5 @@ def open_file(path: str) -> BinaryIO:
         return FileSystems.open(path, **_PLAIN)
     except OSError as error:
         if not FileSystems.exists(path):
-            raise FileNotFoundError(f"No file at {path}") from error
+            raise FileNotFoundError(f"{path}; No such file or directory") from error
         raise
