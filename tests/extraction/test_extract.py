@@ -1,18 +1,21 @@
 """Extraction on this machine: content, formats, bad pictures, resuming."""
 
+import dataclasses
 import json
 import os
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
 
 from rfd_tf.data import BadImageError, FlatFolder
 from rfd_tf.extraction import ExtractionError, load_features, open_images
+from rfd_tf.extraction.settings import describe_extraction
 from rfd_tf.extractors import KerasExtractor, open_extractor
 from tests.data.pictures import write
-from tests.extraction.tiny import by_hand, run_extract, shards, write_bad, write_run
+from tests.extraction.tiny import OPTIONS, by_hand, opened, run_extract, shards, write_bad, write_run
 
 NAMES = [f"{folder}/{i}.{ending}" for folder in "ac" for i, ending in enumerate(["jpg", "png", "bmp"] * 2)]
 
@@ -203,3 +206,32 @@ def test_refused_before_anything_is_written(run, pictures, tmp_path):
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(ExtractionError, match=r"holds 'notes\.txt' and no settings\.json"):
         run_extract(run, pictures, tmp_path / "mine")
+
+
+def test_float16_that_overflows(run, pictures, tmp_path):
+    class Scaled(type(opened(run))):
+        def _extract(self, images, names):
+            return {name: np.asarray(value) * 1e6 for name, value in super()._extract(images, names).items()}
+
+    scaled = Scaled(opened(run).model, opened(run).info, "scaled")
+    with pytest.raises(ValueError, match=r"'(features|block1)' has the value .*, which float16 cannot hold"):
+        run_extract(scaled, pictures, tmp_path / "out", dtype="float16")
+
+
+def test_what_no_shard_can_hold(run, pictures):
+    source = open_images(pictures)
+    options = OPTIONS | {"shard_size": 10**6}
+    settings = describe_extraction(opened(run), "run", source, "p", ["block1"], **options)
+    with pytest.raises(ValueError, match=r"3\.8 GiB.*`shard_size` of at most 262144"):
+        dataclasses.replace(settings, num_images=10**6)
+    with pytest.raises(ValueError, match="cannot be named 'label'"):
+        dataclasses.replace(settings, outputs={"label": (4,)})
+
+
+def test_parquet_without_its_package(run, pictures, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "rfd_tf.extraction.parquet_shard", raising=False)
+    monkeypatch.delattr("rfd_tf.extraction.parquet_shard", raising=False)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r"rfd_tf\[parquet\]"):
+        run_extract(run, pictures, tmp_path / "out")
+    assert not (tmp_path / "out" / "settings.json").exists()
