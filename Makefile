@@ -1,17 +1,19 @@
 # `make demo` and `make test` work on a fresh machine: they set up their own virtual environment and reuse it.
 PYTHON ?= python3
 VENV ?= .venv
+BEAM_VENV ?= .venv-beam
 BIN := $(VENV)/bin
 DEMO_DIR ?= .demo
 JOBS ?= 2
 
-.PHONY: setup demo test test-slow lint format clean
+.PHONY: setup demo test test-slow test-beam lint format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       set up, then pretrain on the bundled digits and compare with an untrained control"
 	@echo "make test       set up, then run the tests"
 	@echo "make test-slow  the longer checks"
+	@echo "make test-beam  extraction on Apache Beam, in an environment of its own"
 	@echo "make lint       style checks;  make format  mend what can be mended"
 
 $(BIN)/python:
@@ -38,6 +40,15 @@ test: $(VENV)/.test-ready
 test-slow: $(VENV)/.test-ready
 	$(BIN)/python -m pytest -m slow
 
+# Apache Beam holds back protobuf and pyarrow, so it has an environment of its own.
+$(BEAM_VENV)/.ready: setup.py
+	$(PYTHON) -m venv $(BEAM_VENV)
+	$(BEAM_VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[beam]' 'pytest>=8.2,<10'
+	@touch $@
+
+test-beam: $(BEAM_VENV)/.ready
+	$(BEAM_VENV)/bin/python -m pytest tests/extraction
+
 lint: $(VENV)/.test-ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -47,4 +58,4 @@ format: $(VENV)/.test-ready
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(DEMO_DIR) *.egg-info build
+	rm -rf $(VENV) $(BEAM_VENV) $(DEMO_DIR) *.egg-info build

@@ -26,16 +26,20 @@ CORE = [
     "tqdm>=4.66,<5",
 ]
 EXTRAS = {
+    "parquet": ["pyarrow>=18,<27"],
     "jax": ["jax>=0.10,<0.11"],
     "torch": ["torch>=2.13,<2.14"],
     "lint": ["ruff==0.17.6"],
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+# Not in "all": Beam asks for protobuf < 7 and an older pyarrow, so it takes an environment of its own.
+EXTRAS["beam"] = ["apache-beam>=2.77,<3", *EXTRAS["parquet"]]
 EXTRAS["test"] = [
     *EXTRAS["lint"],
+    *EXTRAS["parquet"],
     "jax==0.10.2",
     "opencv-python-headless>=4.14,<5",
-    "pytest>=8,<10",
+    "pytest>=8.2,<10",
     "pytest-xdist>=3.6,<4",
     "torch==2.13.0",
 ]

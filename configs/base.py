@@ -88,7 +88,7 @@ def data_fields() -> ConfigDict:
     """Where pictures come from."""
     return ConfigDict(
         {
-            "source": "",  # "image_folder", "flat_folder", "npz", "tfds" or "digits"
+            "source": "",  # a kind of `data.open_source`
             "root": "",  # folder or file; for tfds its data_dir
             "name": "",  # tfds: the builder
             "split": "",

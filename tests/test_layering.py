@@ -25,6 +25,7 @@ LAYERS = {
     "rfd_tf.training": 4,
     "rfd_tf.evaluation": 5,
     "rfd_tf.export": 5,
+    "rfd_tf.extraction": 5,
     "rfd_tf.report": 6,
     "rfd_tf.commands": 7,
     "rfd_tf.cli": 8,

@@ -6,9 +6,12 @@ from rfd_tf.data.bad_images import BadImageError, find_bad_images, first_bad_ima
 from rfd_tf.data.digits import digits
 from rfd_tf.data.flat_folder import FlatFolder
 from rfd_tf.data.image_folder import ImageFolder
+from rfd_tf.data.image_header import check_encoded
+from rfd_tf.data.image_list import ImageList
 from rfd_tf.data.long_tail import long_tailed
 from rfd_tf.data.open_source import open_source
 from rfd_tf.data.pipeline import evaluation_dataset, training_dataset
+from rfd_tf.data.places205 import places205
 from rfd_tf.data.preprocessing import Preprocessing
 from rfd_tf.data.rotation_probabilities import load_rotation_probabilities, save_rotation_probabilities
 from rfd_tf.data.schedule import steps_per_epoch, training_indices
@@ -25,10 +28,12 @@ __all__ = [
     "BadImageError",
     "FlatFolder",
     "ImageFolder",
+    "ImageList",
     "Preprocessing",
     "Source",
     "Subset",
     "TfdsSource",
+    "check_encoded",
     "digits",
     "evaluation_dataset",
     "find_bad_images",
@@ -37,6 +42,7 @@ __all__ = [
     "load_rotation_probabilities",
     "long_tailed",
     "open_source",
+    "places205",
     "save_rotation_probabilities",
     "steps_per_epoch",
     "training_dataset",

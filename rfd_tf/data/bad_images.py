@@ -99,9 +99,14 @@ def _reason(source: Source, row: int) -> str | None:
     try:
         decode(source.fetch(tf.constant(row, tf.int64)))
     except Exception as error:  # outside a graph, what a source's Python code raises comes through as it is
-        text = re.sub(r"\{\{.*?\}\}|\[Op:\w+\].*", "", getattr(error, "message", str(error)))
-        return " ".join(text.split()).rstrip(".") or type(error).__name__
+        return one_line(error)
     return None
+
+
+def one_line(error: Exception) -> str:
+    """An error of reading or decoding in one line, without TensorFlow's node names."""
+    text = re.sub(r"\{\{.*?\}\}|\[Op:\w+\].*", "", getattr(error, "message", str(error)))
+    return " ".join(text.split()).rstrip(".") or type(error).__name__
 
 
 def _cached_bad_images(source: Source, cache_file: str | os.PathLike | None) -> dict[int, str]:

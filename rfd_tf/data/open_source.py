@@ -7,10 +7,12 @@ from rfd_tf.data.arrays import load_npz
 from rfd_tf.data.digits import digits
 from rfd_tf.data.flat_folder import FlatFolder
 from rfd_tf.data.image_folder import ImageFolder
+from rfd_tf.data.image_list import ImageList
+from rfd_tf.data.places205 import places205
 from rfd_tf.data.source import Source
 from rfd_tf.data.tfds_source import TfdsSource
 
-KINDS = ("image_folder", "flat_folder", "npz", "tfds", "digits")
+KINDS = ("image_folder", "flat_folder", "image_list", "places205", "npz", "tfds", "digits")
 
 
 def open_source(kind: str, root: str | os.PathLike = "", split: str = "train", **options) -> Source:
@@ -21,6 +23,9 @@ def open_source(kind: str, root: str | os.PathLike = "", split: str = "train", *
             `"image_folder"`: `root/split` if there is such a folder, else (train only) `root`; options of
                 `ImageFolder`;
             `"flat_folder"`: the same, unlabelled; options of `FlatFolder`;
+            `"image_list"`: pictures below `root`; the list is `list_file`, by default `root/SPLIT.txt`, else
+                `root/SPLIT.csv`; options of `ImageList`;
+            `"places205"`: `root` holds the lists and the pictures as their authors' archives unpack;
             `"npz"`: `root` is the file; `images_key` is `SPLIT_images` by default, `labels_key`
                 `SPLIT_labels`; options of `load_npz`;
             `"tfds"`: `root` is TFDS's data_dir; the option `name` is the builder; options of `TfdsSource`;
@@ -47,8 +52,17 @@ def open_source(kind: str, root: str | os.PathLike = "", split: str = "train", *
         raise ValueError(f"kind={kind!r} needs a `root`")
     if kind == "npz":
         return load_npz(root, **{"images_key": f"{split}_images", "labels_key": f"{split}_labels"} | options)
+    if kind == "places205":
+        return places205(root, split, **options)
+    if kind == "image_list":
+        return ImageList(root, **{"list_file": _split_list(Path(root), split)} | options)
     folder = _split_folder(Path(root), split)
     return ImageFolder(folder, **options) if kind == "image_folder" else FlatFolder(folder, **options)
+
+
+def _split_list(root: Path, split: str) -> Path:
+    text, table = root / f"{split}.txt", root / f"{split}.csv"
+    return table if table.is_file() and not text.is_file() else text
 
 
 def _split_folder(root: Path, split: str) -> Path:

@@ -118,7 +118,7 @@ def open_pictures(config: ConfigDict, preprocessing: data.Preprocessing, cache_f
     options = {"name": config.name} if config.name else {}
     if config.source == "tfds":
         options["cache_dir"] = cache_file.parent
-    if config.source in ("image_folder", "flat_folder"):
+    if config.source in ("image_folder", "flat_folder", "image_list", "places205"):
         options["on_error"] = config.on_error
     source = data.open_source(config.source, config.root, config.split or "train", **options)
     long_tail = config.get("long_tail")

@@ -32,8 +32,8 @@ def check_workdir(path: Path, config: dict) -> None:
     saved_at = path / CONFIG_FILE
     if saved_at.exists():
         saved = json.loads(saved_at.read_text(encoding="utf-8"))
-        if differences := _differences(saved, _through_json(config)):
-            raise WorkdirError(f"{path} holds a run of another config. " + "; ".join(differences))
+        if found := differences(saved, _through_json(config)):
+            raise WorkdirError(f"{path} holds a run of another config. " + "; ".join(found))
     elif path.exists() and (
         strangers := [child.name for child in path.iterdir() if not _is_ours(child.name)]
     ):
@@ -70,12 +70,13 @@ def _through_json(config: dict) -> dict:
     return json.loads(json.dumps(config))  # tuples become the lists that they are stored as
 
 
-def _differences(saved: dict, config: dict, prefix: str = "") -> list[str]:
+def differences(saved: dict, config: dict, prefix: str = "") -> list[str]:
+    """Where two nested dicts of JSON values differ, for people; `prefix` goes before each field's name."""
     found = []
     for name in sorted({*saved, *config}):
         there, here = saved.get(name, _MISSING), config.get(name, _MISSING)
         if isinstance(there, dict) and isinstance(here, dict):
-            found += _differences(there, here, f"{prefix}{name}.")
+            found += differences(there, here, f"{prefix}{name}.")
         elif there is _MISSING or here is _MISSING or there != here:
             shown = ["absent" if value is _MISSING else repr(value) for value in (there, here)]
             found.append(f"{prefix}{name}: {shown[0]} there, {shown[1]} now")

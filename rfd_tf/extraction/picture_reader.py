@@ -1,0 +1,95 @@
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from rfd_tf.data import Preprocessing, Source, check_encoded
+from rfd_tf.data.bad_images import one_line
+from rfd_tf.data.image_header import MAX_PIXELS
+from rfd_tf.data.source import host_constant
+
+PREFETCHED_BATCHES = 2
+
+
+class PictureReader:
+    """Pictures of a source, ready for the network; the bad ones are told apart, not fatal.
+
+    Reading and decoding run in parallel, each picture once. One that fails is dropped by the pipeline, which
+    goes on; its gap in the order is seen, and it alone is tried again, to learn why.
+
+    Args:
+        source: the pictures.
+        preprocessing: its `eval_image` prepares them.
+        max_pixels: larger ones are refused by their header (`data.check_encoded`).
+    """
+
+    def __init__(self, source: Source, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS):
+        self.source = source
+        self.preprocessing = preprocessing
+        self.max_pixels = max_pixels
+        self._unread: list[str] = []
+        self._example = tf.function(self._prepared, input_signature=[tf.TensorSpec([], tf.int64)])
+
+    def batches(
+        self, rows: Sequence[int], batch_size: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, dict[int, str]]]:
+        """The pictures `rows`, ascending, in order.
+
+        Yields:
+            (indices of the good pictures, int64 [b]; these, float32 [b, S, S, 3]; the reason for each bad
+            picture since the last batch, by index); b is about `batch_size` or less, and may be 0.
+
+        Raises:
+            OSError: at the end, if of several pictures none could be read at all: a disk that is gone, rather
+                than bad pictures.
+        """
+        rows = np.asarray(rows, dtype="int64")
+        dataset = tf.data.Dataset.from_tensor_slices(host_constant(rows))
+        dataset = dataset.map(self._example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        dataset = dataset.ignore_errors().batch(batch_size).prefetch(PREFETCHED_BATCHES)
+        passed = 0
+        self._unread = []
+        for index, images in dataset.as_numpy_iterator():
+            end = int(np.searchsorted(rows, index[-1])) + 1
+            yield self._with_missing(rows[passed:end], index, images)
+            passed = end
+        for start in range(passed, len(rows), batch_size):
+            size = self.preprocessing.image_size
+            none = np.zeros(0, "int64"), np.zeros((0, size, size, 3), "float32")
+            yield self._with_missing(rows[start : start + batch_size], *none)
+        if len(self._unread) == len(rows) > 1:
+            raise OSError(f"None of {len(rows)} pictures can be read, as {self._unread[0]}")
+
+    def _with_missing(self, rows: np.ndarray, index: np.ndarray, images: np.ndarray):
+        """The batch, with those of the dropped `rows` put in that succeed when tried again."""
+        bad: dict[int, str] = {}
+        for row in np.setdiff1d(rows, index).tolist():
+            try:
+                image = self._alone(row)
+            except Exception as error:  # whatever the source or a decoder raises is this picture's reason
+                bad[row] = one_line(error)
+                continue
+            at = np.searchsorted(index, row)
+            index, images = np.insert(index, at, row), np.insert(images, at, image, axis=0)
+        return index, images, bad
+
+    def _alone(self, row: int) -> np.ndarray:
+        try:
+            fetched = self.source.fetch(tf.constant(row, tf.int64))
+        except Exception as error:
+            self._unread.append(f"{self.source.describe(row)}: {one_line(error)}")
+            raise
+        if self.source.encoded and (reason := check_encoded(fetched.numpy(), self.max_pixels)):
+            raise ValueError(reason)
+        return self.preprocessing.eval_image(fetched).numpy()
+
+    def _prepared(self, row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        fetched = self.source.fetch(row)
+        if self.source.encoded:
+            good = tf.numpy_function(self._is_good, [fetched], tf.bool, stateful=False)
+            with tf.control_dependencies([tf.debugging.Assert(good, ["refused by its header"])]):
+                fetched = tf.identity(fetched)
+        return row, self.preprocessing.eval_image(fetched)
+
+    def _is_good(self, content: bytes) -> bool:
+        return check_encoded(content, self.max_pixels) is None

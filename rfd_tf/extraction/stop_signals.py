@@ -1,0 +1,32 @@
+import signal
+import threading
+
+
+class StopSignals:
+    """Within its block, SIGTERM and Ctrl-C are noted; a second one ends the process at once.
+
+    Acts in the main thread only, where Python handles signals.
+
+    Attributes:
+        received: the signal's number, or None.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self):
+        self.received: int | None = None
+        self._previous = {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def _note(self, number, _frame):
+        self.received = number
+        self.__exit__()
