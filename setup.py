@@ -27,16 +27,19 @@ CORE = [
 ]
 EXTRAS = {
     "jax": ["jax>=0.10,<0.11"],
+    "serving": ["grpcio>=1.76,<2", "tensorflow-serving-api>=2.21,<2.22"],
     "torch": ["torch>=2.13,<2.14"],
     "lint": ["ruff==0.17.6"],
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 EXTRAS["test"] = [
     *EXTRAS["lint"],
+    *EXTRAS["serving"],
     "jax==0.10.2",
     "opencv-python-headless>=4.14,<5",
     "pytest>=8,<10",
     "pytest-xdist>=3.6,<4",
+    "pyyaml>=6,<7",
     "torch==2.13.0",
 ]
 
@@ -49,6 +52,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["rfd_tf", "rfd_tf.*", "zoo", "zoo.*", "configs", "configs.*"]),
+    package_data={"rfd_tf.export": ["serving_templates/*"]},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["rfd = rfd_tf.cli:main"]},

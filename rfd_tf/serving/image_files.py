@@ -8,7 +8,7 @@ from PIL import Image
 
 from rfd_tf.serving.errors import BadInputError
 
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP")  # MPO: a JPEG with further ones behind it, as of some phones
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 MAX_PIXELS = 64_000_000  # as the exported models, see `data.picture_checks`
 MAX_ASPECT_RATIO = 200
 
@@ -30,9 +30,7 @@ def read_image_file(given: str | os.PathLike | bytes, position: int, max_bytes: 
     else:
         raise BadInputError(f"{name} must be a path or bytes. Received: {type(given).__name__}")
     if size > max_bytes:
-        raise BadInputError(
-            f"{name} has {size} bytes, more than the limit of {max_bytes} (`max_image_bytes`)"
-        )
+        raise BadInputError(f"{name} has {size} bytes, more than {max_bytes} (`max_image_bytes`)")
     try:
         return Path(given).read_bytes() if isinstance(given, str | os.PathLike) else bytes(given)
     except OSError as error:

@@ -21,14 +21,15 @@ _REFUSALS = {
     404: "has no such model, or has not loaded it yet",
 }
 _NUMBER_BYTES = {"float32": 25, "uint8": 4}  # -1.2345678901234567e-05 with a comma; 255 with a comma
-_ANSWER_NUMBER_BYTES = 24
+_ANSWER_NUMBER_BYTES = 18  # -1.23456789e-05 with a comma and a blank
 _CHUNK = 1 << 20
 
 
 class RestTransport(Transport):
-    """Requests in TensorFlow Serving's JSON, in columns; not to be shared between threads.
+    """Requests in TensorFlow Serving's JSON; not to be shared between threads.
 
-    The server gives all outputs, also those that were not asked for.
+    The server gives all outputs, also those that were not asked for. Rows are asked for, not columns, where
+    the server would write each number into a line of its own.
 
     Args:
         address: of the model.
@@ -49,17 +50,16 @@ class RestTransport(Transport):
 
     def predict(self, signature, input_name, values, outputs, timeout):
         values = values.tolist() if isinstance(values, np.ndarray) else [_base64(value) for value in values]
-        body = {"signature_name": signature, "inputs": {input_name: values}}
+        body = {"signature_name": signature, "instances": [{input_name: value} for value in values]}
         content = json.dumps(body, separators=(",", ":")).encode()
-        answer = self._ask("POST", f"{self._url}:predict", timeout, content)
-        found = answer.get("outputs")
-        if not isinstance(found, dict) and len(outputs) == 1:
-            found = {outputs[0]: found}  # the name of an only output is left out
-        if not isinstance(found, dict):
-            raise ServingError(f"{self._address.text}: the answer holds no outputs")
+        rows = self._ask("POST", f"{self._url}:predict", timeout, content).get("predictions")
+        if not isinstance(rows, list) or len(rows) != len(values):
+            raise ServingError(f"{self._address.text}: the answer holds no prediction for each image")
+        if len(outputs) == 1 and not isinstance(rows[0], dict):
+            rows = [{outputs[0]: row} for row in rows]  # the name of an only output is left out
         try:
-            return {name: _array(found[name]) for name in outputs if name in found}
-        except (ValueError, TypeError) as error:
+            return {name: _array([row[name] for row in rows]) for name in outputs if name in rows[0]}
+        except (ValueError, TypeError, KeyError) as error:
             raise ServingError(f"{self._address.text}: an output is no array ({error})") from error
 
     def status(self, timeout):
@@ -97,6 +97,8 @@ class RestTransport(Transport):
             ) as response:
                 text = self._read(response, end, timeout)
                 status = response.status_code
+        except ServingError:  # an OSError, too
+            raise
         except requests.exceptions.SSLError as error:
             raise ServingError(f"{where}: no encrypted connection could be made: {error}") from error
         except requests.ConnectTimeout as error:

@@ -54,7 +54,8 @@ def rest_handler(models: ServedModels, admit: Callable[[str | None], None]) -> t
                 status, answer = 200, action(_spec(match))
             except Refusal as refusal:
                 status, answer = HTTP_STATUS[refusal.code], {"error": str(refusal)}
-            content = json.dumps(answer, indent=4).encode()  # the real one indents too
+            indent = None if "predictions" in answer else 4  # columns get a line for every number
+            content = json.dumps(answer, indent=indent).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
