@@ -100,7 +100,8 @@ class RestTransport(Transport):
         except ServingError:  # an OSError, too
             raise
         except requests.exceptions.SSLError as error:
-            raise ServingError(f"{where}: no encrypted connection could be made: {error}") from error
+            reason = f"no encrypted connection could be made: {_cause(error)}"
+            raise ServingError(f"{where}: {reason}") from error
         except requests.ConnectTimeout as error:
             raise TransientServingError(f"{where} is not available: no connection in time") from error
         except requests.Timeout as error:

@@ -12,7 +12,7 @@ NAME, SIDE = "means", 4
 
 
 def write_means(folder: Path, version: int = 1, offset: float = 0.0, facts: dict | None = None) -> Path:
-    """`folder`, which then holds the version; `offset` is added to the means, `facts` overrule the true ones."""
+    """`folder`, which then holds the version; `offset` is added to the means, `facts` replace true ones."""
     info = ModelInfo(NAME, Preprocessing(SIDE, "resize"), {"features": (3,)})
     text = json.dumps(json.loads(info.to_json()) | (facts or {}))
 

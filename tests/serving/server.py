@@ -6,12 +6,15 @@ serves every version below the folder until it is interrupted. In tests: `with M
 """
 
 import collections
+import contextlib
 import http.server
 import signal
+import socket
 import ssl
 import sys
 import threading
 import time
+import weakref
 from concurrent import futures
 from pathlib import Path
 
@@ -67,8 +70,7 @@ class ModelServer:
         port = self._grpc[1](f"127.0.0.1:{grpc_port}")
         self.grpc_address = f"grpc{self._secure}://127.0.0.1:{port}/{name}"
         handler = rest_handler(models, self._admit)
-        self._rest = http.server.ThreadingHTTPServer(("127.0.0.1", rest_port), handler)
-        self._rest.daemon_threads = True
+        self._rest = _HttpServer(("127.0.0.1", rest_port), handler)
         if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate, key)
@@ -112,6 +114,26 @@ class ModelServer:
         if self.faults:
             raise Refusal(self.faults.popleft(), "a fault of the test")
         time.sleep(self.delay)
+
+
+class _HttpServer(http.server.ThreadingHTTPServer):
+    """Ends open connections when it ends, as a process does."""
+
+    daemon_threads = True
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self._connections = weakref.WeakSet()
+
+    def process_request(self, request, client_address):
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def server_close(self):
+        super().server_close()
+        for connection in list(self._connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 def main(argv: list[str]) -> int:

@@ -217,6 +217,4 @@ def test_real_server():
             sums = features["rotation_probabilities"].sum(axis=1)
             np.testing.assert_allclose(sums, 1, atol=1e-4)
         with pytest.raises(ServingError, match="refused"):
-            served.client._ask(
-                lambda transport, seconds: transport.predict("jpeg", "encoded", [b"no"], names, seconds), None
-            )
+            served.client._open.predict("jpeg", "encoded", [b"no picture"], names, 30)
