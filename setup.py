@@ -15,6 +15,7 @@ CORE = [
     "ml-collections>=1.1,<2",
     "ml-dtypes>=0.5,<1",
     "numpy>=2.0,<3",
+    "orjson>=3.10,<4",
     "pillow>=11,<14",
     "platformdirs>=4.3,<5",
     "protobuf>=6.31,<8",

@@ -5,6 +5,7 @@ import json
 import time
 
 import numpy as np
+import orjson
 import requests
 import urllib3
 
@@ -20,9 +21,10 @@ _REFUSALS = {
     403: "does not let these credentials in",
     404: "has no such model, or has not loaded it yet",
 }
-_NUMBER_BYTES = {"float32": 25, "uint8": 4}  # -1.2345678901234567e-05 with a comma; 255 with a comma
+_NUMBER_BYTES = {"float32": 16, "uint8": 4}  # -1.2345678e-38 and 255, with a comma
 _ANSWER_NUMBER_BYTES = 18  # -1.23456789e-05 with a comma and a blank
 _CHUNK = 1 << 20
+_CONNECT_SECONDS = 10.0  # of a try; the rest of its time is for the answer
 
 
 class RestTransport(Transport):
@@ -49,9 +51,10 @@ class RestTransport(Transport):
         self._verify = True if certificate is None else str(certificate)
 
     def predict(self, signature, input_name, values, outputs, timeout):
-        values = values.tolist() if isinstance(values, np.ndarray) else [_base64(value) for value in values]
+        if not isinstance(values, np.ndarray):
+            values = [_base64(value) for value in values]
         body = {"signature_name": signature, "instances": [{input_name: value} for value in values]}
-        content = json.dumps(body, separators=(",", ":")).encode()
+        content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
         rows = self._ask("POST", f"{self._url}:predict", timeout, content).get("predictions")
         if not isinstance(rows, list) or len(rows) != len(values):
             raise ServingError(f"{self._address.text}: the answer holds no prediction for each image")
@@ -90,7 +93,7 @@ class RestTransport(Transport):
                 url,
                 data=content,
                 headers={"Content-Type": "application/json"},
-                timeout=timeout,
+                timeout=(min(timeout, _CONNECT_SECONDS), timeout),
                 verify=self._verify,  # the session's own would give way to $REQUESTS_CA_BUNDLE
                 allow_redirects=False,
                 stream=True,
@@ -130,10 +133,7 @@ class RestTransport(Transport):
 
     def _parsed(self, status: int, text: bytes) -> dict:
         where = self._address.text
-        try:
-            answer = json.loads(text)
-        except ValueError:
-            answer = None
+        answer = _loaded(text)
         if status == 200:
             if not isinstance(answer, dict):
                 raise ServingError(f"{where}: the answer is no JSON of TensorFlow Serving")
@@ -158,6 +158,17 @@ class _Bearer(requests.auth.AuthBase):
         if self._token is not None:
             request.headers["Authorization"] = f"Bearer {self._token}"
         return request
+
+
+def _loaded(text: bytes) -> object:
+    try:
+        return orjson.loads(text)
+    except ValueError:
+        pass
+    try:
+        return json.loads(text)  # knows NaN and Infinity, which the server writes
+    except ValueError:
+        return None
 
 
 def _base64(content: bytes) -> dict[str, str]:

@@ -52,7 +52,7 @@ def test_extractor_is_as_any_other(address, extractor, images):
 
 
 def test_big_batches_go_in_pieces(address, server, extractor, images):
-    per_image = 16 * 16 * 3 * (4 if address.startswith("grpc") else 25)
+    per_image = 16 * 16 * 3 * (4 if address.startswith("grpc") else 16)
     for options, requests in (({"max_batch": 2}, 3), ({"max_message_bytes": 4096 + 4 * per_image}, 2)):
         with ServingClient(address, **options) as client:
             client.about()
