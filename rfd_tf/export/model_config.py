@@ -15,7 +15,9 @@ STABLE, CANARY = "stable", "canary"
 MODELS_CONFIG = Path("serving", "models.config")
 
 
-def updated_model_config(out: Path, name: str, version: int, make_stable: bool = False) -> str:
+def updated_model_config(
+    out: Path, name: str, version: int, make_stable: bool = False, published: Path | None = None
+) -> str:
     """The text of `models.config` with a version added.
 
     The first version is labelled `stable`, further ones `canary`, each in its predecessor's place. The
@@ -23,18 +25,20 @@ def updated_model_config(out: Path, name: str, version: int, make_stable: bool =
     go; other models and other settings of an existing file stay.
 
     Args:
-        out: the export's folder, with the present file if there is one.
+        out: the export's folder.
         name: of the model.
         version: that was exported.
         make_stable: whether it takes the label `stable` over, and `canary` ends.
+        published: where the present file and the other versions are, if not in `out`.
 
     Raises:
         ValueError: if the present file is none, or is about models of other names.
     """
-    config = _present(out / MODELS_CONFIG, name)
+    published = published or out
+    config = _present(published / MODELS_CONFIG, name)
     model = next(model for model in config.model_config_list.config if model.name == name)
-    there = {int(path.name) for path in (out / "saved_model").iterdir() if path.name.isdecimal()}
-    labels = {label: number for label, number in model.version_labels.items() if number in there}
+    there = {path.name for folder in (out, published) for path in folder.glob("saved_model/*")}
+    labels = {label: number for label, number in model.version_labels.items() if str(number) in there}
     if make_stable or STABLE not in labels:
         labels[STABLE] = version
         labels.pop(CANARY, None)

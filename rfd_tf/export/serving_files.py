@@ -19,7 +19,13 @@ class _Template(Template):
 
 
 def write_serving_files(
-    out: Path, info: ModelInfo, version: int, sample_images: list[bytes], *, make_stable: bool = False
+    out: Path,
+    info: ModelInfo,
+    version: int,
+    sample_images: list[bytes],
+    *,
+    make_stable: bool = False,
+    published: Path | None = None,
 ) -> None:
     """Makes an export a folder that `docker compose up` serves.
 
@@ -33,6 +39,8 @@ def write_serving_files(
         version: at least 1.
         sample_images: encoded pictures that the warm-up requests are made of, at least one.
         make_stable: moves `stable` to this version.
+        published: the folder that `out` will be merged into, with the versions and the configuration that are
+            in use; by default `out` is that folder.
 
     Raises:
         FileNotFoundError: if the SavedModel is not there.
@@ -44,7 +52,7 @@ def write_serving_files(
     saved_model = out / "saved_model" / str(version)
     if not (saved_model / "saved_model.pb").is_file():
         raise FileNotFoundError(f"{saved_model} holds no SavedModel")
-    config = updated_model_config(out, info.name, version, make_stable)
+    config = updated_model_config(out, info.name, version, make_stable, published)
     write_warmup_requests(saved_model, info, sample_images, BATCH_SIZES)
     values = {
         "name": info.name,

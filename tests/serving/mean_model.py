@@ -11,14 +11,23 @@ from rfd_tf.extractors import ModelInfo
 NAME, SIDE = "means", 4
 
 
-def write_means(folder: Path, version: int = 1, offset: float = 0.0, facts: dict | None = None) -> Path:
-    """`folder`, which then holds the version; `offset` is added to the means, `facts` replace true ones."""
-    info = ModelInfo(NAME, Preprocessing(SIDE, "resize"), {"features": (3,)})
+def write_means(
+    folder: Path, version: int = 1, offset: float = 0.0, facts: dict | None = None, dtype=tf.float32
+) -> Path:
+    """`folder`, which then holds the version.
+
+    Args:
+        offset: added to the means.
+        facts: in place of true ones.
+        dtype: of the images.
+    """
+    kind = "uint8" if dtype == tf.uint8 else "normalized"
+    info = ModelInfo(NAME, Preprocessing(SIDE, "resize"), {"features": (3,)}, kind)
     text = json.dumps(json.loads(info.to_json()) | (facts or {}))
 
-    @tf.function(input_signature=[tf.TensorSpec([None, SIDE, SIDE, 3], tf.float32, name="image")])
+    @tf.function(input_signature=[tf.TensorSpec([None, SIDE, SIDE, 3], dtype, name="image")])
     def means(image):
-        return {"features": tf.reduce_mean(image, axis=(1, 2)) + offset}
+        return {"features": tf.reduce_mean(tf.cast(image, tf.float32), axis=(1, 2)) + offset}
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="ignored")])
     def about(ignored):

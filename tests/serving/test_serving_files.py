@@ -115,12 +115,12 @@ def test_warmup_requests_are_answered(folder, exported, extractor):
 
 
 def test_warmup_images_are_the_sample_images(folder, extractor):
+    prepare = extractor.info.preprocessing.eval_image
+    prepared = np.stack([prepare(tf.constant(sample)) for sample in SAMPLES])
     for request in requests_of(folder):
         if request.model_spec.signature_name == "serving_default":
-            for position, image in enumerate(tf.make_ndarray(request.inputs["image"])):
-                sample = tf.constant(SAMPLES[position % len(SAMPLES)])
-                expected = extractor.info.preprocessing.eval_image(sample)
-                np.testing.assert_allclose(image, expected, atol=1e-6)
+            images = tf.make_ndarray(request.inputs["image"])
+            np.testing.assert_allclose(images, prepared[np.arange(len(images)) % 3], atol=1e-6)
 
 
 @pytest.fixture
@@ -183,6 +183,11 @@ def test_further_versions(folder, extractor, tmp_path):
     assert write(1) == ([1, 3], {"stable": 1, "canary": 3})
     assert write(3, make_stable=True) == ([3], {"stable": 3})
     assert write(4) == ([3, 4], {"stable": 3, "canary": 4})
+    staging = tmp_path / "staging"
+    shutil.copytree(out / "saved_model" / "2", staging / "saved_model" / "5")
+    write_serving_files(staging, extractor.info, 5, SAMPLES[:1], published=out)
+    assert versions_and_labels(staging) == ([3, 5], {"stable": 3, "canary": 5})
+    assert versions_and_labels(out) == ([3, 4], {"stable": 3, "canary": 4})
     shutil.rmtree(out / "saved_model" / "3")
     assert write(4) == ([4], {"stable": 4})
 
