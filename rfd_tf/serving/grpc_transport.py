@@ -11,7 +11,6 @@ from rfd_tf.serving.transport import Transport
 
 try:
     import grpc
-    from tensorflow import make_ndarray, make_tensor_proto
     from tensorflow_serving.apis import (
         get_model_status_pb2,
         model_pb2,
@@ -23,6 +22,8 @@ except ImportError as error:
     raise ServingError(
         f"gRPC needs TensorFlow Serving's protocols ({error}): pip install 'rfd_tf[serving]'"
     ) from error
+
+from tensorflow import make_ndarray, make_tensor_proto
 
 # A channel waits before it connects anew, and fails meanwhile; its own first pause of 1 s would make the
 # earlier ones of our retries useless.

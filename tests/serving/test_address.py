@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from rfd_tf.serving import ServingClient
+from rfd_tf.serving import ServingClient, ServingError
 from rfd_tf.serving.address import parse_address
 
 
@@ -84,3 +84,12 @@ def test_rest_loads_no_tensorflow():
     code += "print([name for name in ('tensorflow', 'keras', 'grpc') if name in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_grpc_without_its_package(monkeypatch):
+    monkeypatch.delitem(sys.modules, "rfd_tf.serving.grpc_transport", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorflow_serving", None)
+    monkeypatch.setitem(sys.modules, "tensorflow_serving.apis", None)
+    with pytest.raises(ServingError, match=r"pip install 'rfd_tf\[serving\]'"):
+        ServingClient("grpc://h:1/net")
+    ServingClient("http://h:1/net").close()
