@@ -28,11 +28,13 @@ CORE = [
 EXTRAS = {
     "jax": ["jax>=0.10,<0.11"],
     "torch": ["torch>=2.13,<2.14"],
+    "onnx": ["onnx>=1.20,<2", "onnxruntime>=1.23,<2", "tf2onnx>=1.17,<2"],
     "lint": ["ruff==0.17.6"],
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 EXTRAS["test"] = [
     *EXTRAS["lint"],
+    *EXTRAS["onnx"],
     "jax==0.10.2",
     "opencv-python-headless>=4.14,<5",
     "pytest>=8,<10",
