@@ -28,6 +28,7 @@ CORE = [
 ]
 EXTRAS = {
     "jax": ["jax>=0.10,<0.11"],
+    "onnx": ["onnx>=1.20,<2", "onnxruntime>=1.23,<2", "tf2onnx>=1.17,<2"],
     "serving": ["grpcio>=1.76,<2", "tensorflow-serving-api>=2.21,<2.22"],
     "torch": ["torch>=2.13,<2.14"],
     "lint": ["ruff==0.17.6"],
@@ -35,6 +36,7 @@ EXTRAS = {
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 EXTRAS["test"] = [
     *EXTRAS["lint"],
+    *EXTRAS["onnx"],
     *EXTRAS["serving"],
     "jax==0.10.2",
     "opencv-python-headless>=4.14,<5",

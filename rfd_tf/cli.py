@@ -7,6 +7,7 @@ import sys
 COMMANDS = {
     "train": "pretrain a backbone by rotation feature decoupling",
     "summary": "print and draw what a finished run has learned, against an untrained control",
+    "export": "write a model as SavedModel, ONNX and .keras, proven equal",
     "zoo": "list, download, convert and verify released weights",
 }
 

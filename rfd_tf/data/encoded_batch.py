@@ -2,13 +2,12 @@
 
 import tensorflow as tf
 
-from rfd_tf.data.picture_checks import picture_problem
+from rfd_tf.data.picture_checks import DAMAGED, picture_problem
 from rfd_tf.data.preprocessing import Preprocessing
 
 # What a server's client finds in the error, once for each bad picture, separated by "; ".
 BAD_PICTURE = "picture {position}: {reason}"
 _PARALLEL_PICTURES = 8
-_UNDECODABLE = "damaged or cut short"
 
 
 def eval_images(encoded: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
@@ -39,7 +38,7 @@ def eval_images(encoded: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
     nobody = tf.data.Dataset.from_tensors((-1, "", tf.zeros([preprocessing.image_size] * 2 + [3])))
     batch = nobody.concatenate(pictures.ignore_errors()).batch(tf.cast(count, tf.int64) + 1)
     found, problems, images = (part[1:] for part in batch.get_single_element())
-    problems = tf.tensor_scatter_nd_update(tf.fill([count], _UNDECODABLE), found[:, tf.newaxis], problems)
+    problems = tf.tensor_scatter_nd_update(tf.fill([count], DAMAGED), found[:, tf.newaxis], problems)
     with tf.control_dependencies([_assert_no_problem(problems)]):
         return tf.identity(images)
 

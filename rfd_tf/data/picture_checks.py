@@ -2,8 +2,11 @@
 
 import tensorflow as tf
 
+from rfd_tf.data.augmentation import decode
+
 MAX_PIXELS = 64_000_000  # 192 MB decoded, 768 MB while it is resized
 MAX_ASPECT_RATIO = 200  # the short side becomes 256 pixels, say, and the long one keeps its proportion
+DAMAGED = "damaged or cut short"
 
 _HEADER_BYTES = 32
 _WEBP_LIMIT = 2**14  # its sides are numbers of 14 bits
@@ -39,7 +42,7 @@ def picture_problem(encoded: tf.Tensor) -> tf.Tensor:
         (tf.strings.length(encoded) == 0, "an empty file"),
         (~(is_jpeg | is_png | is_bmp | is_webp), "neither JPEG, PNG, BMP nor WebP"),
         (channels == 4, "a CMYK JPEG, to be converted to RGB"),
-        (short < 1, "damaged"),
+        (short < 1, DAMAGED),
         (height * width > MAX_PIXELS, tf.strings.join([size, f", more than {MAX_PIXELS} in all"])),
         (long > MAX_ASPECT_RATIO * short, tf.strings.join([size, ", too long and narrow"])),
     ]
@@ -47,6 +50,18 @@ def picture_problem(encoded: tf.Tensor) -> tf.Tensor:
     for applies, reason in reversed(refusals):
         problem = tf.where(applies, reason, problem)
     return problem
+
+
+def unusable_picture(content: bytes) -> str:
+    """Why a file cannot be used, as `picture_problem` or as found by decoding it; `""` if it can."""
+    encoded = tf.constant(content)
+    try:
+        if problem := picture_problem(encoded).numpy().decode():
+            return problem
+        decode(encoded)
+    except tf.errors.InvalidArgumentError:
+        return DAMAGED
+    return ""
 
 
 class _Header:

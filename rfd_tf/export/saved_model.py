@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from rfd_tf.data.augmentation import normalize
 from rfd_tf.data.encoded_batch import eval_images
+from rfd_tf.export.quiet import quiet
 from rfd_tf.extractors.keras_extractor import KerasExtractor
 from rfd_tf.extractors.model_info import UINT8
 from rfd_tf.models.feature_model import ROTATION_PROBABILITIES
@@ -41,7 +42,8 @@ def write_saved_model(extractor: KerasExtractor, folder: str | os.PathLike) -> N
         module = tf.Module()
         module.info = tf.saved_model.Asset(str(asset))
         module.weights = [variable.value for variable in extractor.model.variables]
-        tf.saved_model.save(module, str(folder), signatures)
+        with quiet():
+            tf.saved_model.save(module, str(folder), signatures)
 
 
 def _signatures(extractor: KerasExtractor) -> dict:

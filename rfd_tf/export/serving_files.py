@@ -3,6 +3,8 @@
 from pathlib import Path
 from string import Template
 
+from absl import logging
+
 from rfd_tf.atomic import write_text
 from rfd_tf.export.model_config import MODELS_CONFIG, STABLE, updated_model_config
 from rfd_tf.export.warmup_requests import write_warmup_requests
@@ -31,7 +33,8 @@ def write_serving_files(
 
     Written are `serving/models.config`, `batching.config` and `monitoring.config`, `compose.yaml`,
     `README.md`, and the warm-up requests within the SavedModel. The label `stable` is given to the first
-    version, and stays with it when others join, which get `canary`.
+    version, and stays with it when others join, which get `canary`. The other configuration files and
+    `compose.yaml` stay as they are where they are there.
 
     Args:
         out: the export's folder; holds `saved_model/VERSION/`.
@@ -63,6 +66,9 @@ def write_serving_files(
         "outputs": ", ".join(f"`{name}` {list(shape)}" for name, shape in info.outputs.items()),
     }
     for name in ("serving/batching.config", "serving/monitoring.config", "compose.yaml", "README.md"):
+        if name != "README.md" and ((published or out) / name).exists():
+            logging.info("%s stays as it is", name)  # it may have been tuned
+            continue
         template = _Template((TEMPLATES / Path(name).name).read_text(encoding="utf-8"))
         write_text(out / name, template.substitute(values))
     # Last: a running server reads it anew and loads what it names.
