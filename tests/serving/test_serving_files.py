@@ -15,6 +15,8 @@ from google.protobuf import text_format
 from tensorflow_serving.apis import prediction_log_pb2, prediction_service_pb2_grpc
 from tensorflow_serving.config import model_server_config_pb2
 
+from rfd_tf.export.export_model import export_model
+from rfd_tf.export.export_options import ExportOptions
 from rfd_tf.export.serving_files import write_serving_files
 from rfd_tf.serving import ServingClient
 from rfd_tf.serving.client import MAX_BATCH
@@ -190,6 +192,21 @@ def test_further_versions(folder, extractor, tmp_path):
     assert versions_and_labels(out) == ([3, 4], {"stable": 3, "canary": 4})
     shutil.rmtree(out / "saved_model" / "3")
     assert write(4) == ([4], {"stable": 4})
+
+
+def test_export_of_a_second_version(folder, extractor, tmp_path):
+    """As a server sees that has mounted the folders of the first."""
+    out = shutil.copytree(folder, tmp_path / "export")
+    (out / "parity.json").write_text(json.dumps({"format": 1, "model": NAME, "versions": {"1": {}}}))
+    (out / "compose.yaml").write_text("# tuned\n")
+    mounted = [out / "saved_model", out / "serving"]
+    inodes = [path.stat().st_ino for path in mounted]
+    options = ExportOptions(formats=("saved_model",), version=2, serving=True)
+    export_model(extractor, out, options, [("sample", SAMPLES[0])])
+    assert versions_and_labels(out) == ([1, 2], {"stable": 1, "canary": 2})
+    assert [path.stat().st_ino for path in mounted] == inodes
+    assert (out / "saved_model" / "2" / WARMUP.relative_to("saved_model", "1")).is_file()
+    assert (out / "compose.yaml").read_text() == "# tuned\n"
 
 
 def test_other_settings_of_the_config_stay(folder, extractor, tmp_path):
