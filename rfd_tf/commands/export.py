@@ -45,6 +45,7 @@ def _define_flags() -> flags.FlagValues:
     flags.DEFINE_list("onnx_precision", "float32", "of float32, float16, int8: a file each", **define)
     flags.DEFINE_integer("version", 1, "of the SavedModel", **define)
     flags.DEFINE_bool("overwrite", False, "replace the version if it is there", **define)
+    flags.DEFINE_bool("serving", False, "add what TensorFlow Serving wants, see docs/serving.md", **define)
     flags.DEFINE_string("images", None, "a picture, or a folder of pictures, to compare on", **define)
     flags.DEFINE_integer("num_images", 16, "how many to compare on", lower_bound=1, **define)
     return values
@@ -63,6 +64,7 @@ def _export(given: flags.FlagValues) -> None:
         onnx_precisions=tuple(given.onnx_precision),
         version=given.version,
         overwrite=given.overwrite,
+        serving=given.serving,
     )
     extractor = open_model(given.model, None if given.features == ["all"] else given.features)
     if not isinstance(extractor, KerasExtractor):

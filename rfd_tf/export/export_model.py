@@ -54,12 +54,14 @@ def export_model(
         ParityError: if a form computes something else; then `out` is as it was.
         FileExistsError: if the version is there, unless `options.overwrite`.
         ValueError: if `out` holds something else, or there are no pictures.
-        ImportError: where ONNX is asked for without the extra `onnx`.
+        ImportError: where ONNX is asked for without the extra `onnx`, or `serving` without that one.
     """
     options, out = options or ExportOptions(), Path(out)
     check_target(out, extractor.info.name, options.version, options.overwrite)
     if "onnx" in options.formats:
         check_onnx_packages()
+    if options.serving:
+        from rfd_tf.export.serving_files import write_serving_files
     pictures = bundled_pictures(_DEFAULT_PICTURES) if pictures is None else list(pictures)
     if not pictures:
         raise ValueError("`pictures` is empty: there is nothing to compare the export on")
@@ -71,7 +73,7 @@ def export_model(
     with staged_folder(out) as staging:
         forms = []
         if "saved_model" in options.formats:
-            forms += _write_saved_model(served, staging, options, files)
+            forms += _write_saved_model(served, staging / SAVED_MODEL / str(options.version))
         if "onnx" in options.formats:
             forms += _write_onnx(served, staging, options.onnx_precisions, fold_batch_norm)
         if "keras" in options.formats:
@@ -79,6 +81,8 @@ def export_model(
             forms.append(Form("keras", "float32", _on_images(open_keras(staging / KERAS_FILE)), extractor))
         parities = measure_parity(forms, images, files)
         check_parity(parities)
+        if options.serving:
+            write_serving_files(staging, served.info, options.version, files, published=out)
         entry = _entry(extractor, options, [name for name, _ in pictures], parities, staging)
         write_report(staging, out, extractor.info.name, options.version, entry)
     return parities
@@ -89,13 +93,8 @@ def _prepared(files: Sequence[bytes], extractor: KerasExtractor) -> np.ndarray:
     return np.stack([prepare(tf.constant(content)).numpy() for content in files])
 
 
-def _write_saved_model(served: KerasExtractor, staging: Path, options: ExportOptions, files) -> list[Form]:
-    folder = staging / SAVED_MODEL / str(options.version)
+def _write_saved_model(served: KerasExtractor, folder: Path) -> list[Form]:
     write_saved_model(served, folder)
-    if options.serving:
-        from rfd_tf.export.serving_files import write_serving_files
-
-        write_serving_files(staging, served.info, options.version, files)
     opened = open_saved_model(folder)
     return [
         Form("saved_model", "float32", _on_images(opened), served),

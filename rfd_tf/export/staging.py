@@ -11,6 +11,7 @@ from rfd_tf.atomic import write_text
 
 REPORT = "parity.json"
 SAVED_MODEL = "saved_model"
+MERGED = (SAVED_MODEL, "serving")  # a container has mounted these: a new folder would not be seen in it
 FORMAT = 1
 
 
@@ -86,12 +87,13 @@ def staged_folder(out: Path) -> Iterator[Path]:
 
 def _publish(staging: Path, out: Path) -> None:
     old = staging / ".old"
-    for item in sorted(staging.iterdir(), key=lambda item: item.name == REPORT):
+    # By name, `saved_model` comes before `serving`, whose `models.config` a running server follows.
+    for item in sorted(staging.iterdir(), key=lambda item: (item.name == REPORT, item.name)):
         final = out / item.name
-        if item.name == SAVED_MODEL:
+        if item.name in MERGED:
             final.mkdir(exist_ok=True)
-            for version in item.iterdir():
-                _replace(version, final / version.name, old)
+            for part in sorted(item.iterdir()):
+                _replace(part, final / part.name, old)
         else:
             _replace(item, final, old)
 
