@@ -52,7 +52,9 @@ def _signatures(extractor: KerasExtractor) -> dict:
     is_uint8 = info.input == UINT8
     image = tf.TensorSpec((None, *info.image_shape), tf.uint8 if is_uint8 else tf.float32, name="image")
 
+    @tf.function(autograph=False, input_signature=[image])  # traced once for all signatures
     def infer(images):
+        images = tf.ensure_shape(images, image.shape)  # servers check types only
         if is_uint8:
             images = normalize(images, *means)
         outputs = model(images, training=False)
