@@ -15,6 +15,7 @@ CORE = [
     "ml-collections>=1.1,<2",
     "ml-dtypes>=0.5,<1",
     "numpy>=2.0,<3",
+    "orjson>=3.10,<4",
     "pillow>=11,<14",
     "platformdirs>=4.3,<5",
     "protobuf>=6.31,<8",
@@ -28,6 +29,8 @@ CORE = [
 EXTRAS = {
     "parquet": ["pyarrow>=18,<27"],
     "jax": ["jax>=0.10,<0.11"],
+    "onnx": ["onnx>=1.20,<2", "onnxruntime>=1.23,<2", "tf2onnx>=1.17,<2"],
+    "serving": ["grpcio>=1.76,<2", "tensorflow-serving-api>=2.21,<2.22"],
     "torch": ["torch>=2.13,<2.14"],
     "lint": ["ruff==0.17.6"],
 }
@@ -37,10 +40,13 @@ EXTRAS["beam"] = ["apache-beam>=2.77,<3", *EXTRAS["parquet"]]
 EXTRAS["test"] = [
     *EXTRAS["lint"],
     *EXTRAS["parquet"],
+    *EXTRAS["onnx"],
+    *EXTRAS["serving"],
     "jax==0.10.2",
     "opencv-python-headless>=4.14,<5",
     "pytest>=8.2,<10",
     "pytest-xdist>=3.6,<4",
+    "pyyaml>=6,<7",
     "torch==2.13.0",
 ]
 
@@ -53,6 +59,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["rfd_tf", "rfd_tf.*", "zoo", "zoo.*", "configs", "configs.*"]),
+    package_data={"rfd_tf.export": ["serving_templates/*"]},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["rfd = rfd_tf.cli:main"]},

@@ -9,6 +9,7 @@ COMMANDS = {
     "extract": "write the features of a collection of pictures",
     "summary": "print and draw what a finished run has learned, against an untrained control",
     "evaluate": "measure a model's features by one of the field's protocols",
+    "export": "write a model as SavedModel, ONNX and .keras, proven equal",
     "zoo": "list, download, convert and verify released weights",
 }
 

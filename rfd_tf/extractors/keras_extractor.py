@@ -12,8 +12,9 @@ import rfd_tf.models  # noqa: F401  registers our layers
 from rfd_tf.atomic import atomic_path
 from rfd_tf.data.preprocessing import Preprocessing
 from rfd_tf.extractors.extractor import FeatureExtractor
-from rfd_tf.extractors.model_info import ModelInfo
-from rfd_tf.models.feature_model import RESERVED, ROTATION_PROBABILITIES, feature_model
+from rfd_tf.extractors.feature_maps import check_feature_maps
+from rfd_tf.extractors.model_info import UINT8, ModelInfo
+from rfd_tf.models.feature_model import ROTATION_PROBABILITIES, feature_model
 from rfd_tf.precision import to_float32
 
 INFO_MEMBER = "rfd_tf_model.json"  # within a `.keras` file, which is a ZIP archive
@@ -25,7 +26,8 @@ class KerasExtractor(FeatureExtractor):
 
     Args:
         model: functional model from normalised images to a dict of the outputs (`models.feature_model`).
-        info: its facts.
+        info: its facts. Where `info.input` is "uint8", the images are rounded to pixels and normalised again,
+            as forms of the model that take pixels see them.
         location: where it came from.
     """
 
@@ -35,6 +37,8 @@ class KerasExtractor(FeatureExtractor):
         self._selected: dict[tuple[str, ...], object] = {}
 
     def _extract(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+        if self.info.input == UINT8:
+            images = self.info.normalize(images)
         outputs = self._function(names)(images)
         return {name: keras.ops.convert_to_numpy(value) for name, value in outputs.items()}
 
@@ -155,9 +159,7 @@ def save_keras(extractor: KerasExtractor, path: Path) -> None:
 
 def _exported(model, info: ModelInfo, path: Path, feature_maps) -> KerasExtractor:
     to_float32(model)
-    maps = [name for name in info.outputs if name not in RESERVED]
-    if unknown := [name for name in feature_maps or () if name not in maps]:
-        raise ValueError(f"{path} has no feature map {unknown[0]!r}; it has: {', '.join(maps) or 'none'}")
+    check_feature_maps(info, feature_maps, str(path))
     return KerasExtractor(model, info, str(path))
 
 

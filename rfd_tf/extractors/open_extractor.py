@@ -19,6 +19,7 @@ def open_extractor(
             the folder of a finished `rfd train` run, or a `.keras` file;
             a SavedModel: its folder, or the folder that holds its numbered versions (the newest counts);
             an `.onnx` file;
+            the folder of an `rfd export`: its SavedModel, else its `.keras` file, else its `.onnx` file;
             TensorFlow Serving: `grpc://HOST:PORT/NAME`, `http://HOST:PORT/NAME`, with an `s` for TLS.
         feature_maps: feature maps that are wanted besides the features; None for all there are. Exports give
             those that they were exported with.
@@ -37,7 +38,7 @@ def open_extractor(
         raise ValueError(
             f"{', '.join(serving_options)} are for a server's address only. Received: {location}"
         )
-    path = Path(location)
+    path = _within_export(Path(location))
     if not path.exists():
         raise FileNotFoundError(f"No model at {path}")
     if path.suffix == ".onnx":
@@ -51,3 +52,10 @@ def open_extractor(
     from rfd_tf.extractors.keras_extractor import open_keras
 
     return open_keras(path, feature_maps)
+
+
+def _within_export(path: Path) -> Path:
+    """The file to open in an export's folder without SavedModel; any other path as it is."""
+    if (path / "config.json").exists() or (path / "saved_model").exists():
+        return path
+    return next((file for name in ("model.keras", "model.onnx") if (file := path / name).is_file()), path)

@@ -1,0 +1,93 @@
+"""`rfd export`: a model as SavedModel, ONNX and `.keras`, proven equal."""
+
+import signal
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from rfd_tf.commands import command_line
+from rfd_tf.commands.models import MODEL_HELP, open_model
+
+USAGE = """rfd export --model=MODEL --out=DIR [flags]
+
+Writes DIR/saved_model/1, DIR/model.onnx and DIR/model.keras, compares each with the model on real pictures,
+and leaves nothing if one of them computes something else. DIR/parity.json keeps the figures.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    argv = sys.argv if argv is None else argv
+    given = _define_flags()
+    if (status := command_line.parse(given, argv, USAGE)) is not None:
+        return status
+    for flag in ("model", "out"):
+        if given[flag].value is None:
+            return command_line.fail(argv[0], f"--{flag} is needed", command_line.USAGE_ERROR)
+    import zoo
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # tidies up on its way
+    return command_line.run(argv[0], lambda: _export(given), (ValueError, OSError, ImportError, zoo.ZooError))
+
+
+def _define_flags() -> flags.FlagValues:
+    values = flags.FlagValues()
+    define = {"flag_values": values}
+    flags.DEFINE_string("model", None, f"a Keras model: {MODEL_HELP}", **define)
+    flags.DEFINE_string("out", None, "the export's folder", **define)
+    flags.DEFINE_list("formats", "saved_model,onnx,keras", "what to write", **define)
+    flags.DEFINE_list("features", "", "feature maps to give besides, such as conv1,conv5; or all", **define)
+    flags.DEFINE_string("input", "normalized", "of SavedModel and ONNX: normalized or uint8 pixels", **define)
+    flags.DEFINE_bool(
+        "fold_batch_norm", False, "ONNX with batch norms folded into the layers before", **define
+    )
+    flags.DEFINE_list("onnx_precision", "float32", "of float32, float16, int8: a file each", **define)
+    flags.DEFINE_integer("version", 1, "of the SavedModel", **define)
+    flags.DEFINE_bool("overwrite", False, "replace the version if it is there", **define)
+    flags.DEFINE_bool("serving", False, "add what TensorFlow Serving wants, see docs/serving.md", **define)
+    flags.DEFINE_string("images", None, "a picture, or a folder of pictures, to compare on", **define)
+    flags.DEFINE_integer("num_images", 16, "how many to compare on", lower_bound=1, **define)
+    return values
+
+
+def _export(given: flags.FlagValues) -> None:
+    import zoo
+    from rfd_tf.export.export_model import export_model
+    from rfd_tf.export.export_options import ExportOptions
+    from rfd_tf.export.parity import parity_table
+    from rfd_tf.extractors import KerasExtractor
+
+    options = ExportOptions(
+        formats=tuple(given.formats),
+        input=given.input,
+        onnx_precisions=tuple(given.onnx_precision),
+        version=given.version,
+        overwrite=given.overwrite,
+        serving=given.serving,
+    )
+    extractor = open_model(given.model, None if given.features == ["all"] else given.features)
+    if not isinstance(extractor, KerasExtractor):
+        raise ValueError(
+            f"--model={given.model}: only Keras models can be exported: "
+            "a run's folder, a .keras file, zoo:NAME"
+        )
+    pictures = _pictures(given.model, given.images, given.num_images)
+    fold = zoo.fold_batch_norm if given.fold_batch_norm else None
+    parities = export_model(extractor, given.out, options, pictures, fold)
+    print(f"{extractor.info.name}, compared on {len(pictures)} pictures, {pictures[0][0]} and on:")
+    print(parity_table(parities))
+    print(f"\nExported: {given.out}")
+
+
+def _pictures(model: str, images: str | None, count: int):
+    from rfd_tf.export.parity_pictures import bundled_pictures, pictures_at, pictures_of_run
+
+    if images:
+        return pictures_at(Path(images), count)
+    found = pictures_of_run(Path(model), count) if Path(model).is_dir() else []
+    return found or bundled_pictures(count)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Feature models as files that others can run."""

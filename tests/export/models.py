@@ -1,0 +1,82 @@
+"""Tiny models to export, and pictures."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from rfd_tf.data import Preprocessing
+from rfd_tf.extractors import KerasExtractor, keras_extractor
+from rfd_tf.models import RotationDecoupling, alexnet, create_backbone
+
+RECIPE = {
+    "image_size": 16,
+    "train": "random_crop",
+    "resize": 20,
+    "mean": (0.5, 0.4, 0.3),
+    "std": (0.2, 0.2, 0.3),
+}
+
+
+def write_run(folder: Path, data: dict | None = None) -> Path:
+    """The folder of a finished run of a ResNet-20 of width 4 with heads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    features = ["block1", "pool", "fc_block"]
+    backbone = create_backbone("resnet20", (16, 16, 3), features, width=4, dense_width=8)
+    model = RotationDecoupling(backbone, 10, feature_name="fc_block", rotation_head="cosine", num_negatives=2)
+    move_statistics(backbone)
+    backbone.save(folder / "backbone.keras")
+    model.heads().save(folder / "heads.keras")
+    config = {"preprocessing": RECIPE, "backbone": {"feature": "fc_block"}, "data": data or {}}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def tiny_resnet() -> KerasExtractor:
+    backbone = create_backbone("resnet20", (16, 16, 3), ["block1", "pool"], width=4)
+    move_statistics(backbone)
+    return keras_extractor(backbone, Preprocessing(**RECIPE), "memory")
+
+
+def tiny_alexnet() -> KerasExtractor:
+    backbone = alexnet((63, 63, 3), dense_width=32)
+    move_statistics(backbone)
+    return keras_extractor(backbone, Preprocessing(63, "resize"), "memory", feature_maps=["conv1", "conv5"])
+
+
+def move_statistics(backbone) -> None:
+    """So that batch norms do something."""
+    images = np.random.default_rng(0).normal(size=(8, *backbone.input_shape[1:]))
+    for _ in range(10):
+        backbone(images, training=True)
+
+
+def normalized(extractor, count: int = 3) -> np.ndarray:
+    """Random normalised images, within what pixels can be."""
+    pixels = np.random.default_rng(1).integers(0, 256, (count, *extractor.info.image_shape))
+    return extractor.info.normalize(pixels)
+
+
+def picture(width: int = 60, height: int = 40, mode: str = "RGB") -> Image.Image:
+    small = np.random.default_rng(width * height).integers(0, 256, (5, 5, 3)).astype("uint8")
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+
+
+def encode(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """The start of a PNG of that size, of which there is no more."""
+    sizes = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    return b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + sizes + b"\x08\x02\0\0\0"
+
+
+def prepared(extractor, files) -> np.ndarray:
+    """By the Python pipeline's own function."""
+    return np.stack([extractor.info.preprocessing.eval_image(tf.constant(file)).numpy() for file in files])

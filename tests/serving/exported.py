@@ -1,0 +1,32 @@
+"""A tiny model, exported."""
+
+from pathlib import Path
+
+import numpy as np
+
+from rfd_tf.data import Preprocessing
+from rfd_tf.export.saved_model import write_saved_model
+from rfd_tf.extractors import KerasExtractor, keras_extractor
+from rfd_tf.models import RotationDecoupling, create_backbone
+
+NAME = "tiny"
+RECIPE = {"image_size": 16, "train": "random_crop", "resize": 18, "mean": (0.5, 0.4, 0.3)}
+
+
+def tiny_extractor(seed: int = 0, **options) -> KerasExtractor:
+    """RFD's halves, a feature map and the heads of a small random network, whose statistics have moved."""
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    backbone = create_backbone("resnet20", (16, 16, 3), ["block1", "fc_block"], width=4, dense_width=8)
+    model = RotationDecoupling(backbone, 10, feature_name="fc_block", num_negatives=2)
+    backbone(np.random.default_rng(seed).normal(size=(8, 16, 16, 3)), training=True)
+    return keras_extractor(
+        backbone, Preprocessing(**RECIPE), "memory", name=NAME, heads=model.heads(), **options
+    )
+
+
+def export(extractor: KerasExtractor, out: Path, version: int = 1) -> Path:
+    """`out`, which then holds `saved_model/VERSION`."""
+    write_saved_model(extractor, out / "saved_model" / str(version))
+    return out
