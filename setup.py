@@ -10,6 +10,7 @@ CORE = [
     "filelock>=3.16,<5",
     "h5py>=3.11,<4",
     "importlib-resources>=6",  # tensorflow-datasets imports it without asking for it
+    "jinja2>=3.1,<4",
     "keras>=3.15,<4",
     "matplotlib>=3.9,<4",
     "ml-collections>=1.1,<2",
@@ -37,6 +38,7 @@ EXTRAS["test"] = [
     "opencv-python-headless>=4.14,<5",
     "pytest>=8,<10",
     "pytest-xdist>=3.6,<4",
+    "selenium>=4.25,<5",
     "torch==2.13.0",
 ]
 
@@ -49,6 +51,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["rfd_tf", "rfd_tf.*", "zoo", "zoo.*", "configs", "configs.*"]),
+    package_data={"rfd_tf.report": ["templates/*"]},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["rfd = rfd_tf.cli:main"]},

@@ -1,0 +1,70 @@
+"""Nearest neighbours of sample pictures in feature space."""
+
+import numpy as np
+
+from rfd_tf.imbalance import shot_groups
+from rfd_tf.report.contents import Card, Neighbour, NeighbourRow, NeighbourSection
+from rfd_tf.report.sample import SEED, Sample
+
+NEIGHBOURS = 8
+PER_GROUP, WITHOUT_GROUPS = 4, 8
+
+
+def neighbour_section(
+    queries: Sample, searched: Sample, class_counts: np.ndarray | None = None
+) -> NeighbourSection | None:
+    """Neighbours by cosine similarity of some queries.
+
+    Args:
+        queries: where queries are taken from, by chance: of each shot group some of different classes, or
+            some of all without labels.
+        searched: where neighbours are looked for; may be `queries`, whose own picture is then left out.
+        class_counts: training pictures of each class, for the shot groups; None without labels.
+
+    Returns:
+        None where there is nothing to be found.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    alone = queries is searched
+    available = len(searched) - alone
+    if available < 1:
+        return None
+    chosen = _chosen_queries(queries, class_counts)
+    count = min(NEIGHBOURS, available)
+    search = NearestNeighbors(n_neighbors=count + alone, metric="cosine", algorithm="brute")
+    rows = [row for row, _ in chosen]
+    distances, found = search.fit(searched.features).kneighbors(queries.features[rows])
+    result = []
+    for (row, group), near, how_far in zip(chosen, found, distances, strict=True):
+        others = [(n, d) for n, d in zip(near, how_far, strict=True) if not (alone and n == row)][:count]
+        query = _card(queries, row)
+        result.append(NeighbourRow(query, group, [_neighbour(searched, query, n, d) for n, d in others]))
+    return NeighbourSection(result, queries.source, searched.source, len(searched))
+
+
+def _chosen_queries(queries: Sample, class_counts: np.ndarray | None) -> list[tuple[int, str | None]]:
+    """(row, shot group) of each query."""
+    order = np.random.default_rng(SEED).permutation(len(queries))
+    if queries.labels is None or class_counts is None:
+        return [(int(row), None) for row in order[:WITHOUT_GROUPS]]
+    groups = {name: classes for name, classes in shot_groups(class_counts).items() if len(classes)}
+    each = PER_GROUP if len(groups) > 1 else WITHOUT_GROUPS
+    chosen = []
+    for name, classes in groups.items():
+        of_group = order[np.isin(queries.labels[order], classes)]
+        # Pictures of classes that have not had their turn come first.
+        _, firsts = np.unique(queries.labels[of_group], return_index=True)
+        turns = np.concatenate([np.sort(firsts), np.setdiff1d(np.arange(len(of_group)), firsts)])
+        chosen += [(int(row), name) for row in of_group[turns.astype("int64")][:each]]
+    return chosen
+
+
+def _card(sample: Sample, row: int) -> Card:
+    return Card(sample.thumbnails[row], sample.names[row], sample.label_name(row))
+
+
+def _neighbour(searched: Sample, query: Card, row: int, distance: float) -> Neighbour:
+    card = _card(searched, row)
+    labelled = query.label is not None and card.label is not None
+    return Neighbour(card, 1.0 - float(distance), query.label == card.label if labelled else None)
