@@ -18,13 +18,13 @@ def get_config() -> ConfigDict:
     config.keep_checkpoints = 3
     config.tensorboard = True
 
-    config.data = data = _data()
+    config.data = data = data_fields()
     data.source = "image_folder"
     data.split = "train"
     data.long_tail = ConfigDict({"profile": "", "ratio": 100.0, "seed": 0})  # "exp" or "step"; "" keeps all
 
     # A source to validate on, "" for none; where it is labelled it also gives the online kNN accuracy.
-    config.validation = _data()
+    config.validation = data_fields()
 
     config.preprocessing = ConfigDict(
         {
@@ -84,7 +84,8 @@ def get_config() -> ConfigDict:
     return config
 
 
-def _data() -> ConfigDict:
+def data_fields() -> ConfigDict:
+    """Where pictures come from."""
     return ConfigDict(
         {
             "source": "",  # "image_folder", "flat_folder", "npz", "tfds" or "digits"

@@ -7,6 +7,7 @@ import sys
 COMMANDS = {
     "train": "pretrain a backbone by rotation feature decoupling",
     "summary": "print and draw what a finished run has learned, against an untrained control",
+    "evaluate": "measure a model's features by one of the field's protocols",
     "report": "write an HTML page about a finished run: curves, pictures, figures",
     "zoo": "list, download, convert and verify released weights",
 }

@@ -14,9 +14,10 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     """Saves and restores everything a training step depends on, or leaves behind.
 
     One folder per checkpoint, `step-0000000040/state.h5`: the model's variables (the memory bank and Z among
-    them), the optimizer's, and the running metrics, so that a run killed in the middle of an epoch continues
-    it. A folder gets its name by a rename once it is complete on disk; what was interrupted has another name
-    and is removed at the next start. `Model.save_weights` would leave out running metrics and random states.
+    them; only its `training_state`, where it has one), the optimizer's, and the running metrics, so that a
+    run killed in the middle of an epoch continues it. A folder gets its name by a rename once it is complete
+    on disk; what was interrupted has another name and is removed at the next start. `Model.save_weights`
+    would leave out running metrics and random states.
 
     The state at an epoch's last step is saved once the epoch has ended, after validation and logs: put this
     callback behind those that write them.
@@ -126,7 +127,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     @staticmethod
     def _groups(model):
         return {
-            "model": model.variables,
+            "model": getattr(model, "training_state", model.variables),
             "optimizer": model.optimizer.variables,
             "metrics": model.metrics_variables,
         }

@@ -1,13 +1,10 @@
 """`rfd train`: pretrain a backbone by rotation feature decoupling."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
 
-from rfd_tf.commands import command_line
+from rfd_tf.commands import command_line, config_flag
 
 USAGE = """rfd train --config=NAME|FILE.py --workdir=DIR [--config.FIELD=VALUE ...]
 
@@ -18,22 +15,15 @@ Configs that come with the package: {names}. The fields and their defaults are i
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status."""
-    argv = _with_packaged_config(sys.argv if argv is None else argv)
     flag_values = flags.FlagValues()
-    config = config_flags.DEFINE_config_file(
-        "config", None, "config file or name", flag_values=flag_values, sys_argv=argv
-    )
+    config, argv = config_flag.define(flag_values, "train", sys.argv if argv is None else argv)
     workdir = flags.DEFINE_string("workdir", None, "the run's folder", flag_values=flag_values)
-    usage = USAGE.format(names=", ".join(_packaged_configs()))
+    usage = USAGE.format(names=", ".join(config_flag.packaged_configs("train")))
     if (status := command_line.parse(flag_values, argv, usage)) is not None:
         return status
-    for flag in ("config", "workdir"):
-        if flag_values[flag].value is None:
-            return command_line.fail(argv[0], f"--{flag} is needed", command_line.USAGE_ERROR)
-    if not isinstance(config.value, ConfigDict):
-        name = config_flags.get_config_filename(flag_values["config"])
-        message = f"--config={name} is no readable file, nor one of {', '.join(_packaged_configs())}"
-        return command_line.fail(argv[0], message, command_line.USAGE_ERROR)
+    missing = "--workdir is needed" if workdir.value is None else None
+    if problem := config_flag.complaint(flag_values, "train") or missing:
+        return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)
     return _train(argv[0], config.value, workdir.value)
 
 
@@ -57,31 +47,6 @@ def _initialize(init: str, backbone) -> None:
     import zoo
 
     zoo.resolve_init(init, backbone)
-
-
-def _with_packaged_config(argv: list[str]) -> list[str]:
-    """`--config=NAME` of a config that comes with the package becomes `--config=PATH`."""
-    resolved = list(argv)
-    for position, argument in enumerate(argv):
-        flag, equals, value = argument.partition("=")
-        if flag.lstrip("-") != "config" or not flag.startswith("-"):
-            continue
-        if equals:
-            resolved[position] = f"{flag}={_config_path(value)}"
-        elif position + 1 < len(argv):
-            resolved[position + 1] = _config_path(argv[position + 1])
-    return resolved
-
-
-def _config_path(name: str) -> str:
-    """The file that `name` means; a name of nothing stays, for the flag to complain of."""
-    packaged = _packaged_configs()
-    return str(packaged[name]) if name in packaged and not Path(name).is_file() else name
-
-
-def _packaged_configs() -> dict[str, Path]:
-    folder = Path(importlib.util.find_spec("configs").origin).parent
-    return {path.stem: path for path in sorted(folder.glob("[!_]*.py")) if path.stem != "base"}
 
 
 if __name__ == "__main__":

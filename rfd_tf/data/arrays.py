@@ -1,6 +1,7 @@
 """Pictures that are arrays in memory."""
 
 import functools
+import hashlib
 import os
 from collections.abc import Sequence
 
@@ -46,6 +47,13 @@ class ArraySource(Source):
 
     def describe(self, index: int) -> str:
         return f"{self.name}[{index}]"
+
+    def fingerprint(self, indices: np.ndarray) -> str:
+        """Of the pixels."""
+        digest = hashlib.sha256(str(self.images.shape[1:]).encode())
+        for index in indices:
+            digest.update(np.ascontiguousarray(self.images[index]))
+        return digest.hexdigest()
 
     @functools.cached_property
     def _pixels(self) -> tf.Tensor:

@@ -1,6 +1,7 @@
 """Pictures that are files."""
 
 import functools
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -56,6 +57,19 @@ class ImageFiles(Source):
 
     def describe(self, index: int) -> str:
         return str(self.root / self.files[index])
+
+    def fingerprint(self, indices: np.ndarray) -> str:
+        """Of paths, sizes and times of last change."""
+        digest = hashlib.sha256()
+        for index in np.asarray(indices).tolist():
+            path = self.describe(index)
+            try:
+                status = os.stat(path)
+                state = f"{status.st_size} {status.st_mtime_ns}"
+            except OSError:
+                state = "unreadable"
+            digest.update(os.fsencode(path) + f"\0{state}\0".encode())
+        return digest.hexdigest()
 
     @functools.cached_property
     def _paths(self) -> tf.Tensor:

@@ -1,6 +1,8 @@
 """The one interface that every data set is read through."""
 
 import abc
+import hashlib
+import os
 
 import numpy as np
 import tensorflow as tf
@@ -47,6 +49,13 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def describe(self, index: int) -> str:
         """Where picture `index` is kept, for people: a path, or `file.npz[12]`."""
+
+    def fingerprint(self, indices: np.ndarray) -> str:
+        """A hash that tells whether the pictures at `indices` are still the same ones, in this order."""
+        digest = hashlib.sha256()
+        for index in np.asarray(indices).tolist():
+            digest.update(os.fsencode(self.describe(index)) + b"\0")
+        return digest.hexdigest()
 
 
 def host_constant(values) -> tf.Tensor:

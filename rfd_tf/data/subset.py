@@ -45,6 +45,9 @@ class Subset(Source):
     def describe(self, index: int) -> str:
         return self.source.describe(int(self.indices[index]))
 
+    def fingerprint(self, indices: np.ndarray) -> str:
+        return self.source.fingerprint(self.indices[indices])
+
     @functools.cached_property
     def _rows(self) -> tf.Tensor:
         return host_constant(self.indices)

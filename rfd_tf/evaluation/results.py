@@ -17,7 +17,8 @@ class ClassifierFigures:
 
     Attributes:
         top1: share of images whose class comes first.
-        top5: share whose class is among the first five; None for classifiers that give no scores.
+        top5: share whose class is among the first five; None for classifiers that give no scores, and where
+            there are no more than five classes.
         balanced_accuracy: mean of the accuracies of the classes that have test images.
         per_class: accuracy of each class; None for a class without test images.
         shot_groups: mean accuracy of the classes with many (> 100), medium (20 to 100) and few (< 20)

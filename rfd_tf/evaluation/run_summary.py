@@ -1,6 +1,5 @@
 """What a finished pretraining run has learned, beside an untrained control of the same architecture."""
 
-import csv
 import dataclasses
 import json
 from pathlib import Path
@@ -10,9 +9,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rfd_tf import data
-from rfd_tf.evaluation.quick_probes import LabelledFeatures, knn_accuracy, logistic_regression_accuracy
+from rfd_tf.evaluation.logistic_regression import logistic_scores
+from rfd_tf.metrics import weighted_knn_predict
 from rfd_tf.models import extract_features
 from rfd_tf.training.assembly import build_backbone, measured_feature
+from rfd_tf.training.history import read_history
 from rfd_tf.training.sources import Pictures, open_run_pictures
 
 _CALIBRATION_PASSES = 3
@@ -59,11 +60,7 @@ def summarize_run(workdir: Path) -> RunSummary:
     }
     accuracies = {}
     for name, backbone in backbones.items():
-        sets = [_labelled_features(backbone, pictures, config) for pictures in (training, test)]
-        accuracies[name] = {
-            "kNN": knn_accuracy(*sets, k=config.knn.k, temperature=config.knn.temperature),
-            "linear": logistic_regression_accuracy(*sets),
-        }
+        accuracies[name] = _accuracies(backbone, training, test, config)
     return RunSummary(read_history(workdir / "history.csv"), accuracies, _most_agnostic(config, training))
 
 
@@ -77,22 +74,6 @@ def untrained_control(config: ConfigDict, pictures: Pictures) -> keras.Model:
     return backbone
 
 
-def read_history(path: Path) -> dict[str, np.ndarray]:
-    """The columns of a CSV history as floats; what is not a number is NaN."""
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not rows:
-        raise ValueError(f"{path} has no rows")
-    return {name: np.array([_number(row[name]) for row in rows]) for name in rows[0]}
-
-
-def _number(text: str | None) -> float:
-    try:
-        return float(text or "nan")
-    except ValueError:
-        return float("nan")
-
-
 def _batches(pictures: Pictures, config: ConfigDict):
     dataset = data.evaluation_dataset(
         pictures.source, pictures.preprocessing, config.batch_size, pictures.valid
@@ -100,9 +81,22 @@ def _batches(pictures: Pictures, config: ConfigDict):
     return dataset.map(lambda features, _label: features)
 
 
-def _labelled_features(backbone, pictures: Pictures, config: ConfigDict) -> LabelledFeatures:
+def _accuracies(
+    backbone: keras.Model, training: Pictures, test: Pictures, config: ConfigDict
+) -> dict[str, float]:
+    reference, labels = _labelled_features(backbone, training, config)
+    queries, expected = _labelled_features(backbone, test, config)
+    neighbours = weighted_knn_predict(reference, labels, queries, config.knn.k, config.knn.temperature)
+    scores = logistic_scores(reference, labels, queries, training.source.num_classes).scores
+    return {
+        "kNN": float(np.mean(neighbours == expected)),
+        "linear": float(np.mean(scores.argmax(axis=1) == expected)),
+    }
+
+
+def _labelled_features(backbone, pictures: Pictures, config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
     features, index = extract_features(backbone, _batches(pictures, config), measured_feature(config))
-    return LabelledFeatures(features, pictures.source.labels[index])
+    return features, pictures.source.labels[index]
 
 
 def _most_agnostic(config: ConfigDict, pictures: Pictures, count: int = 16):

@@ -1,7 +1,10 @@
 """The one interface to a feature model, whatever its form."""
 
 import abc
+import functools
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -69,6 +72,24 @@ class FeatureExtractor(abc.ABC):
             bad = [i for i, image in enumerate(images) if not np.isfinite(image).all()]
             raise ValueError(f"`images` must be finite: image {bad[0]} of the batch is not")
         return images.astype("float32", copy=False)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash that tells whether the model is still the same: of its facts and its files' contents.
+
+        Of a server only the address is known here; its extractor adds the version.
+        """
+        digest = hashlib.sha256(self.info.to_json().encode())
+        location = Path(self.location)
+        if not location.exists():
+            digest.update(self.location.encode())
+            return digest.hexdigest()
+        files = sorted(location.rglob("*")) if location.is_dir() else [location]
+        for file in filter(Path.is_file, files):
+            digest.update(str(file.relative_to(location)).encode() + b"\0")
+            with open(file, "rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+        return digest.hexdigest()
 
     def close(self) -> None:  # noqa: B027  most hold nothing
         """Release what the extractor holds."""

@@ -1,3 +1,5 @@
+import functools
+import hashlib
 import json
 import zipfile
 from collections.abc import Sequence
@@ -11,7 +13,7 @@ from rfd_tf.atomic import atomic_path
 from rfd_tf.data.preprocessing import Preprocessing
 from rfd_tf.extractors.extractor import FeatureExtractor
 from rfd_tf.extractors.model_info import ModelInfo
-from rfd_tf.models.feature_model import RESERVED, feature_model
+from rfd_tf.models.feature_model import RESERVED, ROTATION_PROBABILITIES, feature_model
 from rfd_tf.precision import to_float32
 
 INFO_MEMBER = "rfd_tf_model.json"  # within a `.keras` file, which is a ZIP archive
@@ -35,6 +37,25 @@ class KerasExtractor(FeatureExtractor):
     def _extract(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         outputs = self._function(names)(images)
         return {name: keras.ops.convert_to_numpy(value) for name, value in outputs.items()}
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of the facts, the layers and the weights: a file's parts may come from elsewhere (heads, zoo)."""
+        digest = hashlib.sha256(self.info.to_json().encode())
+        for layer in self.model._flatten_layers(include_self=False):
+            if not isinstance(layer, keras.Model):
+                # Keras numbers the names by what else the process has made.
+                settings = {key: value for key, value in layer.get_config().items() if key != "name"}
+                digest.update(f"{type(layer).__name__} {settings}\n".encode())
+        for value in self.model.get_weights():
+            digest.update(f"{value.dtype} {value.shape}\n".encode() + np.ascontiguousarray(value).tobytes())
+        return digest.hexdigest()
+
+    @property
+    def heads(self) -> keras.Model | None:
+        """The model from features [B, D] to `rotation_probabilities` and `embedding`, where there is one."""
+        found = [layer for layer in self.model.layers if isinstance(layer, keras.Model)]
+        return next((layer for layer in found if ROTATION_PROBABILITIES in layer.output), None)
 
     def _function(self, names: tuple[str, ...]):
         """Computes no more than `names` ask for; traced once for each."""

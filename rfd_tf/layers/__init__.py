@@ -1,6 +1,7 @@
 """Layers. They run on any Keras backend."""
 
+from rfd_tf.layers.adaptive_max_pool import AdaptiveMaxPool2D
 from rfd_tf.layers.cosine_dense import CosineDense
 from rfd_tf.layers.memory_bank import MemoryBank
 
-__all__ = ["CosineDense", "MemoryBank"]
+__all__ = ["AdaptiveMaxPool2D", "CosineDense", "MemoryBank"]

@@ -14,10 +14,12 @@ def fan_in_uniform(fan_in: int) -> keras.initializers.Initializer:
     return keras.initializers.RandomUniform(-bound, bound)
 
 
-def batch_norm(name: str, synchronized: bool = False) -> keras.layers.BatchNormalization:
-    """Batch norm with PyTorch's epsilon and momentum (0.1 there is 0.9 here).
+def batch_norm(name: str, synchronized: bool = False, affine: bool = True) -> keras.layers.BatchNormalization:
+    """Batch norm with PyTorch's epsilon and momentum (0.1 there is 0.9 here), `affine` as there.
 
     PyTorch keeps the unbiased variance as running variance, Keras the biased one: for n values per channel
     they differ by the factor n / (n - 1), in inference only.
     """
-    return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, synchronized=synchronized, name=name)
+    return keras.layers.BatchNormalization(
+        momentum=0.9, epsilon=1e-5, center=affine, scale=affine, synchronized=synchronized, name=name
+    )

@@ -46,15 +46,23 @@ class CoupledSGD(keras.optimizers.Optimizer):
         if self.built:
             return
         super().build(variables)
+        self._rate_factors = {}
         self.velocities = self.add_optimizer_variables(variables, "velocity") if self.momentum else []
 
+    def scale_rates(self, variables, factor: float) -> None:
+        """Multiply the rate of some variables by `factor` > 0, once built; not part of the config."""
+        if not factor > 0:
+            raise ValueError(f"`factor` must be positive. Received: factor={factor}")
+        self._rate_factors |= {self._get_variable_index(variable): factor for variable in variables}
+
     def update_step(self, gradient, variable, learning_rate):
-        rate = ops.cast(learning_rate, variable.dtype)
+        index = self._get_variable_index(variable)
+        rate = ops.cast(learning_rate * self._rate_factors.get(index, 1.0), variable.dtype)
         step = ops.cast(gradient, variable.dtype)
         if self.coupled_weight_decay:
             step = ops.add(step, ops.multiply(variable, self.coupled_weight_decay))
         if self.momentum:
-            velocity = self.velocities[self._get_variable_index(variable)]
+            velocity = self.velocities[index]
             new_velocity = ops.add(ops.multiply(velocity, self.momentum), step)
             self.assign(velocity, new_velocity)
             step = ops.add(step, ops.multiply(new_velocity, self.momentum)) if self.nesterov else new_velocity

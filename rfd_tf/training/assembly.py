@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from rfd_tf import callbacks, data, distribution, imbalance
+from rfd_tf import callbacks, data, imbalance
 from rfd_tf.losses import LDAMLoss
 from rfd_tf.models import RotationDecoupling, create_backbone
 from rfd_tf.models.backbone import check_feature_names
@@ -114,42 +114,26 @@ def _rotation_head(config: ConfigDict, num_instances: int, instance_weights):
     return "cosine", LDAMLoss(counts, config.ldam.max_margin, config.ldam.scale, name="rotation_ldam")
 
 
-def build_callbacks(
-    config: ConfigDict,
-    model: RotationDecoupling,
-    checkpoint: callbacks.TrainingCheckpoint,
-    workdir: Path,
-    training: Pictures,
-    validation: Pictures | None,
-    strategy,
-) -> list[keras.callbacks.Callback]:
-    """The run's callbacks, in the order they must act: set state, measure, log, refuse NaN, save, stop."""
+def state_callbacks(config: ConfigDict, model: RotationDecoupling) -> list[keras.callbacks.Callback]:
+    """The callbacks that switch weights on by epoch."""
     acting: list[keras.callbacks.Callback] = []
     if isinstance(model.rotation_loss, LDAMLoss):
         acting.append(callbacks.DeferredReweighting(config.ldam.start_epoch, config.ldam.beta))
     if model.use_instance_weights:
         acting.append(callbacks.InstanceWeighting(config.rotation_probabilities.start_epoch))
-    if distribution.worker_index(strategy) == 0:
-        acting += _measuring_callbacks(config, workdir, training, validation)
-    any_worker = None
-    if config.strategy == "multi_worker":
-
-        def any_worker(asked: bool) -> bool:
-            return bool(distribution.gather_over_workers(strategy, [asked]).any())
-
-    stopping = callbacks.GracefulStop(checkpoint, any_worker)
-    return [*acting, callbacks.StopOnNonFinite(checkpoint), checkpoint, stopping]
+    return acting
 
 
-def _measuring_callbacks(
+def measuring_callbacks(
     config: ConfigDict, workdir: Path, training: Pictures, validation: Pictures | None
 ) -> list[keras.callbacks.Callback]:
+    """The callbacks that measure features and record them."""
     measuring = []
     if validation is not None and validation.source.labels is not None and config.knn.every_epochs:
         measuring.append(_knn_monitor(config, validation))
     if config.tensorboard:
         measuring.append(callbacks.TrainingSummaries(workdir / "tensorboard", _example_images(training)))
-    return [*measuring, keras.callbacks.CSVLogger(str(workdir / "history.csv"), append=True)]
+    return measuring
 
 
 def _example_images(pictures: Pictures, count: int = 8) -> np.ndarray:

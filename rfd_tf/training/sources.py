@@ -6,10 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 from ml_collections import ConfigDict
 
 from rfd_tf import data, distribution
 from rfd_tf.training.workdir import CACHE_FOLDER
+
+# What TensorFlow raises on an image that cannot be read or decoded, among other things.
+IMAGE_ERRORS = (
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.DataLossError,
+    tf.errors.UnknownError,
+)
+# An error may come before its turn: the pipeline works so many steps ahead, or fewer.
+_PREFETCHED_STEPS = 16
 
 
 @dataclasses.dataclass
@@ -38,12 +49,48 @@ def open_run_pictures(config: ConfigDict, workdir: Path) -> tuple[Pictures, Pict
     """The training and, where there are any, the validation pictures of a run."""
     cache = workdir / CACHE_FOLDER
     cache.mkdir(exist_ok=True)
-    training = _open_pictures(config.data, config.preprocessing, cache / "skipped_training.json")
+    preprocessing = data.Preprocessing(**config.preprocessing)
+    training = open_pictures(config.data, preprocessing, cache / "skipped_training.json")
     if not config.validation.source:
         return training, None
-    return training, _open_pictures(
-        config.validation, config.preprocessing, cache / "skipped_validation.json"
+    return training, open_pictures(config.validation, preprocessing, cache / "skipped_validation.json")
+
+
+def list_skipped(*all_pictures: Pictures | None) -> None:
+    """Log the pictures that were left out."""
+    for pictures in filter(None, all_pictures):
+        if pictures.skipped:
+            listed = "\n".join(f"  {path}: {reason}" for path, reason in pictures.skipped)
+            logging.warning(
+                "%d corrupt images of %s were skipped:\n%s",
+                len(pictures.skipped),
+                pictures.source.name,
+                listed,
+            )
+
+
+def name_bad_image(
+    config: ConfigDict,
+    training: Pictures,
+    validation: Pictures | None,
+    step: int,
+    error: tf.errors.OpError,
+) -> None:
+    """Raise `BadImageError` for a failed decoding, if it came of a picture.
+
+    The culprit is looked for among the batches that follow `step`, then in the validation set.
+    """
+    upcoming = data.training_indices(
+        len(training.source),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        start_step=step,
+        num_steps=_PREFETCHED_STEPS,
+        valid_indices=training.valid,
     )
+    training.name_bad_image(error, upcoming)
+    if validation is not None:
+        validation.name_bad_image(error, validation.valid)
 
 
 def check_same_on_all_workers(pictures: Pictures, strategy) -> None:
@@ -58,8 +105,14 @@ def check_same_on_all_workers(pictures: Pictures, strategy) -> None:
         )
 
 
-def _open_pictures(config: ConfigDict, preprocessing: ConfigDict, cache_file: Path) -> Pictures:
-    """Open `config.source`, long-tail it if asked, and leave out corrupt images with `on_error="skip"`."""
+def open_pictures(config: ConfigDict, preprocessing: data.Preprocessing, cache_file: Path) -> Pictures:
+    """Open `config.source`, long-tail it if asked, and leave out corrupt images with `on_error="skip"`.
+
+    Args:
+        config: the `data` or `validation` of a config.
+        preprocessing: how the pictures become inputs.
+        cache_file: keeps which of them are corrupt.
+    """
     if config.on_error not in ("raise", "skip"):
         raise ValueError(f"`on_error` must be 'raise' or 'skip'. Received: {config.on_error!r}")
     options = {"name": config.name} if config.name else {}
@@ -74,7 +127,7 @@ def _open_pictures(config: ConfigDict, preprocessing: ConfigDict, cache_file: Pa
     valid, skipped = np.arange(len(source)), []
     if config.on_error == "skip":
         valid, skipped = data.valid_indices(source, cache_file)
-    return Pictures(source, data.Preprocessing(**preprocessing), valid, skipped)
+    return Pictures(source, preprocessing, valid, skipped)
 
 
 def training_batches(pictures: Pictures, config: ConfigDict, strategy, start_step: int, epochs: int):
@@ -114,20 +167,29 @@ def validation_batches(pictures: Pictures, config: ConfigDict, strategy, num_ins
         negatives = tf.map_fn(draw, features["index"], fn_output_signature=tf.int32)
         return {**features, "negatives": negatives}
 
-    def make(num_workers, worker_index, replicas_per_worker):
-        batch = config.batch_size // num_workers // replicas_per_worker
-        indices = pictures.valid
-        if num_workers * replicas_per_worker > 1:
-            if len(indices) < config.batch_size:
-                raise ValueError(
-                    "On several replicas `validation` needs at least one whole batch: it has "
-                    f"{len(indices)} images, `batch_size` is {config.batch_size}"
-                )
-            whole = indices[: len(indices) // config.batch_size * config.batch_size]
-            indices = whole.reshape(-1, num_workers, config.batch_size // num_workers)[
-                :, worker_index
-            ].ravel()
+    def make(*place):
+        indices, batch = validation_share(pictures.valid, config.batch_size, *place)
         dataset = data.evaluation_dataset(pictures.source, pictures.preprocessing, batch, indices)
         return dataset.map(with_negatives, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
     return distribution.distribute_dataset(strategy, make)
+
+
+def validation_share(
+    indices: np.ndarray, batch_size: int, num_workers: int, worker_index: int, replicas_per_worker: int
+) -> tuple[np.ndarray, int]:
+    """(indices of the validation examples that a worker takes, examples in a batch of one replica).
+
+    Raises:
+        ValueError: where several replicas share less than a batch.
+    """
+    replicas = num_workers * replicas_per_worker
+    if replicas > 1:
+        if len(indices) < batch_size:
+            raise ValueError(
+                "On several replicas `validation` needs at least one whole batch: it has "
+                f"{len(indices)} images, `batch_size` is {batch_size}"
+            )
+        whole = indices[: len(indices) // batch_size * batch_size]
+        indices = whole.reshape(-1, num_workers, batch_size // num_workers)[:, worker_index].ravel()
+    return indices, batch_size // replicas

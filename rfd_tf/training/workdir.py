@@ -12,6 +12,7 @@ from rfd_tf.atomic import write_text
 
 CONFIG_FILE = "config.json"
 BACKBONE_FILE = "backbone.keras"
+HISTORY_FILE = "history.csv"
 HEADS_FILE = "heads.keras"  # beside it: rotation probabilities and embedding of its features
 CACHE_FOLDER = "cache"
 _MISSING = object()

@@ -1,0 +1,28 @@
+"""Long-tailed CIFAR-10 from a file of arrays train_images, train_labels, test_images and test_labels.
+
+All classifier losses on frozen features, kept on disk; many/medium/few in one table:
+
+    rfd evaluate --model=/tmp/cifar10_lt --protocol=linear --config=evaluate_cifar10_lt \
+        --config.data.root=cifar10_lt.npz --config.validation.root=cifar10_lt.npz \
+        --config.classifier.losses="('all',)" --config.input=cached
+
+Balanced arrays are made long-tailed by `--config.data.long_tail.profile=exp`. The recipe is that of the
+linear probes, shortened to 40 epochs for so small a set.
+"""
+
+from configs.evaluation import base
+
+
+def get_config():
+    config = base.get_config()
+    config.batch_size = 128
+    config.data.source = "npz"
+    config.validation.source = "npz"
+    config.validation.split = "test"
+    config.preprocessing.train = "pad_crop"
+    config.features = ("pool",)  # of a CIFAR ResNet: 64 values, or 128 of one with twice the width
+    config.epochs = 40
+    config.classifier.drw_start_epoch = 32
+    config.optimizer.milestones = ((3, 1e-2), (15, 2e-3), (28, 4e-4), (40, 8e-5))
+    config.knn.k = (20, 200)
+    return config

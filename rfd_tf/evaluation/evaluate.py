@@ -1,0 +1,107 @@
+"""One evaluation, from its config to its result; started again, it goes on where it was."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from rfd_tf import distribution
+from rfd_tf.evaluation import circumstances
+from rfd_tf.evaluation.experiment import Experiment, open_experiment
+from rfd_tf.evaluation.protocols import protocol as protocol_of
+from rfd_tf.evaluation.results import ClassifierFigures, EvaluationResult, save_result
+from rfd_tf.evaluation.stopwatch import stopwatch
+from rfd_tf.extractors import FeatureExtractor
+from rfd_tf.training.resumable_run import check_run_values, set_up_keras
+from rfd_tf.training.sources import list_skipped
+from rfd_tf.training.workdir import CACHE_FOLDER, check_workdir, claim_workdir, lock_workdir
+
+_SECONDS_FILE = "seconds.txt"
+
+
+def evaluate(
+    protocol: str,
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    open_model: Callable[[], FeatureExtractor],
+    command: str = "",
+) -> EvaluationResult:
+    """Measure a model's features by one protocol.
+
+    Args:
+        protocol: one of `protocols.PROTOCOLS`.
+        config: see `configs/evaluation/base.py`.
+        workdir: the evaluation's folder; it ends with `config.json` and `evaluation.json`. Workers other than
+            the first keep theirs in `workdir/worker-N`.
+        open_model: opens the model; called once TensorFlow's devices are set up.
+        command: the command line, for the result.
+
+    Returns:
+        The result, as saved in `workdir/evaluation.json`.
+
+    Raises:
+        WorkdirError: if the folder holds an evaluation of another model, protocol or config.
+        ValueError, OSError: what the protocol, the model and the pictures have to say.
+    """
+    chosen = protocol_of(protocol)
+    check_run_values(config)
+    run = chosen.load()
+    strategy = distribution.create_strategy(config.strategy, config.logical_cpus)
+    set_up_keras(config)
+    worker = distribution.worker_index(strategy)
+    workdir = Path(workdir) / (f"worker-{worker}" if worker else "")
+    with open_model() as extractor:
+        claimed = claim_of(protocol, config, extractor)
+        check_workdir(workdir, claimed)
+        with lock_workdir(workdir), stopwatch(_seconds_file(workdir)) as seconds:
+            experiment = open_experiment(config, extractor, strategy, workdir, chosen.rotations)
+            claim_workdir(workdir, claimed)
+            try:
+                figures = run(experiment)
+            finally:
+                list_skipped(experiment.training, experiment.test)
+            result = _result(protocol, experiment, figures, command, seconds())
+            if worker == 0:
+                save_result(result, workdir)
+            return result
+
+
+def claim_of(protocol: str, config: ConfigDict, extractor: FeatureExtractor) -> dict:
+    """What an evaluation's folder belongs to."""
+    location = extractor.location
+    return {
+        **config.to_dict(),
+        "protocol": protocol,
+        "model": os.path.abspath(location) if os.path.exists(location) else location,
+        "model_fingerprint": extractor.fingerprint,
+    }
+
+
+def _seconds_file(workdir: Path) -> Path:
+    folder = workdir / CACHE_FOLDER
+    folder.mkdir(exist_ok=True)
+    return folder / _SECONDS_FILE
+
+
+def _result(
+    protocol: str,
+    experiment: Experiment,
+    figures: dict[str, ClassifierFigures],
+    command: str,
+    seconds: float,
+) -> EvaluationResult:
+    return EvaluationResult(
+        protocol=protocol,
+        model=experiment.extractor.location,
+        command=command,
+        figures=figures,
+        class_names=list(experiment.class_names),
+        class_counts=[int(count) for count in experiment.class_counts],
+        test_images=len(experiment.test.valid),
+        settings=experiment.config.to_dict(),
+        seconds=round(seconds, 1),
+        machine=circumstances.machine(),
+        versions=circumstances.versions(),
+        date=circumstances.now(),
+    )

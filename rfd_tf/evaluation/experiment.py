@@ -1,0 +1,137 @@
+"""What a protocol works with: the model and the pictures that a config names."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from rfd_tf.data import Preprocessing
+from rfd_tf.evaluation.label_fraction import labelled_fraction
+from rfd_tf.extractors import FeatureExtractor
+from rfd_tf.imbalance import class_counts_of
+from rfd_tf.rotations import NUM_ROTATIONS
+from rfd_tf.training.sources import Pictures, open_pictures
+from rfd_tf.training.workdir import CACHE_FOLDER
+
+ROTATION_NAMES = ("0 degrees", "90 degrees", "180 degrees", "270 degrees")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """An evaluation that is about to begin.
+
+    Attributes:
+        config: see `configs/evaluation/base.py`.
+        extractor: the model.
+        strategy: of `tf.distribute`.
+        workdir: folder of this evaluation; it holds a folder `cache`.
+        training: pictures to learn from; `valid` are those whose labels may be used; their `preprocessing`
+            augments.
+        test: pictures to measure on, prepared as the model says.
+        class_names: names of the C classes to tell apart.
+        class_counts: [C] training images of each.
+    """
+
+    config: ConfigDict
+    extractor: FeatureExtractor
+    strategy: object
+    workdir: Path
+    training: Pictures
+    test: Pictures
+    class_names: tuple[str, ...]
+    class_counts: np.ndarray
+
+    @property
+    def training_labels(self) -> np.ndarray:
+        """int64, of the pictures at `training.valid`, in that order."""
+        return self.training.source.labels[self.training.valid]
+
+    @property
+    def test_labels(self) -> np.ndarray:
+        """int64, of the pictures at `test.valid`, in that order."""
+        return self.test.source.labels[self.test.valid]
+
+
+def open_experiment(
+    config: ConfigDict, extractor: FeatureExtractor, strategy, workdir: Path, rotations: bool = False
+) -> Experiment:
+    """Open the pictures of an evaluation.
+
+    Args:
+        config, extractor, strategy, workdir: the experiment's.
+        rotations: the classes to tell apart are the four rotations; then pictures need no labels.
+
+    Raises:
+        ValueError: on missing labels, test classes that training does not have, or a field out of range.
+        BadImageError, FileNotFoundError: those of the sources.
+    """
+    cache = workdir / CACHE_FOLDER
+    cache.mkdir(parents=True, exist_ok=True)
+    prepared = extractor.info.preprocessing
+    training = open_pictures(
+        config.data, training_preprocessing(config, prepared), cache / "skipped_training.json"
+    )
+    if not config.validation.source:
+        raise ValueError("`validation.source` is empty: there is nothing to measure on")
+    test = open_pictures(config.validation, prepared, cache / "skipped_validation.json")
+    training.valid = labelled_fraction(
+        training.source.labels, training.valid, config.label_fraction, config.label_seed
+    )
+    if rotations:
+        training.valid = _evenly_chosen(training.valid, config.rotation.training_images)
+        names, counts = ROTATION_NAMES, np.full(NUM_ROTATIONS, len(training.valid))
+    else:
+        names, counts = _classes(training, test)
+    return Experiment(config, extractor, strategy, workdir, training, test, names, counts)
+
+
+def training_preprocessing(config: ConfigDict, prepared: Preprocessing) -> Preprocessing:
+    """The augmentation of training images: the config's, for a model whose pictures are `prepared` so."""
+    wanted = config.preprocessing
+    sees_center = prepared.train in ("random_resized_crop", "random_crop")
+    train = wanted.train or ("random_crop" if sees_center else prepared.train)
+    if train == "random_crop" and not sees_center and not wanted.resize:
+        raise ValueError(
+            "The model sees whole pictures, not their centre: `preprocessing.train='random_crop'` needs a "
+            "`preprocessing.resize`"
+        )
+    return dataclasses.replace(
+        prepared, train=train, resize=wanted.resize or prepared.resize, flip=wanted.flip and prepared.flip
+    )
+
+
+def _evenly_chosen(indices: np.ndarray, count: int) -> np.ndarray:
+    """`count` of `indices`; all where `count` is 0 or more than there are."""
+    if count < 0:
+        raise ValueError(f"`rotation.training_images` must not be negative. Received: {count}")
+    if count == 0 or count >= len(indices):
+        return indices
+    return indices[np.linspace(0, len(indices) - 1, count).astype("int64")]
+
+
+def _classes(training: Pictures, test: Pictures) -> tuple[tuple[str, ...], np.ndarray]:
+    for what, pictures in (("training", training), ("test", test)):
+        if pictures.source.labels is None:
+            raise ValueError(f"The {what} images ({pictures.source.name}) have no labels")
+    num_classes = training.source.num_classes
+    names = training.source.class_names or tuple(map(str, range(num_classes)))
+    _give_test_the_classes_of_training(test, training)
+    largest = int(test.source.labels[test.valid].max())
+    if largest >= num_classes:
+        raise ValueError(f"Training has {num_classes} classes; the test images have a label {largest}")
+    return names, class_counts_of(training.source.labels[training.valid], num_classes)
+
+
+def _give_test_the_classes_of_training(test: Pictures, training: Pictures) -> None:
+    """Where both have names, a class is what bears its name: a folder may lack some classes."""
+    own, common = test.source.class_names, training.source.class_names
+    if own is None or common is None or own == common:
+        return
+    if strangers := [name for name in own if name not in common]:
+        raise ValueError(
+            f"The test images have a class {strangers[0]!r} that the training images do not have "
+            f"({', '.join(common[:10])}{', ...' if len(common) > 10 else ''})"
+        )
+    numbers = np.array([common.index(name) for name in own])
+    test.source.labels, test.source.class_names = numbers[test.source.labels], common

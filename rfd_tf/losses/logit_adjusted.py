@@ -1,0 +1,51 @@
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from rfd_tf.imbalance import checked_class_counts
+from rfd_tf.losses.class_logits_loss import ClassLogitsLoss, cross_entropy
+
+
+@keras.saving.register_keras_serializable(package="rfd_tf")
+class LogitAdjustedLoss(ClassLogitsLoss):
+    """Cross-entropy of `logits + tau * log(prior)`, so that the logits alone rank the classes as if even.
+
+    With tau = 1 this is the balanced softmax: `log(n_j)` and `log(n_j / n)` differ by a constant, which a
+    softmax does not see.
+
+    Args:
+        class_counts: [C] training examples per class, positive.
+        tau: at least 0; 0 gives the plain cross-entropy.
+        name: the loss's name.
+
+    Call args:
+        y_true: [B] (or [B, 1]) integer labels in [0, C).
+        y_pred: [B, C] logits.
+        sample_weight: optional [B].
+
+    Raises:
+        ValueError: on an argument out of range, and as `ClassLogitsLoss`.
+
+    References: Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, equation 10; Ren et al.,
+        "Balanced Meta-Softmax for Long-Tailed Visual Recognition", NeurIPS 2020, equation 4.
+    """
+
+    def __init__(self, class_counts: Sequence[float], tau: float = 1.0, name: str = "logit_adjusted_loss"):
+        counts = checked_class_counts(class_counts)
+        super().__init__(len(counts), name)
+        if not 0 <= tau < float("inf"):
+            raise ValueError(f"`tau` must be at least 0 and finite. Received: tau={tau}")
+        self.class_counts = counts.tolist()
+        self.tau = tau
+        self.adjustment = (tau * np.log(counts / counts.sum())).astype(self.dtype)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_counts)
+
+    def example_losses(self, true_class, logits):
+        return cross_entropy(true_class, logits + self.adjustment)
+
+    def get_config(self):
+        return {"class_counts": self.class_counts, "tau": self.tau, "name": self.name}

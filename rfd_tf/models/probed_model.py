@@ -1,0 +1,137 @@
+from collections.abc import Mapping
+
+import keras
+from keras import ops
+
+from rfd_tf.distribution import num_replicas
+
+
+@keras.saving.register_keras_serializable(package="rfd_tf")
+class ProbedModel(keras.Model):
+    """Classifiers on the features of one network, trained together.
+
+    Every probe reads one feature and has a loss of its own; the losses are added up. While the network is
+    frozen, in inference mode and without gradients, no probe's training touches another's.
+
+    Args:
+        probes: probe name -> functional model from its feature to logits [B, C] (`rfd_tf.models.probes`).
+        feature_names: probe name -> the feature that it reads.
+        probe_losses: probe name -> loss on labels [B] and logits.
+        backbone: functional model from images to a dict of features; None where features are the input.
+        frozen: whether the backbone stays as it is. Otherwise it is trained along, batch norm included.
+
+    Call args:
+        inputs: dict of `image` [B, S, S, 3], or of the features by name where there is no backbone.
+
+    Returns:
+        dict of logits [B, C] by probe.
+
+    Metrics, in training and validation: `loss`, and for every probe `PROBE_loss`, `PROBE_top1` and, with more
+    than five classes, `PROBE_top5`.
+
+    Raises:
+        ValueError: if the three mappings do not name the same probes, or a feature is none of the backbone's.
+
+    Reference: Feng et al., CVPR 2019 (RFD): all linear classifiers trained at once.
+    """
+
+    def __init__(
+        self,
+        probes: Mapping[str, keras.Model],
+        feature_names: Mapping[str, str],
+        probe_losses: Mapping[str, keras.losses.Loss],
+        backbone: keras.Model | None = None,
+        *,
+        frozen: bool = True,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if not probes or not (probes.keys() == feature_names.keys() == probe_losses.keys()):
+            raise ValueError(
+                "`probes`, `feature_names` and `probe_losses` must name the same probes. "
+                f"Received: {list(probes)}, {list(feature_names)}, {list(probe_losses)}"
+            )
+        if backbone is not None:
+            if unknown := [name for name in feature_names.values() if name not in backbone.output]:
+                raise ValueError(f"The backbone {backbone.name!r} has no feature {unknown[0]!r}")
+            backbone.trainable = not frozen
+        self.backbone = backbone
+        self.frozen = frozen
+        self.probes = dict(probes)
+        self.feature_names = dict(feature_names)
+        self.probe_losses = dict(probe_losses)
+        # JAX sees a variable change only if it hangs on the model.
+        self.class_weights = [
+            loss.class_weights for loss in probe_losses.values() if hasattr(loss, "class_weights")
+        ]
+        self._add_metrics()
+        self.built = True
+
+    def _add_metrics(self) -> None:
+        self.loss_trackers = {name: keras.metrics.Mean(name=f"{name}_loss") for name in self.probes}
+        self.top1 = {
+            name: keras.metrics.SparseCategoricalAccuracy(name=f"{name}_top1") for name in self.probes
+        }
+        self.top5 = {
+            name: keras.metrics.SparseTopKCategoricalAccuracy(5, name=f"{name}_top5")
+            for name, probe in self.probes.items()
+            if probe.output_shape[-1] > 5
+        }
+
+    @property
+    def training_state(self) -> list[keras.Variable]:
+        """The variables that training changes: without those of a frozen backbone."""
+        if self.backbone is None or not self.frozen:
+            return self.variables
+        still = {id(variable) for variable in self.backbone.variables}
+        return [variable for variable in self.variables if id(variable) not in still]
+
+    def call(self, inputs, training=False):
+        features = self._features(inputs, training)
+        return {
+            name: probe(features[self.feature_names[name]], training=training)
+            for name, probe in self.probes.items()
+        }
+
+    def _features(self, inputs, training):
+        if self.backbone is None:
+            return inputs
+        if not self.frozen:
+            return self.backbone(inputs["image"], training=training)
+        features = self.backbone(inputs["image"], training=False)
+        return {name: ops.stop_gradient(value) for name, value in features.items()}
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The sum of the probes' losses; updates their metrics."""
+        images = ops.shape(y)[0]
+        total = 0.0
+        for name, logits in y_pred.items():
+            loss = self.probe_losses[name](y, logits)
+            # Losses come divided by the number of replicas.
+            self.loss_trackers[name].update_state(loss * num_replicas(), sample_weight=images)
+            self.top1[name].update_state(y, logits)
+            if name in self.top5:
+                self.top5[name].update_state(y, ops.cast(logits, "float32"))  # TensorFlow ranks no doubles
+            total = total + loss
+        return total + sum(self.losses) / num_replicas()
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "probes": {name: serialize(probe) for name, probe in self.probes.items()},
+            "feature_names": dict(self.feature_names),
+            "probe_losses": {name: serialize(loss) for name, loss in self.probe_losses.items()},
+            "backbone": None if self.backbone is None else serialize(self.backbone),
+            "frozen": self.frozen,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        revive = keras.saving.deserialize_keras_object
+        revived = {
+            group: {name: revive(thing) for name, thing in config[group].items()}
+            for group in ("probes", "probe_losses")
+        }
+        backbone = config["backbone"] and revive(config["backbone"])
+        return cls(**{**config, **revived, "backbone": backbone})

@@ -1,0 +1,22 @@
+"""The CSV history of a run."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+
+def read_history(path: Path) -> dict[str, np.ndarray]:
+    """The columns of a CSV history as floats; what is not a number is NaN."""
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        raise ValueError(f"{path} has no rows")
+    return {name: np.array([_number(row[name]) for row in rows]) for name in rows[0]}
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return float("nan")
