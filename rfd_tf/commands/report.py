@@ -11,8 +11,8 @@ from rfd_tf.commands import command_line
 
 USAGE = """rfd report --workdir=DIR [--out=FILE.html] [--projector]
 
-Writes one HTML page, which needs nothing else, about a finished `rfd train` run: curves, filters, predicted rotations,
-nearest neighbours, confusions, a map of the features, and the figures of DIR/evaluations.
+Writes one HTML page, which needs nothing else, about a finished `rfd train` run: curves, filters, predicted
+rotations, nearest neighbours, confusions, a map of the features, and the figures of DIR/evaluations.
 """
 
 
@@ -23,7 +23,10 @@ def main(argv: list[str] | None = None) -> int:
     flags.DEFINE_string("workdir", None, "the folder of a finished run", flag_values=flag_values)
     flags.DEFINE_string("out", None, "the page; DIR/report.html by default", flag_values=flag_values)
     flags.DEFINE_bool(
-        "projector", False, "also write TensorBoard's projector files, DIR/tensorboard", flag_values=flag_values
+        "projector",
+        False,
+        "also write TensorBoard's projector files, DIR/tensorboard",
+        flag_values=flag_values,
     )
     flags.DEFINE_integer(
         "max_images", 1000, "pictures of each source to look at", lower_bound=1, flag_values=flag_values
@@ -34,7 +37,9 @@ def main(argv: list[str] | None = None) -> int:
     if flag_values.workdir is None:
         return command_line.fail(argv[0], "--workdir is needed", command_line.USAGE_ERROR)
     command = shlex.join([*argv[0].split(), *argv[1:]])
-    return command_line.run(argv[0], lambda: _report(flag_values, command), (ValueError, OSError, ImportError))
+    return command_line.run(
+        argv[0], lambda: _report(flag_values, command), (ValueError, OSError, ImportError)
+    )
 
 
 def _report(flag_values: flags.FlagValues, command: str) -> None:

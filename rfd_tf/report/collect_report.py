@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from rfd_tf.evaluation.run_summary import read_history
+from rfd_tf.evaluation import circumstances
 from rfd_tf.imbalance import class_counts_of
 from rfd_tf.models import first_layer_filters
 from rfd_tf.models.feature_model import ROTATION_PROBABILITIES
-from rfd_tf.report import environment
 from rfd_tf.report.contents import RunReport
-from rfd_tf.report.evaluations import choose_classifier, read_evaluations
+from rfd_tf.report.evaluations import KNN, best_of, choose_classifier, read_evaluations
 from rfd_tf.report.feature_map import feature_map
 from rfd_tf.report.key_figures import key_figures
 from rfd_tf.report.neighbours import neighbour_section
@@ -20,6 +19,7 @@ from rfd_tf.report.opened_run import TRAINING, UNREADABLE, OpenedRun, open_run
 from rfd_tf.report.quick_knn import control_knn_accuracy, knn_section
 from rfd_tf.report.rotated_views import rotation_section
 from rfd_tf.report.sample import Sample, take_sample
+from rfd_tf.training.history import read_history
 
 _VIEWED_SHARE = 4  # every so many pictures are shown four times, so that no more views than pictures pass
 _OF_PICTURES = ("rotations", "neighbours", "map")  # sections that need some
@@ -65,16 +65,18 @@ class _Collection:
         samples = self._samples()
         counts = self._class_counts()
         shown = list(samples.values())[-1] if samples else None  # validation, where there is any
-        knn, knn_control = self._knn(samples, counts, control)
-        classifier = choose_classifier(evaluations) or knn
+        classifier, knn, knn_control = choose_classifier(evaluations), None, None
+        if classifier is None or best_of(evaluations, KNN) is None:
+            knn, knn_control = self._knn(samples, counts, control)
+        classifier = classifier or knn
         if classifier is None:
             self._note(
                 "classes",
-                "Left out: it needs an evaluation with a confusion matrix, or labelled pictures that can be read.",
+                "Left out: it needs an evaluation by classes, or labelled pictures that can be read.",
             )
         report = RunReport(
             facts=run.facts(),
-            key_figures=key_figures(history, knn, knn_control, evaluations),
+            key_figures=key_figures(history, evaluations, knn, knn_control),
             history=history,
             filters=filters,
             rotations=self._rotations(shown),
@@ -84,8 +86,8 @@ class _Collection:
             evaluations=evaluations,
             notes={},
             sample=shown,
-            machine=environment.describe_machine(),
-            versions=environment.package_versions(),
+            machine=circumstances.machine(),
+            versions=circumstances.versions(),
         )
         report.notes.update(self.notes)
         return report

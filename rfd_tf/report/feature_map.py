@@ -38,8 +38,8 @@ def feature_map(sample: Sample) -> MapSection:
     perplexity = min(_PERPLEXITY, (len(rows) - 1) / 3)
     points = TSNE(perplexity=perplexity, init="pca", random_state=SEED).fit_transform(features)
     method = (
-        f"scikit-learn's t-SNE (perplexity {perplexity:g}, PCA start, seed {SEED}) of features of unit length, "
-        f"reduced to {reduced} dimensions by PCA"
+        f"scikit-learn's t-SNE (perplexity {perplexity:g}, PCA start, seed {SEED}) of features of unit "
+        f"length, reduced to {reduced} dimensions by PCA"
     )
     low, high = points.min(axis=0), points.max(axis=0)
     return MapSection(

@@ -22,7 +22,9 @@ _LOSSES = (
 
 def history_charts(history: dict[str, np.ndarray]) -> list[LineChart]:
     """Charts of what a run's history holds, over epochs counted from 1."""
-    epochs = history["epoch"] + 1 if "epoch" in history else np.arange(1, len(next(iter(history.values()))) + 1)
+    epochs = (
+        history["epoch"] + 1 if "epoch" in history else np.arange(1, len(next(iter(history.values()))) + 1)
+    )
     charts = [_accuracies(history, epochs), _knn(history, epochs)]
     charts += [
         line_chart(title, epochs, _both(history, column), caption) for column, title, caption in _LOSSES
@@ -39,8 +41,8 @@ def _accuracies(history, epochs) -> LineChart | None:
         "Rotation accuracy",
         epochs,
         series,
-        "How often the rotation of a picture is told rightly. From the rotation features it should rise; from "
-        "the invariant features it should stay at chance, 25 %.",
+        "How often the rotation of a picture is told rightly. From the rotation features it should rise; "
+        "from the invariant features it should stay at chance, 25 %.",
         percent=True,
         reference=(0.25, "chance"),
     )

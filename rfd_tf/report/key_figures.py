@@ -2,39 +2,50 @@ import numpy as np
 
 from rfd_tf.evaluation.results import EvaluationResult
 from rfd_tf.report.contents import ClassifierSection, KeyFigure
-from rfd_tf.report.evaluations import best_linear, best_linear_of_control
+from rfd_tf.report.evaluations import KNN, LINEAR, best_of, control_of
 
 
 def key_figures(
     history: dict[str, np.ndarray] | None,
-    knn: ClassifierSection | None,
-    knn_control: float | None,
     evaluations: dict[str, EvaluationResult],
+    quick_knn: ClassifierSection | None,
+    quick_control: float | None,
 ) -> list[KeyFigure]:
-    """The headline: rotation accuracy from either half, kNN, the best linear probe."""
-    history = history or {}
+    """The headline: rotation accuracy from either half, kNN, the best linear probe.
+
+    Args:
+        history: columns of the run's history.
+        evaluations: the run's.
+        quick_knn: figures made for the page, where the evaluations have no kNN.
+        quick_control: accuracy of the same on the untrained control.
+    """
+    return [
+        *_rotation_figures(history or {}),
+        _of_protocol("Classes by kNN", KNN, evaluations) or _quick_knn(quick_knn, quick_control),
+        _of_protocol("Best linear probe", LINEAR, evaluations)
+        or KeyFigure("Best linear probe", None, None, "no linear probe among the evaluations yet"),
+    ]
+
+
+def _rotation_figures(history: dict[str, np.ndarray]) -> list[KeyFigure]:
     prefix = "val_" if "val_rotation_accuracy" in history else ""
     images = "validation" if prefix else "training"
-    figures = [
+    rotation = _last(history, f"{prefix}rotation_accuracy")
+    invariant = _last(history, f"{prefix}invariant_rotation_accuracy")
+    return [
         KeyFigure(
-            "Rotation from rotation features",
-            _last(history, f"{prefix}rotation_accuracy"),
+            "Rotation told from rotation features",
+            rotation,
             None,
             f"{images} images, last epoch; chance is 25 %",
         ),
         KeyFigure(
-            "Rotation from invariant features",
-            _last(history, f"{prefix}invariant_rotation_accuracy"),
+            "Rotation told from invariant features",
+            invariant,
             None,
-            "near chance (25 %) where the two halves are decoupled",
+            "near 25 % where the two halves are decoupled",
         ),
     ]
-    if knn is None:
-        figures.append(KeyFigure("Classes by kNN", None, None, "needs labelled pictures that can be read"))
-    else:
-        meaning = f"{knn.title}, {knn.test_images} images"
-        figures.append(KeyFigure("Classes by kNN", knn.figures.top1, knn_control, meaning))
-    return [*figures, _probe_figure(evaluations)]
 
 
 def _last(history: dict[str, np.ndarray], column: str) -> float | None:
@@ -43,9 +54,17 @@ def _last(history: dict[str, np.ndarray], column: str) -> float | None:
     return float(known[-1]) if len(known) else None
 
 
-def _probe_figure(evaluations: dict[str, EvaluationResult]) -> KeyFigure:
-    if (best := best_linear(evaluations)) is None:
-        return KeyFigure("Best linear probe", None, None, "no linear probe among the evaluations yet")
+def _of_protocol(title: str, protocol: str, evaluations: dict[str, EvaluationResult]) -> KeyFigure | None:
+    if (best := best_of(evaluations, protocol)) is None:
+        return None
     evaluation, classifier, figures = best
-    control = best_linear_of_control(evaluations, evaluation, classifier)
-    return KeyFigure("Best linear probe", figures.top1, control, f"{evaluation}, {classifier}, top-1")
+    control = control_of(evaluations, protocol, classifier)
+    meaning = f"{evaluation}: {classifier}, top-1 on {evaluations[evaluation].test_images} images"
+    return KeyFigure(title, figures.top1, control, meaning)
+
+
+def _quick_knn(section: ClassifierSection | None, control: float | None) -> KeyFigure:
+    if section is None:
+        return KeyFigure("Classes by kNN", None, None, "needs labelled pictures that can be read")
+    meaning = f"{section.title}, a quick check on {section.test_images} images"
+    return KeyFigure("Classes by kNN", section.figures.top1, control, meaning)

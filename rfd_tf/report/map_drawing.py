@@ -25,7 +25,7 @@ _SHAPES = (
 
 @dataclasses.dataclass(frozen=True)
 class PointGroup:
-    """Points of one class: its name, colour (0 to 9, None for grey), SVG path data, that of a legend marker."""
+    """Points of one class: name, colour (0 to 9, None for grey), SVG path data, that of a legend marker."""
 
     name: str
     colour: int | None

@@ -3,6 +3,7 @@
 import numpy as np
 
 from rfd_tf.imbalance import shot_groups
+from rfd_tf.metrics import nearest_neighbours
 from rfd_tf.report.contents import Card, Neighbour, NeighbourRow, NeighbourSection
 from rfd_tf.report.sample import SEED, Sample
 
@@ -12,7 +13,7 @@ PER_GROUP, WITHOUT_GROUPS = 4, 8
 
 def neighbour_section(
     queries: Sample, searched: Sample, class_counts: np.ndarray | None = None
-) -> NeighbourSection | None:
+) -> NeighbourSection:
     """Neighbours by cosine similarity of some queries.
 
     Args:
@@ -21,25 +22,23 @@ def neighbour_section(
         searched: where neighbours are looked for; may be `queries`, whose own picture is then left out.
         class_counts: training pictures of each class, for the shot groups; None without labels.
 
-    Returns:
-        None where there is nothing to be found.
+    Raises:
+        ValueError: where there is nothing to be found.
     """
-    from sklearn.neighbors import NearestNeighbors
-
-    alone = queries is searched
-    available = len(searched) - alone
-    if available < 1:
-        return None
     chosen = _chosen_queries(queries, class_counts)
-    count = min(NEIGHBOURS, available)
-    search = NearestNeighbors(n_neighbors=count + alone, metric="cosine", algorithm="brute")
     rows = [row for row, _ in chosen]
-    distances, found = search.fit(searched.features).kneighbors(queries.features[rows])
+    alone = queries is searched
+    wanted = queries.features[rows]
+    # A picture's nearest neighbour among its own sample is itself, or another that is equal to it.
+    cosines, found = nearest_neighbours(searched.features, wanted, NEIGHBOURS + alone)
     result = []
-    for (row, group), near, how_far in zip(chosen, found, distances, strict=True):
-        others = [(n, d) for n, d in zip(near, how_far, strict=True) if not (alone and n == row)][:count]
+    for (row, group), near, similar in zip(chosen, found, cosines, strict=True):
+        others = [(int(n), float(c)) for n, c in zip(near, similar, strict=True) if not (alone and n == row)]
         query = _card(queries, row)
-        result.append(NeighbourRow(query, group, [_neighbour(searched, query, n, d) for n, d in others]))
+        neighbours = [_neighbour(searched, query, n, c) for n, c in others[:NEIGHBOURS]]
+        result.append(NeighbourRow(query, group, neighbours))
+    if not any(row.neighbours for row in result):
+        raise ValueError("there is one picture only, and it has no neighbour")
     return NeighbourSection(result, queries.source, searched.source, len(searched))
 
 
@@ -55,8 +54,8 @@ def _chosen_queries(queries: Sample, class_counts: np.ndarray | None) -> list[tu
         of_group = order[np.isin(queries.labels[order], classes)]
         # Pictures of classes that have not had their turn come first.
         _, firsts = np.unique(queries.labels[of_group], return_index=True)
-        turns = np.concatenate([np.sort(firsts), np.setdiff1d(np.arange(len(of_group)), firsts)])
-        chosen += [(int(row), name) for row in of_group[turns.astype("int64")][:each]]
+        turns = [*np.sort(firsts).tolist(), *np.setdiff1d(np.arange(len(of_group)), firsts).tolist()]
+        chosen += [(int(of_group[turn]), name) for turn in turns[:each]]
     return chosen
 
 
@@ -64,7 +63,7 @@ def _card(sample: Sample, row: int) -> Card:
     return Card(sample.thumbnails[row], sample.names[row], sample.label_name(row))
 
 
-def _neighbour(searched: Sample, query: Card, row: int, distance: float) -> Neighbour:
+def _neighbour(searched: Sample, query: Card, row: int, similarity: float) -> Neighbour:
     card = _card(searched, row)
     labelled = query.label is not None and card.label is not None
-    return Neighbour(card, 1.0 - float(distance), query.label == card.label if labelled else None)
+    return Neighbour(card, similarity, query.label == card.label if labelled else None)

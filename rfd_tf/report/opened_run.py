@@ -14,6 +14,7 @@ from rfd_tf.training.sources import Pictures, open_run_pictures
 from rfd_tf.training.workdir import BACKBONE_FILE, CONFIG_FILE
 
 TRAINING, VALIDATION = "training", "validation"
+_FIELDS = ("epochs", "data", "validation", "preprocessing", "backbone", "knn")
 UNREADABLE = (OSError, ValueError, ImportError, tf.errors.OpError)  # what pictures that have moved can raise
 
 
@@ -81,10 +82,10 @@ def _read_config(workdir: Path) -> ConfigDict:
         raise FileNotFoundError(f"{workdir} is not the folder of a run: it holds no {CONFIG_FILE}")
     try:
         config = ConfigDict(json.loads(path.read_text(encoding="utf-8")))
-        for field in ("data", "validation", "preprocessing", "backbone", "knn"):
-            config[field]  # noqa: B018  raises where it is no config of ours
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is no config of a run ({error})") from error
+    if missing := [field for field in _FIELDS if field not in config]:
+        raise ValueError(f"{path} is no config of a run: it has no field {missing[0]!r}")
     return config
 
 

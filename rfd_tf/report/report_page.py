@@ -19,8 +19,8 @@ _SHOTS = {"many": "more than 100", "medium": "20 to 100", "few": "fewer than 20"
 def report_page(report: RunReport, made: datetime.datetime, command: str) -> str:
     """The report as one HTML page without scripts or anything from outside.
 
-    Every text is escaped by the template engine, and a content security policy in the page forbids scripts and
-    connections besides.
+    Every text is escaped by the template engine, and a content security policy in the page forbids scripts
+    and connections besides.
 
     Args:
         report: what it says.
@@ -94,7 +94,7 @@ def _bars(section: ClassifierSection) -> list[dict]:
 
 
 def _percent(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None else f"{100 * value:.{digits}f} %"
+    return "\N{EN DASH}" if value is None else f"{100 * value:.{digits}f} %"
 
 
 def _count(value: int) -> str:

@@ -72,7 +72,9 @@ def take_sample(
         bad = [f"{pictures.source.describe(index)}: {reason}" for index, reason in reasons.items()]
         chosen = np.setdiff1d(chosen, np.fromiter(reasons, "int64", len(reasons)))
         if not bad or not len(chosen):
-            raise ValueError(f"none of the {source} pictures can be read, as {bad[0]}" if bad else "") from None
+            raise ValueError(
+                f"none of the {source} pictures can be read, as {bad[0]}" if bad else ""
+            ) from None
         found = _pass(extractor, feature, pictures, source, chosen)
     features, thumbnails = found
     if not np.isfinite(features).all():
