@@ -24,6 +24,7 @@ CORE = [
     "tensorboard>=2.20,<3",
     "tensorflow>=2.21,<2.22",
     "tensorflow-datasets>=4.9.10,<5",
+    "threadpoolctl>=3.5,<4",
     "tqdm>=4.66,<5",
 ]
 EXTRAS = {

@@ -25,6 +25,7 @@ def feature_map(sample: Sample) -> MapSection:
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     rows = np.sort(np.random.default_rng(SEED).permutation(len(sample))[:MAX_POINTS])
     if len(rows) < _FEWEST:
@@ -36,7 +37,9 @@ def feature_map(sample: Sample) -> MapSection:
     reduced = min(_DIMENSIONS, *features.shape)
     features = PCA(reduced, svd_solver="full", random_state=SEED).fit_transform(features)
     perplexity = min(_PERPLEXITY, (len(rows) - 1) / 3)
-    points = TSNE(perplexity=perplexity, init="pca", random_state=SEED).fit_transform(features)
+    # Its threads wait busily for each other: several take many times as long where cores are shared.
+    with threadpool_limits(1):
+        points = TSNE(perplexity=perplexity, init="pca", random_state=SEED).fit_transform(features)
     method = (
         f"scikit-learn's t-SNE (perplexity {perplexity:g}, PCA start, seed {SEED}) of features of unit "
         f"length, reduced to {reduced} dimensions by PCA"

@@ -20,8 +20,8 @@ def write_projector(sample: Sample, log_dir: Path) -> Path:
     Args:
         sample: N pictures.
         log_dir: TensorBoard's folder of the run. `log_dir/projector` gets `tensors.tsv`, `metadata.tsv`,
-            `sprite.png` and their config; with a second config in `log_dir`, `tensorboard --logdir=log_dir` (or
-            of a folder above) finds them as well.
+            `sprite.png` and their config; with a second config in `log_dir`,
+            `tensorboard --logdir=log_dir` (or of a folder above) finds them as well.
 
     Returns:
         The folder `log_dir/projector`.
