@@ -7,11 +7,12 @@ import numpy as np
 from absl import logging
 
 from rfd_tf.evaluation import circumstances
+from rfd_tf.evaluation.results import EvaluationResult
 from rfd_tf.imbalance import class_counts_of
 from rfd_tf.models import first_layer_filters
 from rfd_tf.models.feature_model import ROTATION_PROBABILITIES
-from rfd_tf.report.contents import RunReport
-from rfd_tf.report.evaluations import KNN, best_of, choose_classifier, read_evaluations
+from rfd_tf.report.contents import ClassifierSection, KeyFigure, RunReport
+from rfd_tf.report.evaluations import KNN, choose_classifier, has_control, read_evaluations
 from rfd_tf.report.feature_map import feature_map
 from rfd_tf.report.key_figures import key_figures
 from rfd_tf.report.neighbours import neighbour_section
@@ -59,24 +60,14 @@ class _Collection:
         run = self.run
         history = self._or_note("curves", lambda: read_history(run.workdir / "history.csv"))
         filters = self._or_note("filters", lambda: first_layer_filters(run.extractor.model))
-        evaluations, problems = read_evaluations(run.workdir)
-        for problem in problems:
-            self._note("evaluations", f"Left out: {problem}")
+        evaluations = self._evaluations()
         samples = self._samples()
         counts = self._class_counts()
         shown = list(samples.values())[-1] if samples else None  # validation, where there is any
-        classifier, knn, knn_control = choose_classifier(evaluations), None, None
-        if classifier is None or best_of(evaluations, KNN) is None:
-            knn, knn_control = self._knn(samples, counts, control)
-        classifier = classifier or knn
-        if classifier is None:
-            self._note(
-                "classes",
-                "Left out: it needs an evaluation by classes, or labelled pictures that can be read.",
-            )
-        report = RunReport(
+        classifier, figures = self._figures(history, evaluations, samples, counts, control)
+        return RunReport(
             facts=run.facts(),
-            key_figures=key_figures(history, evaluations, knn, knn_control),
+            key_figures=figures,
             history=history,
             filters=filters,
             rotations=self._rotations(shown),
@@ -84,13 +75,32 @@ class _Collection:
             classifier=classifier,
             feature_map=self._map(shown),
             evaluations=evaluations,
-            notes={},
+            notes=self.notes,
             sample=shown,
             machine=circumstances.machine(),
             versions=circumstances.versions(),
         )
-        report.notes.update(self.notes)
-        return report
+
+    def _evaluations(self) -> dict[str, EvaluationResult]:
+        evaluations, problems = read_evaluations(self.run.workdir)
+        for problem in problems:
+            self._note("evaluations", f"Left out: {problem}")
+        return evaluations
+
+    def _figures(
+        self, history, evaluations, samples: dict[str, Sample], counts, control: bool
+    ) -> tuple[ClassifierSection | None, list[KeyFigure]]:
+        """The classifier whose mistakes are shown, and the headline."""
+        classifier, knn, knn_control = choose_classifier(evaluations), None, None
+        if classifier is None or (control and not has_control(evaluations, KNN)):
+            knn, knn_control = self._knn(samples, counts, control)
+        classifier = classifier or knn
+        if classifier is None:
+            self._note(
+                "classes",
+                "Left out: it needs an evaluation by classes, or labelled pictures that can be read.",
+            )
+        return classifier, key_figures(history, evaluations, knn, knn_control)
 
     def _samples(self) -> dict[str, Sample]:
         """A sample of each of the run's sources that can be read."""

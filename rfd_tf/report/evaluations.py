@@ -47,6 +47,12 @@ def control_of(results: dict[str, EvaluationResult], protocol: str, classifier: 
     return found[0] if found else None
 
 
+def has_control(results: dict[str, EvaluationResult], protocol: str) -> bool:
+    """Whether the best by a protocol can be compared with an untrained control."""
+    best = best_of(results, protocol)
+    return best is not None and control_of(results, protocol, best[1]) is not None
+
+
 def is_control(name: str, result: EvaluationResult) -> bool:
     """Whether it is one of an untrained control: its folder or the model's is named so."""
     return _CONTROL in name.lower() or _CONTROL in Path(result.model).name.lower()

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 
 from rfd_tf.evaluation.results import EvaluationResult
@@ -16,12 +18,12 @@ def key_figures(
     Args:
         history: columns of the run's history.
         evaluations: the run's.
-        quick_knn: figures made for the page, where the evaluations have no kNN.
+        quick_knn: figures made for the page, where they were.
         quick_control: accuracy of the same on the untrained control.
     """
     return [
         *_rotation_figures(history or {}),
-        _of_protocol("Classes by kNN", KNN, evaluations) or _quick_knn(quick_knn, quick_control),
+        _knn(evaluations, quick_knn, quick_control),
         _of_protocol("Best linear probe", LINEAR, evaluations)
         or KeyFigure("Best linear probe", None, None, "no linear probe among the evaluations yet"),
     ]
@@ -63,8 +65,17 @@ def _of_protocol(title: str, protocol: str, evaluations: dict[str, EvaluationRes
     return KeyFigure(title, figures.top1, control, meaning)
 
 
-def _quick_knn(section: ClassifierSection | None, control: float | None) -> KeyFigure:
-    if section is None:
-        return KeyFigure("Classes by kNN", None, None, "needs labelled pictures that can be read")
-    meaning = f"{section.title}, a quick check on {section.test_images} images"
-    return KeyFigure("Classes by kNN", section.figures.top1, control, meaning)
+def _knn(
+    evaluations: dict[str, EvaluationResult], quick: ClassifierSection | None, control: float | None
+) -> KeyFigure:
+    title = "Classes by kNN"
+    evaluated = _of_protocol(title, KNN, evaluations)
+    if quick is None:
+        return evaluated or KeyFigure(title, None, None, "needs labelled pictures that can be read")
+    if evaluated is None:
+        meaning = f"{quick.title}, a quick check on {quick.test_images} images"
+        return KeyFigure(title, quick.figures.top1, control, meaning)
+    if evaluated.control is None and control is not None:
+        compared = f"quick check ({quick.title}): {quick.figures.top1:.1%}, untrained control {control:.1%}"
+        return dataclasses.replace(evaluated, meaning=f"{evaluated.meaning}; {compared}")
+    return evaluated
