@@ -10,6 +10,7 @@ CORE = [
     "filelock>=3.16,<5",
     "h5py>=3.11,<4",
     "importlib-resources>=6",  # tensorflow-datasets imports it without asking for it
+    "jinja2>=3.1,<4",
     "keras>=3.15,<4",
     "matplotlib>=3.9,<4",
     "ml-collections>=1.1,<2",
@@ -24,6 +25,7 @@ CORE = [
     "tensorboard>=2.20,<3",
     "tensorflow>=2.21,<2.22",
     "tensorflow-datasets>=4.9.10,<5",
+    "threadpoolctl>=3.5,<4",
     "tqdm>=4.66,<5",
 ]
 EXTRAS = {
@@ -47,6 +49,7 @@ EXTRAS["test"] = [
     "pytest>=8.2,<10",
     "pytest-xdist>=3.6,<4",
     "pyyaml>=6,<7",
+    "selenium>=4.25,<5",
     "torch==2.13.0",
 ]
 
@@ -59,7 +62,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["rfd_tf", "rfd_tf.*", "zoo", "zoo.*", "configs", "configs.*"]),
-    package_data={"rfd_tf.export": ["serving_templates/*"]},
+    package_data={"rfd_tf.export": ["serving_templates/*"], "rfd_tf.report": ["templates/*"]},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["rfd = rfd_tf.cli:main"]},

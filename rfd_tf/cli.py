@@ -6,9 +6,10 @@ import sys
 # One line each; `rfd --help` prints them without importing anything heavy.
 COMMANDS = {
     "train": "pretrain a backbone by rotation feature decoupling",
-    "extract": "write the features of a collection of pictures",
     "summary": "print and draw what a finished run has learned, against an untrained control",
     "evaluate": "measure a model's features by one of the field's protocols",
+    "report": "write an HTML page about a finished run: curves, pictures, figures",
+    "extract": "write the features of a collection of pictures",
     "export": "write a model as SavedModel, ONNX and .keras, proven equal",
     "zoo": "list, download, convert and verify released weights",
 }

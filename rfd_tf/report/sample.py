@@ -1,0 +1,139 @@
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+from tqdm import tqdm
+
+from rfd_tf import data
+from rfd_tf.extractors import FeatureExtractor
+from rfd_tf.training.sources import Pictures
+
+THUMBNAIL = 96  # pixels; smaller pictures stay as they are
+BATCH = 32
+SEED = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Some pictures of a source, chosen by chance, in the source's order.
+
+    Attributes:
+        source: `"training"` or `"validation"`.
+        indices: int64 [N], their indices in the source.
+        features: float32 [N, D].
+        thumbnails: uint8 [N, T, T, 3], what the network saw.
+        labels: int64 [N], or None.
+        class_names: a name for each label, or None.
+        names: where each picture is kept.
+    """
+
+    source: str
+    indices: np.ndarray
+    features: np.ndarray
+    thumbnails: np.ndarray
+    labels: np.ndarray | None
+    class_names: list[str] | None
+    names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def label_name(self, row: int) -> str | None:
+        """The name of the class of picture `row`."""
+        return None if self.labels is None else self.class_names[self.labels[row]]
+
+
+def take_sample(
+    extractor: FeatureExtractor, feature: str, pictures: Pictures, source: str, max_images: int
+) -> tuple[Sample, list[str]]:
+    """A sample with features and thumbnails; pictures that cannot be read are left out.
+
+    Args:
+        extractor: the model.
+        feature: its output; a map is averaged over space.
+        pictures: where they come from.
+        source: what to call them.
+        max_images: how many at most.
+
+    Returns:
+        The sample, and `path: reason` of each picture left out.
+
+    Raises:
+        ValueError: if no picture can be read or features are not finite.
+    """
+    chosen = choose(pictures.valid, max_images)
+    bad = []
+    try:
+        found = _pass(extractor, feature, pictures, source, chosen)
+    except tf.errors.OpError:
+        reasons = data.find_bad_images(pictures.source, chosen)
+        bad = [f"{pictures.source.describe(index)}: {reason}" for index, reason in reasons.items()]
+        chosen = np.setdiff1d(chosen, np.fromiter(reasons, "int64", len(reasons)))
+        if not bad or not len(chosen):
+            raise ValueError(
+                f"none of the {source} pictures can be read, as {bad[0]}" if bad else ""
+            ) from None
+        found = _pass(extractor, feature, pictures, source, chosen)
+    features, thumbnails = found
+    if not np.isfinite(features).all():
+        raise ValueError(f"the features of the {source} pictures are not finite: the training diverged")
+    origin = pictures.source
+    labels = None if origin.labels is None else origin.labels[chosen]
+    names = None if labels is None else class_names_of(origin)
+    described = [origin.describe(int(index)) for index in chosen]
+    return Sample(source, chosen, features, thumbnails, labels, names, described), bad
+
+
+def choose(rows: np.ndarray, count: int) -> np.ndarray:
+    """Up to `count` of `rows`, by chance (always the same), in their order."""
+    if len(rows) <= count:
+        return rows
+    return np.sort(np.random.default_rng(SEED).choice(rows, count, replace=False))
+
+
+def class_names_of(source: data.Source) -> list[str]:
+    """A labelled source's class names; numbers where it has none."""
+    return list(source.class_names or map(str, range(source.num_classes)))
+
+
+def features_of(
+    extractor: FeatureExtractor, feature: str, pictures: Pictures, indices: np.ndarray, what: str
+) -> np.ndarray:
+    """Features [N, D] of the pictures at `indices`; a map is averaged over space."""
+    return np.concatenate(
+        [pooled(extractor(images, [feature])[feature]) for images in batches(pictures, indices, what)]
+    )
+
+
+def pooled(features: np.ndarray) -> np.ndarray:
+    """[B, D] of features [B, D] or [B, H, W, D]."""
+    return features.mean(axis=(1, 2)) if features.ndim == 4 else features
+
+
+def batches(pictures: Pictures, indices: np.ndarray, what: str) -> Iterator[np.ndarray]:
+    """Prepared images [b, S, S, 3] in order, with a progress bar where someone watches."""
+    dataset = data.evaluation_dataset(pictures.source, pictures.preprocessing, BATCH, indices)
+    with tqdm(total=len(indices), desc=what, unit="image", disable=None, leave=False) as progress:
+        for batch in dataset:
+            images = (batch[0] if isinstance(batch, tuple) else batch)["image"].numpy()
+            yield images
+            progress.update(len(images))
+
+
+def thumbnails_of(to_pixels: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> np.ndarray:
+    """uint8 [B, T, T, 3] of normalised images [B, S, S, 3]."""
+    pixels = to_pixels(images)
+    if pixels.shape[1] <= THUMBNAIL:
+        return pixels
+    size = (THUMBNAIL, THUMBNAIL)
+    return np.stack([Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS) for picture in pixels])
+
+
+def _pass(extractor, feature, pictures, source, indices) -> tuple[np.ndarray, np.ndarray]:
+    features, thumbnails = [], []
+    for images in batches(pictures, indices, f"{source} pictures"):
+        features.append(pooled(extractor(images, [feature])[feature]))
+        thumbnails.append(thumbnails_of(extractor.info.to_pixels, images))
+    return np.concatenate(features), np.concatenate(thumbnails)
