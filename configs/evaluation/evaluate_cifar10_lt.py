@@ -25,6 +25,7 @@ def get_config():
     config.features = ("features",)  # of `rfd train --config=cifar10_lt` try ("pool",) as well
     config.epochs = 40
     config.classifier.losses = ("all",)
+    config.classifier.zero_start = True
     config.classifier.drw_start_epoch = 32
     config.optimizer.milestones = ((3, 1e-2), (15, 2e-3), (28, 4e-4), (40, 8e-5))
     config.knn.k = (20, 200)

@@ -18,6 +18,7 @@ def get_config():
     config.validation.split = "train"  # its root itself
     config.validation.on_error = "skip"
     config.epochs = 20
+    config.classifier.zero_start = True
     config.classifier.drw_start_epoch = 16
     config.optimizer.milestones = ((2, 1e-2), (8, 2e-3), (14, 4e-4), (20, 8e-5))
     config.knn.k = (20,)

@@ -10,11 +10,12 @@ from rfd_tf.commands import command_line, config_flag
 from rfd_tf.commands.models import MODEL_HELP, open_model
 from rfd_tf.evaluation.protocols import PROTOCOLS
 
-USAGE = """rfd evaluate --model=MODEL --protocol=PROTOCOL --config=NAME|FILE.py [--workdir=DIR]
+USAGE = """rfd evaluate --model=MODEL --protocol=PROTOCOL --config=NAME|FILE.py [--workdir=DIR] [--control]
              [--config.FIELD=VALUE ...]
 
 Prints a table and writes DIR/evaluation.json. Started again with the same arguments, it continues where it
-was. DIR is MODEL/evaluations/PROTOCOL by default, where MODEL is the folder of a run.
+was. DIR is MODEL/evaluations/PROTOCOL by default, where MODEL is the folder of a run. With --control it is
+not the run that is measured but its untrained control, in MODEL/evaluations/PROTOCOL-control.
 
 Protocols:
 {protocols}
@@ -31,19 +32,37 @@ def main(argv: list[str] | None = None) -> int:
     model = flags.DEFINE_string("model", None, MODEL_HELP, flag_values=flag_values)
     protocol = flags.DEFINE_enum("protocol", None, list(PROTOCOLS), "what to do", flag_values=flag_values)
     workdir = flags.DEFINE_string("workdir", None, "the evaluation's folder", flag_values=flag_values)
+    control = flags.DEFINE_bool(
+        "control", False, "measure the untrained control of the run instead", flag_values=flag_values
+    )
     if (status := command_line.parse(flag_values, argv, _usage())) is not None:
         return status
     if problem := _missing(model.value, protocol.value) or config_flag.complaint(flag_values, "evaluate"):
         return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)
-    folder = workdir.value or _default_workdir(model.value, protocol.value)
+    folder = workdir.value or _default_workdir(model.value, protocol.value, control.value)
     if folder is None:
         problem = "--workdir is needed, unless --model is the folder of a run"
         return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)
     command = f"rfd evaluate {shlex.join(given[1:])}"
-    return _evaluate(argv[0], model.value, protocol.value, config.value, folder, command)
+    opened = _opener(model.value, config.value, control.value)
+    return _evaluate(argv[0], opened, protocol.value, config.value, folder, command)
 
 
-def _evaluate(program: str, model: str, protocol: str, config, workdir, command: str) -> int:
+def _opener(model: str, config, control: bool):
+    """A function that opens what is to be measured."""
+
+    def opened():
+        maps = _feature_maps(config)
+        if not control:
+            return open_model(model, maps)
+        from rfd_tf.evaluation.control import open_control
+
+        return open_control(Path(model), maps)
+
+    return opened
+
+
+def _evaluate(program: str, opened, protocol: str, config, workdir, command: str) -> int:
     from rfd_tf.callbacks import NonFiniteLossError, TrainingStopped
     from rfd_tf.evaluation.evaluate import evaluate
     from rfd_tf.evaluation.results import RESULT_FILE
@@ -51,9 +70,7 @@ def _evaluate(program: str, model: str, protocol: str, config, workdir, command:
 
     def action():
         try:
-            result = evaluate(
-                protocol, config, workdir, lambda: open_model(model, _feature_maps(config)), command
-            )
+            result = evaluate(protocol, config, workdir, opened, command)
         except TrainingStopped as stop:
             print(f"{program}: {stop} The same command continues.", file=sys.stderr)
             return 128 + stop.signal_number
@@ -76,11 +93,12 @@ def _missing(model: str | None, protocol: str | None) -> str | None:
     return next((f"--{name} is needed" for name, value in flags_given.items() if value is None), None)
 
 
-def _default_workdir(model: str, protocol: str) -> Path | None:
+def _default_workdir(model: str, protocol: str, control: bool) -> Path | None:
     from rfd_tf.evaluation.results import EVALUATIONS_FOLDER
 
     is_run = (Path(model) / "backbone.keras").exists() and (Path(model) / "config.json").exists()
-    return Path(model) / EVALUATIONS_FOLDER / protocol if is_run else None
+    name = f"{protocol}-control" if control else protocol
+    return Path(model) / EVALUATIONS_FOLDER / name if is_run else None
 
 
 def _usage() -> str:

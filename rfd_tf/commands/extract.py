@@ -52,7 +52,7 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("batch_size", 64, "pictures the model gets at once", 1, flag_values=values)
     flags.DEFINE_enum("on_error", "skip", ["skip", "raise"], "at a bad picture", flag_values=values)
     flags.DEFINE_integer(
-        "max_pixels", 2**26, "larger pictures are refused before decoding", 1, flag_values=values
+        "max_pixels", MAX_PIXELS, "larger pictures are refused before decoding", 1, flag_values=values
     )
     flags.DEFINE_string("images_root", "", "what a list's paths are relative to", flag_values=values)
     flags.DEFINE_string("npz_key", "", "which array of an .npz file", flag_values=values)

@@ -6,7 +6,6 @@ from rfd_tf.data.bad_images import BadImageError, find_bad_images, first_bad_ima
 from rfd_tf.data.digits import digits
 from rfd_tf.data.flat_folder import FlatFolder
 from rfd_tf.data.image_folder import ImageFolder
-from rfd_tf.data.image_header import check_encoded
 from rfd_tf.data.image_list import ImageList
 from rfd_tf.data.long_tail import long_tailed
 from rfd_tf.data.open_source import open_source
@@ -33,7 +32,6 @@ __all__ = [
     "Source",
     "Subset",
     "TfdsSource",
-    "check_encoded",
     "digits",
     "evaluation_dataset",
     "find_bad_images",

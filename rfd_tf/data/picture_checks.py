@@ -3,9 +3,8 @@
 import tensorflow as tf
 
 from rfd_tf.data.augmentation import decode
+from rfd_tf.image_header import MAX_ASPECT, MAX_PIXELS
 
-MAX_PIXELS = 64_000_000  # 192 MB decoded, 768 MB while it is resized
-MAX_ASPECT_RATIO = 200  # the short side becomes 256 pixels, say, and the long one keeps its proportion
 DAMAGED = "damaged or cut short"
 
 _HEADER_BYTES = 32
@@ -17,7 +16,7 @@ def picture_problem(encoded: tf.Tensor) -> tf.Tensor:
 
     Refused are empty files; what is no JPEG, PNG, BMP or WebP; JPEGs of four channels (CMYK, YCCK), whose
     colours depend on a profile that decoders ignore; pictures of more than `MAX_PIXELS`, or with one side
-    more than `MAX_ASPECT_RATIO` times the other. Damage behind the header shows only in decoding.
+    more than `MAX_ASPECT` times the other. Damage behind the header shows only in decoding.
 
     Args:
         encoded: string scalar.
@@ -44,7 +43,7 @@ def picture_problem(encoded: tf.Tensor) -> tf.Tensor:
         (channels == 4, "a CMYK JPEG, to be converted to RGB"),
         (short < 1, DAMAGED),
         (height * width > MAX_PIXELS, tf.strings.join([size, f", more than {MAX_PIXELS} in all"])),
-        (long > MAX_ASPECT_RATIO * short, tf.strings.join([size, ", too long and narrow"])),
+        (long > MAX_ASPECT * short, tf.strings.join([size, ", too long and narrow"])),
     ]
     problem = tf.constant("")
     for applies, reason in reversed(refusals):

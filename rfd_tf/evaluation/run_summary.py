@@ -9,14 +9,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rfd_tf import data
+from rfd_tf.evaluation.control import evaluation_batches, untrained_control
 from rfd_tf.evaluation.logistic_regression import logistic_scores
 from rfd_tf.metrics import weighted_knn_predict
 from rfd_tf.models import extract_features
-from rfd_tf.training.assembly import build_backbone, measured_feature
+from rfd_tf.training.assembly import measured_feature
 from rfd_tf.training.history import read_history
 from rfd_tf.training.sources import Pictures, open_run_pictures
-
-_CALIBRATION_PASSES = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,23 +63,6 @@ def summarize_run(workdir: Path) -> RunSummary:
     return RunSummary(read_history(workdir / "history.csv"), accuracies, _most_agnostic(config, training))
 
 
-def untrained_control(config: ConfigDict, pictures: Pictures) -> keras.Model:
-    """The run's backbone as it was initialised, with batch-norm statistics of the pictures."""
-    keras.utils.set_random_seed(config.seed)
-    backbone = build_backbone(config)
-    for _ in range(_CALIBRATION_PASSES):
-        for batch in _batches(pictures, config):
-            backbone(batch["image"], training=True)
-    return backbone
-
-
-def _batches(pictures: Pictures, config: ConfigDict):
-    dataset = data.evaluation_dataset(
-        pictures.source, pictures.preprocessing, config.batch_size, pictures.valid
-    )
-    return dataset.map(lambda features, _label: features)
-
-
 def _accuracies(
     backbone: keras.Model, training: Pictures, test: Pictures, config: ConfigDict
 ) -> dict[str, float]:
@@ -95,7 +77,9 @@ def _accuracies(
 
 
 def _labelled_features(backbone, pictures: Pictures, config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
-    features, index = extract_features(backbone, _batches(pictures, config), measured_feature(config))
+    features, index = extract_features(
+        backbone, evaluation_batches(pictures, config.batch_size), measured_feature(config)
+    )
     return features, pictures.source.labels[index]
 
 

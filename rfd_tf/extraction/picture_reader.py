@@ -3,10 +3,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from rfd_tf.data import Preprocessing, Source, check_encoded
+from rfd_tf.data import Preprocessing, Source
 from rfd_tf.data.bad_images import one_line
-from rfd_tf.data.image_header import MAX_PIXELS
 from rfd_tf.data.source import host_constant
+from rfd_tf.image_header import MAX_PIXELS, check_encoded
 
 PREFETCHED_BATCHES = 2
 
@@ -20,7 +20,7 @@ class PictureReader:
     Args:
         source: the pictures.
         preprocessing: its `eval_image` prepares them.
-        max_pixels: larger ones are refused by their header (`data.check_encoded`).
+        max_pixels: larger ones are refused by their header (`image_header.check_encoded`).
     """
 
     def __init__(self, source: Source, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS):

@@ -26,6 +26,7 @@ def linear_probe(
     *,
     pool_size: int = 0,
     cosine: bool = False,
+    zero_start: bool = False,
     synchronized: bool = False,
     name: str = "linear_probe",
 ) -> keras.Model:
@@ -36,6 +37,7 @@ def linear_probe(
         num_classes: logits.
         pool_size: bins per side; 0 for `default_pool_size`.
         cosine: end with `CosineDense` instead, for losses over cosines.
+        zero_start: the dense layer's weights start at 0 instead of N(0, sqrt(2 / num_classes)).
         synchronized: batch-norm statistics over all replicas.
         name: the model's name.
 
@@ -50,7 +52,7 @@ def linear_probe(
         x = AdaptiveMaxPool2D(size, name="pool")(x)
     x = batch_norm("batch_norm", synchronized, affine=False)(x)
     x = layers.Flatten(name="flatten")(x)
-    return keras.Model(inputs, classifier(x, num_classes, cosine), name=name)
+    return keras.Model(inputs, classifier(x, num_classes, cosine, zero_start), name=name)
 
 
 def nonlinear_probe(
@@ -93,13 +95,13 @@ def nonlinear_probe(
     return keras.Model(inputs, classifier(x, num_classes, cosine), name=name)
 
 
-def classifier(x, num_classes: int, cosine: bool = False):
+def classifier(x, num_classes: int, cosine: bool = False, zero_start: bool = False):
     """Logits [B, num_classes] of vectors, in full precision under a mixed policy too: dense, or cosines."""
     if cosine:
         return CosineDense(num_classes, name="classifier")(x)
     return layers.Dense(
         num_classes,
-        kernel_initializer=_fan_out_normal(num_classes),
+        kernel_initializer="zeros" if zero_start else _fan_out_normal(num_classes),
         dtype=keras.config.floatx(),
         name="classifier",
     )(x)

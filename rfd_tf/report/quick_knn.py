@@ -6,7 +6,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rfd_tf.evaluation.classification_figures import classification_figures
-from rfd_tf.evaluation.run_summary import untrained_control
+from rfd_tf.evaluation.control import untrained_control
 from rfd_tf.extractors import keras_extractor
 from rfd_tf.metrics import weighted_knn_predict
 from rfd_tf.models.feature_model import FEATURES

@@ -6,11 +6,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from rfd_tf.image_header import check_encoded
 from rfd_tf.serving.errors import BadInputError
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
-MAX_PIXELS = 64_000_000  # as the exported models, see `data.picture_checks`
-MAX_ASPECT_RATIO = 200
 
 
 def read_image_file(given: str | os.PathLike | bytes, position: int, max_bytes: int) -> bytes:
@@ -43,39 +42,21 @@ def image_name(given: object, position: int) -> str:
 
 
 def check_image_file(content: bytes, name: str) -> None:
-    """Decodes a picture once, after a look at its header.
+    """Looks at a picture's header as exported models do, then decodes it once.
 
     Args:
         content: the file's bytes.
         name: for the message.
 
     Raises:
-        BadInputError: if it is empty, no picture of `FORMATS`, CMYK, damaged or cut short, has more than
-            `MAX_PIXELS`, or one side more than `MAX_ASPECT_RATIO` times the other.
+        BadInputError: if `image_header.check_encoded` refuses it, or it is damaged or cut short.
     """
-    if not content:
-        raise BadInputError(f"{name} is empty")
+    if reason := check_encoded(content):
+        raise BadInputError(f"{name}: {reason}")
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            _check_header(image, name)
             image.verify()  # finds PNG files without an end, which `load` does not
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             image.load()
-    except BadInputError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise BadInputError(f"{name} is too large: {error}") from error
-    except Image.UnidentifiedImageError as error:
-        raise BadInputError(f"{name} is no JPEG, PNG, BMP or WebP picture") from error
     except Exception as error:  # PIL's decoders raise whatever damaged bytes lead to
-        raise BadInputError(f"{name} is damaged or cut short ({error})") from error
-
-
-def _check_header(image: Image.Image, name: str) -> None:
-    width, height = image.size
-    if image.mode in ("CMYK", "YCCK"):
-        raise BadInputError(f"{name} is a CMYK picture, to be converted to RGB")
-    if width * height > MAX_PIXELS:
-        raise BadInputError(f"{name} has {width} x {height} pixels, more than {MAX_PIXELS} in all")
-    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-        raise BadInputError(f"{name} has {width} x {height} pixels: too long and narrow")
+        raise BadInputError(f"{name}: it is damaged or cut short ({error})") from error

@@ -8,9 +8,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from rfd_tf.data import picture_checks
 from rfd_tf.extractors import open_extractor
-from rfd_tf.serving import BadInputError, ServingClient, ServingError, image_files
+from rfd_tf.serving import BadInputError, ServingClient, ServingError
 from tests.data.pictures import encoded, picture
 from tests.serving import mean_model
 from tests.serving.mean_model import write_means
@@ -118,23 +117,22 @@ def test_real_photographs(server, extractor, test_data):
 def bad_files():
     jpeg, png = encoded(picture(40, 50)), encoded(picture(40, 50), "PNG")
     return [
-        ("text.jpg", b"no picture", "is no JPEG, PNG, BMP or WebP"),
+        ("text.jpg", b"no picture", "is no JPEG, PNG, BMP or WebP picture"),
         ("empty.jpg", b"", "is empty"),
         ("gif.gif", encoded(picture(8, 8).convert("P"), "GIF"), "is no JPEG"),
         ("cut.jpg", jpeg[: len(jpeg) // 2], "damaged or cut short"),
         ("end.jpg", jpeg[:-2], "damaged or cut short"),
-        ("head.jpg", jpeg[:30], "damaged or cut short|is no JPEG"),
+        ("head.jpg", jpeg[:30], "header cannot be read"),
         ("cut.png", png[: len(png) // 2], "damaged or cut short"),
         ("end.png", png[:-12], "damaged or cut short"),
-        ("ink.jpg", encoded(picture(8, 8).convert("CMYK")), "is a CMYK picture"),
-        ("huge.png", encoded(Image.new("1", (10_000, 10_000)), "PNG"), "10000 x 10000 pixels, more than"),
-        ("thread.png", encoded(Image.new("L", (4000, 2)), "PNG"), "too long and narrow"),
+        ("ink.jpg", encoded(picture(8, 8).convert("CMYK")), "it is in CMYK colours"),
+        ("huge.png", encoded(Image.new("1", (10_000, 10_000)), "PNG"), "10000x10000 pixels, more than"),
+        ("thread.png", encoded(Image.new("L", (4000, 2)), "PNG"), "a side more than 100 times"),
         ("bytes.jpg", jpeg + bytes(100_000), "bytes, more than 100000"),
         ("nowhere.jpg", None, "No such file"),
     ]
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(("name", "content", "message"), bad_files(), ids=lambda value: str(value)[:12])
 def test_bad_files_are_not_sent(server, tmp_path, name, content, message):
     if content is not None:
@@ -149,11 +147,6 @@ def test_bad_files_are_not_sent(server, tmp_path, name, content, message):
             with pytest.raises(BadInputError, match=rf"image 1 of the batch.*({message})"):
                 client.features_of_files([good, content])
         assert server.requests == before
-
-
-def test_limits_are_those_of_exported_models():
-    assert image_files.MAX_PIXELS == picture_checks.MAX_PIXELS
-    assert image_files.MAX_ASPECT_RATIO == picture_checks.MAX_ASPECT_RATIO
 
 
 ONE = np.zeros((1, 16, 16, 3), "float32")

@@ -20,7 +20,13 @@ def run(experiment: Experiment) -> dict[str, ClassifierFigures]:
     sizes = {name: _pool_size(experiment, name) for name in names}
 
     def make_probe(feature, shape, **options):
-        return linear_probe(shape, len(experiment.class_names), pool_size=sizes[feature], **options)
+        return linear_probe(
+            shape,
+            len(experiment.class_names),
+            pool_size=sizes[feature],
+            zero_start=experiment.config.classifier.zero_start,
+            **options,
+        )
 
     def pooled(feature, values):
         pool_size = sizes[feature]
@@ -31,9 +37,10 @@ def run(experiment: Experiment) -> dict[str, ClassifierFigures]:
 
 
 def _pool_size(experiment: Experiment, feature: str) -> int:
-    """Bins per side; 0 for a vector."""
+    """Bins per side, no more than the map has positions; 0 for a vector."""
     shape = experiment.extractor.info.outputs[feature]
     if len(shape) == 1:
         return 0
     height, width, channels = shape
-    return experiment.config.pool_sizes.get(feature) or default_pool_size(channels, min(height, width))
+    published = experiment.config.pool_sizes.get(feature)
+    return min(published or default_pool_size(channels, min(height, width)), height, width)

@@ -4,15 +4,14 @@ import io
 import os
 from typing import BinaryIO
 
-from PIL import BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin
+from PIL import BmpImagePlugin, JpegImagePlugin, PngImagePlugin
 
-MAX_PIXELS = 2**26  # 67 million: 200 MB decoded
+MAX_PIXELS = 64_000_000  # 192 MB decoded, 768 MB while it is resized
 MAX_ASPECT = 100  # long side over short side, which resizing by the short side multiplies
 
 _READERS = {
     b"\xff\xd8\xff": JpegImagePlugin.JpegImageFile,
     b"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile,
-    b"GIF8": GifImagePlugin.GifImageFile,
     b"BM": BmpImagePlugin.BmpImageFile,
 }
 
@@ -23,7 +22,7 @@ def check_encoded(
     """Why an encoded picture is refused, in a few words, or None.
 
     Only the header is read, so a picture that passes may still be cut short; decoding tells. Refused are:
-    what is no JPEG, PNG, GIF, BMP or WebP, by content; CMYK, whose colours depend on a profile that decoders
+    what is no JPEG, PNG, BMP or WebP, by content; CMYK, whose colours depend on a profile that decoders
     here ignore; and pictures so large or long that decoding or resizing them would exhaust the memory.
 
     Args:
@@ -49,7 +48,7 @@ def _check(file: BinaryIO, max_pixels: int, max_aspect: float) -> str | None:
     except Exception as error:  # PIL's readers raise whatever the bytes lead them to
         return f"its header cannot be read ({error or type(error).__name__})"
     if mode is None:
-        return "it is no JPEG, PNG, GIF, BMP or WebP picture"
+        return "it is no JPEG, PNG, BMP or WebP picture"
     if mode == "CMYK":
         return "it is in CMYK colours: convert it to RGB"
     if width < 1 or height < 1:

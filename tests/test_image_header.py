@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rfd_tf.data import check_encoded
+from rfd_tf.image_header import check_encoded
 from tests.data.pictures import encoded, picture
 
 
@@ -25,7 +25,6 @@ def png_header(width: int, height: int) -> bytes:
         ("JPEG", {}),
         ("JPEG", {"progressive": True}),
         ("PNG", {}),
-        ("GIF", {}),
         ("BMP", {}),
         ("WEBP", {}),
         ("WEBP", {"lossless": True}),
@@ -52,11 +51,12 @@ def test_modes_that_decode(mode):
         (b"", "empty"),
         (b"hello, this is no picture", "no JPEG, PNG"),
         (encoded(picture(), "TIFF"), "no JPEG, PNG"),
+        (encoded(picture(), "GIF"), "no JPEG, PNG"),
         (encoded(picture().convert("CMYK")), "CMYK"),
         (encoded(picture())[:10], "header cannot be read"),
         (encoded(picture(), "PNG")[:20], "header cannot be read"),
         (encoded(picture(), "WEBP")[:25], "header cannot be read"),
-        (png_header(10_000, 10_000), "10000x10000 pixels, more than 67108864"),
+        (png_header(10_000, 10_000), "10000x10000 pixels, more than 64000000"),
         (png_header(2**31 - 1, 2**31 - 1), "pixels, more"),
         (png_header(20_000, 199), "more than 100 times"),
         (png_header(0, 5), "header cannot be read|no pixels"),
@@ -80,7 +80,7 @@ def test_paths(tmp_path):
 
 
 def test_every_cut_of_a_file_gets_an_answer():
-    for kind in ("JPEG", "PNG", "GIF", "BMP", "WEBP"):
+    for kind in ("JPEG", "PNG", "BMP", "WEBP"):
         content = encoded(picture(4, 5), kind)
         for end in range(0, len(content), 7):
             check_encoded(content[:end])
