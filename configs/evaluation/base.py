@@ -53,8 +53,8 @@ def get_config() -> ConfigDict:
             # "cross_entropy", "ldam", "ldam_drw", "focal", "class_balanced", "balanced_softmax",
             # "logit_adjusted", or "all"
             "losses": ("cross_entropy",),
-            # Linear probes' weights start at 0 instead of RFD's N(0, sqrt(2 / classes)): with 10 classes that is
-            # a deviation of 0.45, which a short run does not unlearn; with 1000 it is 0.045.
+            # Linear probes' weights start at 0 instead of RFD's N(0, sqrt(2 / classes)): with 10 classes that
+            # is a deviation of 0.45, which a short run does not unlearn; with 1000 it is 0.045.
             "zero_start": False,
             "max_margin": 0.5,  # of ldam and ldam_drw
             "scale": 30.0,

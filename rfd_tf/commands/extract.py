@@ -8,6 +8,7 @@ from absl import flags
 
 from rfd_tf.commands import command_line
 from rfd_tf.commands.models import MODEL_HELP, open_model
+from rfd_tf.image_header import MAX_PIXELS
 
 USAGE = """rfd extract --model=X --images=FOLDER|LIST|FILE.npz --out=DIR [--outputs=features,...] [flags]
 
