@@ -189,7 +189,7 @@ def test_refused_by_the_server_in_its_own_words(address):
     """What the client would not send: the exported model tells which pictures it cannot take."""
     with ServingClient(address) as client:
         client.about()
-        files = np.array([encoded(picture()), b"no picture"], dtype=object)
+        files = [encoded(picture()), b"no picture"]
         with pytest.raises(ServingError, match=r"refused the request: picture 1: neither JPEG.*WebP$"):
             client._ask(
                 lambda transport, seconds: transport.predict("jpeg", "encoded", files, [], seconds), None
