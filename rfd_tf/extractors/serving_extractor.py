@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from rfd_tf.extractors.extractor import FeatureExtractor
+from rfd_tf.extractors.feature_maps import check_feature_maps
 from rfd_tf.extractors.model_info import ModelInfo
-from rfd_tf.models.feature_model import RESERVED
 from rfd_tf.serving import ServingClient
 
 # Options that commands, which know the address only, take from the environment.
@@ -63,11 +63,7 @@ def open_serving(
     client = ServingClient(address, **serving_options)
     try:
         extractor = ServingExtractor(client)
-        maps = [name for name in extractor.info.outputs if name not in RESERVED]
-        if unknown := [name for name in feature_maps or () if name not in maps]:
-            raise ValueError(
-                f"{address} has no feature map {unknown[0]!r}; it has: {', '.join(maps) or 'none'}"
-            )
+        check_feature_maps(extractor.info, feature_maps, address)
         return extractor
     except BaseException:
         client.close()

@@ -7,7 +7,7 @@ import numpy as np
 from rfd_tf.serving.address import Address
 from rfd_tf.serving.credentials import Credentials
 from rfd_tf.serving.errors import ServingError, TransientServingError
-from rfd_tf.serving.transport import Transport
+from rfd_tf.serving.transport import Transport, one_line
 
 try:
     import grpc
@@ -106,7 +106,7 @@ class GrpcTransport(Transport):
             raise self._translated(error, timeout) from error
 
     def _translated(self, error: grpc.RpcError, timeout: float) -> ServingError:
-        code, details, where = error.code(), error.details() or "", self._address.text
+        code, details, where = error.code(), one_line(error.details() or ""), self._address.text
         if code == grpc.StatusCode.UNAVAILABLE:
             if "handshake" in details.lower():
                 return ServingError(f"{where}: no encrypted connection could be made: {details}")

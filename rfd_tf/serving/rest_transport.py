@@ -12,7 +12,7 @@ import urllib3
 from rfd_tf.serving.address import Address
 from rfd_tf.serving.credentials import Credentials
 from rfd_tf.serving.errors import ServingError, TransientServingError
-from rfd_tf.serving.transport import Transport
+from rfd_tf.serving.transport import Transport, one_line
 
 _TRANSIENT = (429, 502, 503, 504)
 _REFUSALS = {
@@ -139,6 +139,7 @@ class RestTransport(Transport):
                 raise ServingError(f"{where}: the answer is no JSON of TensorFlow Serving")
             return answer
         details = answer.get("error") if isinstance(answer, dict) else text[:200].decode(errors="replace")
+        details = one_line(str(details))
         if status in _TRANSIENT:
             raise TransientServingError(f"{where} is not available (HTTP {status}): {details}")
         reason = _REFUSALS.get(status, f"failed (HTTP {status})")

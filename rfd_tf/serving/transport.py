@@ -1,11 +1,19 @@
 """What the client needs of a protocol."""
 
 import abc
+import re
 from collections.abc import Sequence
 
 import numpy as np
 
 AVAILABLE = "AVAILABLE"
+_ASSERTION = re.compile(r"assertion failed: \[(.*?)\](?=\s*(\[\[|$))", re.DOTALL)
+
+
+def one_line(details: str) -> str:
+    """What a server says of an error, in one line: of a model's own refusal the reason alone."""
+    refused = _ASSERTION.search(details)
+    return " ".join((refused[1] if refused else details).split())
 
 
 class Transport(abc.ABC):
