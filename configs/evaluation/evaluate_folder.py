@@ -17,9 +17,9 @@ def get_config():
     config.data.on_error = "skip"
     config.validation.split = "train"  # its root itself
     config.validation.on_error = "skip"
-    config.epochs = 20
+    config.epochs = 30
     config.classifier.zero_start = True
-    config.classifier.drw_start_epoch = 16
-    config.optimizer.milestones = ((2, 1e-2), (8, 2e-3), (14, 4e-4), (20, 8e-5))
+    config.classifier.drw_start_epoch = 24
+    config.optimizer.milestones = ((12, 1e-2), (24, 2e-3), (30, 4e-4))
     config.knn.k = (20,)
     return config
