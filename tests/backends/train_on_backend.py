@@ -78,7 +78,8 @@ def train_probes(rng) -> dict[str, np.ndarray]:
         "cosine": LDAMLoss(counts),
     }
     probes = {
-        name: linear_probe((10, 10, 4), len(counts), pool_size=4, cosine=name == "cosine") for name in losses
+        name: linear_probe((10, 10, 4), len(counts), pool_size=4, cosine=name == "cosine", name=name)
+        for name in losses
     }
     model = ProbedModel(probes, dict.fromkeys(probes, "map"), losses, network)
     set_weights(model, rng)
