@@ -30,7 +30,8 @@ class ProbedModel(keras.Model):
     than five classes, `PROBE_top5`.
 
     Raises:
-        ValueError: if the three mappings do not name the same probes, or a feature is none of the backbone's.
+        ValueError: if the three mappings do not name the same probes, variables of two probes have the same
+            path, or a feature is none of the backbone's.
 
     Reference: Feng et al., CVPR 2019 (RFD): all linear classifiers trained at once.
     """
@@ -50,6 +51,12 @@ class ProbedModel(keras.Model):
             raise ValueError(
                 "`probes`, `feature_names` and `probe_losses` must name the same probes. "
                 f"Received: {list(probes)}, {list(feature_names)}, {list(probe_losses)}"
+            )
+        paths = [variable.path for probe in probes.values() for variable in probe.trainable_variables]
+        if len(set(paths)) < len(paths):
+            raise ValueError(
+                "The layers of different probes need different names, as Keras on PyTorch tells variables by "
+                f"their paths. Received twice: {max(paths, key=paths.count)}"
             )
         if backbone is not None:
             if unknown := [name for name in feature_names.values() if name not in backbone.output]:

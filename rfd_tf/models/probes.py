@@ -39,7 +39,8 @@ def linear_probe(
         cosine: end with `CosineDense` instead, for losses over cosines.
         zero_start: the dense layer's weights start at 0 instead of N(0, sqrt(2 / num_classes)).
         synchronized: batch-norm statistics over all replicas.
-        name: the model's name.
+        name: the model's name, with which those of its layers begin. Probes of one model need different
+            names: Keras on PyTorch tells variables by their paths.
 
     Raises:
         ValueError: on a feature of another rank.
@@ -49,10 +50,17 @@ def linear_probe(
     inputs = x = keras.Input(_checked(feature_shape), name="feature")
     if len(feature_shape) == 3:
         size = pool_size or default_pool_size(feature_shape[-1], min(feature_shape[:2]))
+<<<<<<< HEAD
         x = AdaptiveMaxPool2D(size, name="pool")(x)
     x = batch_norm("batch_norm", synchronized, affine=False)(x)
     x = layers.Flatten(name="flatten")(x)
     return keras.Model(inputs, classifier(x, num_classes, cosine, zero_start), name=name)
+=======
+        x = AdaptiveMaxPool2D(size, name=f"{name}_pool")(x)
+    x = batch_norm(f"{name}_bn", synchronized, affine=False)(x)
+    x = layers.Flatten(name=f"{name}_flatten")(x)
+    return keras.Model(inputs, classifier(x, num_classes, cosine, f"{name}_classifier"), name=name)
+>>>>>>> probes
 
 
 def nonlinear_probe(
@@ -81,33 +89,37 @@ def nonlinear_probe(
     """
     inputs = x = keras.Input(_checked(feature_shape), name="feature")
     if convolution:
-        x = _convolution(x, synchronized)
+        x = _convolution(x, synchronized, f"{name}_conv")
     if len(feature_shape) == 3:
         if min(feature_shape[:2]) < 3:
             raise ValueError(f"A 3x3 max pool needs a map of sides >= 3. Received: {tuple(feature_shape)}")
-        x = layers.MaxPooling2D(3, 2, name="pool")(x)
-    x = layers.Flatten(name="flatten")(x)
+        x = layers.MaxPooling2D(3, 2, name=f"{name}_pool")(x)
+    x = layers.Flatten(name=f"{name}_flatten")(x)
     for number in (1, 2):
         kernel = _fan_out_normal(width)
-        x = layers.Dense(width, use_bias=False, kernel_initializer=kernel, name=f"dense{number}")(x)
-        x = batch_norm(f"dense{number}_bn", synchronized)(x)
-        x = layers.ReLU(name=f"dense{number}_relu")(x)
-    return keras.Model(inputs, classifier(x, num_classes, cosine), name=name)
+        x = layers.Dense(width, use_bias=False, kernel_initializer=kernel, name=f"{name}_dense{number}")(x)
+        x = batch_norm(f"{name}_dense{number}_bn", synchronized)(x)
+        x = layers.ReLU(name=f"{name}_dense{number}_relu")(x)
+    return keras.Model(inputs, classifier(x, num_classes, cosine, f"{name}_classifier"), name=name)
 
 
+<<<<<<< HEAD
 def classifier(x, num_classes: int, cosine: bool = False, zero_start: bool = False):
+=======
+def classifier(x, num_classes: int, cosine: bool, name: str):
+>>>>>>> probes
     """Logits [B, num_classes] of vectors, in full precision under a mixed policy too: dense, or cosines."""
     if cosine:
-        return CosineDense(num_classes, name="classifier")(x)
+        return CosineDense(num_classes, name=name)(x)
     return layers.Dense(
         num_classes,
         kernel_initializer="zeros" if zero_start else _fan_out_normal(num_classes),
         dtype=keras.config.floatx(),
-        name="classifier",
+        name=name,
     )(x)
 
 
-def _convolution(x, synchronized: bool):
+def _convolution(x, synchronized: bool, name: str):
     if len(x.shape) != 4:
         raise ValueError(f"A convolution needs a map [H, W, C]. Received: {tuple(x.shape[1:])}")
     channels = x.shape[-1]
@@ -117,9 +129,9 @@ def _convolution(x, synchronized: bool):
         padding="same",
         kernel_initializer=_fan_out_normal(9 * channels),
         bias_initializer=fan_in_uniform(9 * channels),
-        name="conv",
+        name=name,
     )(x)
-    return layers.ReLU(name="conv_relu")(batch_norm("conv_bn", synchronized)(x))
+    return layers.ReLU(name=f"{name}_relu")(batch_norm(f"{name}_bn", synchronized)(x))
 
 
 def _fan_out_normal(fan_out: int) -> keras.initializers.Initializer:

@@ -32,7 +32,7 @@ def model_of(network, names, frozen=True):
     for name in names:
         keras.utils.set_random_seed(5)
         shape = tuple(network.output[name].shape[1:])
-        probes[name] = linear_probe(shape, CLASSES, cosine=name == "block3")
+        probes[name] = linear_probe(shape, CLASSES, cosine=name == "block3", name=name)
     losses = {
         "block1": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         "block3": LDAMLoss([10] * CLASSES),
@@ -117,5 +117,7 @@ def test_what_it_refuses():
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     with pytest.raises(ValueError, match="the same probes"):
         ProbedModel({"a": probe}, {"b": "x"}, {"a": loss})
+    with pytest.raises(ValueError, match="twice: linear_probe_classifier"):
+        ProbedModel({"a": probe, "b": linear_probe((4,), 3)}, {"a": "x", "b": "x"}, {"a": loss, "b": loss})
     with pytest.raises(ValueError, match="no feature 'x'"):
         ProbedModel({"a": probe}, {"a": "x"}, {"a": loss}, backbone())

@@ -74,18 +74,18 @@ def test_the_published_pool_sizes_are_the_default_rule():
     shapes = ((64, 55), (192, 27), (384, 13), (256, 13), (256, 13))
     assert [default_pool_size(*shape) for shape in shapes] == [12, 7, 5, 6, 6]
     assert default_pool_size(16, 4) == 4  # no more than there is
-    assert linear_probe((13, 13, 256), 10).get_layer("classifier").kernel.shape == (9216, 10)
+    assert linear_probe((13, 13, 256), 10).get_layer("linear_probe_classifier").kernel.shape == (9216, 10)
 
 
 def test_initial_weights_spread_by_fan_out():
     """The original's std is sqrt(2 / units), whatever the number of inputs."""
     keras.utils.set_random_seed(0)
-    kernel, bias = linear_probe((6, 6, 64), 50).get_layer("classifier").get_weights()
+    kernel, bias = linear_probe((6, 6, 64), 50).get_layer("linear_probe_classifier").get_weights()
     assert kernel.std() == pytest.approx(np.sqrt(2 / 50), rel=0.02)
     assert not bias.any()
     probe = nonlinear_probe((7, 7, 32), 50, convolution=True, width=64)
     stds = {
-        name: probe.get_layer(name).kernel.numpy().std()
+        name: probe.get_layer(f"nonlinear_probe_{name}").kernel.numpy().std()
         for name in ("conv", "dense1", "dense2", "classifier")
     }
     expected = {"conv": 2 / (9 * 32), "dense1": 2 / 64, "dense2": 2 / 64, "classifier": 2 / 50}

@@ -57,7 +57,9 @@ def weights_of(module, channels_last_from=None) -> list[np.ndarray]:
         weight = weight.transpose(2, 3, 1, 0)
     else:
         if channels_last_from is not None:  # PyTorch flattens channels first
-            _, height, width, channels = channels_last_from.get_layer("flatten").input.shape
+            _, height, width, channels = next(
+                layer for layer in channels_last_from.layers if "flatten" in layer.name
+            ).input.shape
             weight = weight.reshape(len(weight), channels, height, width).transpose(0, 2, 3, 1)
         weight = weight.reshape(len(weight), -1).T
     return [weight] if module.bias is None else [weight, module.bias.detach().numpy()]

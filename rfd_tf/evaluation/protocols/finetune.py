@@ -77,7 +77,7 @@ def _check(experiment: Experiment) -> str:
 
 def _head(width: int, num_classes: int, cosine: bool) -> keras.Model:
     inputs = keras.Input((width,), name="feature")
-    return keras.Model(inputs, classifier(inputs, num_classes, cosine), name="classifier_head")
+    return keras.Model(inputs, classifier(inputs, num_classes, cosine, "classifier"), name="classifier_head")
 
 
 def _save(experiment: Experiment, network: keras.Model, head: keras.Model) -> None:
