@@ -50,17 +50,11 @@ def linear_probe(
     inputs = x = keras.Input(_checked(feature_shape), name="feature")
     if len(feature_shape) == 3:
         size = pool_size or default_pool_size(feature_shape[-1], min(feature_shape[:2]))
-<<<<<<< HEAD
-        x = AdaptiveMaxPool2D(size, name="pool")(x)
-    x = batch_norm("batch_norm", synchronized, affine=False)(x)
-    x = layers.Flatten(name="flatten")(x)
-    return keras.Model(inputs, classifier(x, num_classes, cosine, zero_start), name=name)
-=======
         x = AdaptiveMaxPool2D(size, name=f"{name}_pool")(x)
     x = batch_norm(f"{name}_bn", synchronized, affine=False)(x)
     x = layers.Flatten(name=f"{name}_flatten")(x)
-    return keras.Model(inputs, classifier(x, num_classes, cosine, f"{name}_classifier"), name=name)
->>>>>>> probes
+    logits = classifier(x, num_classes, cosine, f"{name}_classifier", zero_start)
+    return keras.Model(inputs, logits, name=name)
 
 
 def nonlinear_probe(
@@ -103,11 +97,7 @@ def nonlinear_probe(
     return keras.Model(inputs, classifier(x, num_classes, cosine, f"{name}_classifier"), name=name)
 
 
-<<<<<<< HEAD
-def classifier(x, num_classes: int, cosine: bool = False, zero_start: bool = False):
-=======
-def classifier(x, num_classes: int, cosine: bool, name: str):
->>>>>>> probes
+def classifier(x, num_classes: int, cosine: bool, name: str, zero_start: bool = False):
     """Logits [B, num_classes] of vectors, in full precision under a mixed policy too: dense, or cosines."""
     if cosine:
         return CosineDense(num_classes, name=name)(x)

@@ -68,15 +68,6 @@ def train_classifier(rng) -> dict[str, np.ndarray]:
     }
 
 
-<<<<<<< HEAD
-def classifier_losses(rng) -> dict[str, np.ndarray]:
-    logits, labels = rng.normal(size=(16, 3)), rng.integers(0, 3, 16)
-    found = {name: classifier_loss(name, (1000, 100, 10)).loss(labels, logits) for name in CLASSIFIER_LOSSES}
-    return {f"losses/{name}": keras.ops.convert_to_numpy(value) for name, value in found.items()}
-
-
-=======
->>>>>>> probes
 def train_probes(rng) -> dict[str, np.ndarray]:
     """Two probes on a frozen map, one of them re-weighted late."""
     images = keras.Input((12, 12, 3))
@@ -101,15 +92,12 @@ def train_probes(rng) -> dict[str, np.ndarray]:
     results = {f"probes/{name}": np.array(values) for name, values in history.history.items()}
     outputs = model.predict({"image": x}, verbose=0)
     return results | {f"probes/{name}": value for name, value in outputs.items()}
-<<<<<<< HEAD
-=======
 
 
 def classifier_losses(rng) -> dict[str, np.ndarray]:
     logits, labels = rng.normal(size=(16, 3)), rng.integers(0, 3, 16)
     found = {name: classifier_loss(name, (1000, 100, 10)).loss(labels, logits) for name in CLASSIFIER_LOSSES}
     return {f"losses/{name}": keras.ops.convert_to_numpy(value) for name, value in found.items()}
->>>>>>> probes
 
 
 def main(path: str) -> None:
