@@ -4,6 +4,7 @@ import io
 import json
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
@@ -33,6 +34,24 @@ def write_run(folder: Path, data: dict | None = None) -> Path:
     config = {"preprocessing": RECIPE, "backbone": {"feature": "fc_block"}, "data": data or {}}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+def small_backbone() -> keras.Model:
+    """Two convolutions with batch norms: quicker to trace than any real network."""
+    inputs = x = keras.Input((16, 16, 3), name="image")
+    features = {}
+    for name in ("conv1", "conv2"):
+        x = keras.layers.Conv2D(6, 3, use_bias=False, name=f"{name}_conv")(x)
+        x = keras.layers.BatchNormalization(name=f"{name}_bn")(x)
+        x = features[name] = keras.layers.ReLU(name=name)(x)
+    features["pool"] = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    backbone = keras.Model(inputs, features, name="small")
+    move_statistics(backbone)
+    return backbone
+
+
+def small_network() -> KerasExtractor:
+    return keras_extractor(small_backbone(), Preprocessing(**RECIPE), "memory")
 
 
 def tiny_resnet() -> KerasExtractor:
