@@ -10,7 +10,7 @@ import pytest
 
 from rfd_tf import cli
 from tests.commands.test_cli import rfd
-from tests.export.models import encode, picture, write_run
+from tests.export.models import encode, picture, small_backbone, write_run
 from tests.training.processes import ROOT
 
 # Ends within the export, once everything is written and compared, before anything has its name.
@@ -41,37 +41,41 @@ def pictures(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, pictures):
     data = {"source": "flat_folder", "root": str(pictures), "name": "", "split": "train"}
-    return write_run(tmp_path_factory.mktemp("run"), data)
+    return write_run(tmp_path_factory.mktemp("run"), data, small_backbone())
 
 
 def test_in_a_process_of_its_own(run, pictures, tmp_path):
     out = tmp_path / "net"
-    done = rfd("export", f"--model={run}", f"--out={out}", "--features=block1", "--formats=saved_model,onnx")
+    done = rfd("export", f"--model={run}", f"--out={out}", "--features=conv1", "--formats=saved_model,onnx")
     assert done.returncode == 0, done.stderr
     assert "compared on 3 pictures" in done.stdout  # the run's own, but the bad one
     assert f"{pictures}/bad.jpg: damaged or cut short" in done.stderr
     assert done.stdout.rstrip().endswith(f"Exported: {out}")
     assert (out / "saved_model" / "1" / "saved_model.pb").exists()
     forms = json.loads((out / "parity.json").read_text())["versions"]["1"]["forms"]
-    assert set(forms["onnx float32"]["outputs"]) >= {"features", "rotation_probabilities", "block1"}
-    assert "pool" not in forms["onnx float32"]["outputs"]
+    assert set(forms["onnx float32"]["outputs"]) >= {"features", "rotation_probabilities", "conv1"}
+    assert "conv2" not in forms["onnx float32"]["outputs"]
 
 
-@pytest.mark.parametrize(("number", "left"), [(signal.SIGKILL, 1), (signal.SIGTERM, 0)])
-def test_killed_before_the_end(run, tmp_path, number, left):
-    marker, out = tmp_path / "marker", tmp_path / "net"
-    arguments = [f"--model={run}", f"--out={out}", "--formats=keras"]
-    process = subprocess.Popen([sys.executable, "-c", STOPPING, str(marker), *arguments], cwd=ROOT)
-    while not marker.exists():
-        assert process.poll() is None
-        time.sleep(0.1)
-    process.send_signal(number)
-    assert process.wait(timeout=120) in (-number, 128 + number)
-    marker.unlink()
-    assert not out.exists()
-    hidden = list(tmp_path.iterdir())
-    assert len(hidden) == left
-    assert all(path.name.startswith(".") for path in hidden)
+def test_killed_before_the_end(run, tmp_path):
+    """Of SIGKILL a hidden folder stays, of SIGTERM nothing; no file has its final name."""
+    processes = {}
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        folder = tmp_path / number.name
+        folder.mkdir()
+        arguments = [str(folder / "marker"), f"--model={run}", f"--out={folder / 'net'}", "--formats=keras"]
+        processes[number] = subprocess.Popen([sys.executable, "-c", STOPPING, *arguments], cwd=ROOT)
+    for number, process in processes.items():
+        marker = tmp_path / number.name / "marker"
+        while not marker.exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(number)
+        assert process.wait(timeout=120) in (-number, 128 + number)
+        marker.unlink()
+        names = [path.name for path in marker.parent.iterdir()]
+        assert len(names) == (number == signal.SIGKILL)
+        assert all(name.startswith(".net.") for name in names)
 
 
 def test_refusals(run, pictures, tmp_path, capsys):

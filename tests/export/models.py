@@ -22,16 +22,18 @@ RECIPE = {
 }
 
 
-def write_run(folder: Path, data: dict | None = None) -> Path:
-    """The folder of a finished run of a ResNet-20 of width 4 with heads."""
+def write_run(folder: Path, data: dict | None = None, backbone: keras.Model | None = None) -> Path:
+    """The folder of a finished run with heads; by default of a ResNet-20 of width 4."""
     folder.mkdir(parents=True, exist_ok=True)
-    features = ["block1", "pool", "fc_block"]
-    backbone = create_backbone("resnet20", (16, 16, 3), features, width=4, dense_width=8)
-    model = RotationDecoupling(backbone, 10, feature_name="fc_block", rotation_head="cosine", num_negatives=2)
-    move_statistics(backbone)
+    if backbone is None:
+        features = ["block1", "pool", "fc_block"]
+        backbone = create_backbone("resnet20", (16, 16, 3), features, width=4, dense_width=8)
+        move_statistics(backbone)
+    last = list(backbone.output)[-1]
+    model = RotationDecoupling(backbone, 10, feature_name=last, rotation_head="cosine", num_negatives=2)
     backbone.save(folder / "backbone.keras")
     model.heads().save(folder / "heads.keras")
-    config = {"preprocessing": RECIPE, "backbone": {"feature": "fc_block"}, "data": data or {}}
+    config = {"preprocessing": RECIPE, "backbone": {"feature": last}, "data": data or {}}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 

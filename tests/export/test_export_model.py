@@ -83,9 +83,10 @@ def test_every_form_opens_and_agrees(exported, extractor, name):
         np.testing.assert_allclose(opened(images)[output], values, atol=1e-4, err_msg=output)
 
 
-def test_keras_file_can_be_fine_tuned(exported, extractor):
-    model = keras.saving.load_model(exported[0] / "model.keras")
-    images = normalized(extractor)
+def test_keras_file_can_be_fine_tuned(small, tmp_path):
+    export_model(small, tmp_path / "net", ONLY_KERAS, PICTURES)
+    model = keras.saving.load_model(tmp_path / "net" / "model.keras")
+    images = normalized(small)
     before = np.asarray(model(images, training=False)["features"])
     probe = keras.Model(model.inputs, keras.layers.Dense(2)(model.output["features"]))
     probe.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))

@@ -106,19 +106,19 @@ def test_uint8_input(tmp_path):
 
 
 def test_heads_and_opening(tmp_path, monkeypatch):
-    extractor = open_extractor(write_run(tmp_path / "run"), ["pool"])
+    extractor = open_extractor(write_run(tmp_path / "run", backbone=small_backbone()), ["conv1"])
     write_onnx(onnx_model(extractor), tmp_path / "model.onnx")
     images = normalized(extractor)
-    opened = open_extractor(tmp_path / "model.onnx", ["pool"])
-    for name, values in opened(images, ["rotation_probabilities", "embedding", "pool"]).items():
+    opened = open_extractor(tmp_path / "model.onnx", ["conv1"])
+    for name, values in opened(images, ["rotation_probabilities", "embedding", "conv1"]).items():
         np.testing.assert_allclose(values, extractor(images)[name], atol=1e-4, err_msg=name)
-    with pytest.raises(ValueError, match="no feature map 'conv9'; it has: pool"):
+    with pytest.raises(ValueError, match="no feature map 'conv9'; it has: conv1"):
         open_extractor(tmp_path / "model.onnx", ["conv9"])
     monkeypatch.setenv("RFD_TF_ONNX_THREADS", "many")
     with pytest.raises(ValueError, match="RFD_TF_ONNX_THREADS=many"):
         open_extractor(tmp_path / "model.onnx")
     monkeypatch.setenv("RFD_TF_ONNX_THREADS", "1")
-    assert open_extractor(tmp_path / "model.onnx")(images)["features"].shape == (3, 8)
+    assert open_extractor(tmp_path / "model.onnx")(images)["features"].shape == (3, 6)
 
 
 def test_files_that_are_none_of_ours(tmp_path, network):
