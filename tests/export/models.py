@@ -4,6 +4,7 @@ import io
 import json
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
@@ -21,18 +22,38 @@ RECIPE = {
 }
 
 
-def write_run(folder: Path, data: dict | None = None) -> Path:
-    """The folder of a finished run of a ResNet-20 of width 4 with heads."""
+def write_run(folder: Path, data: dict | None = None, backbone: keras.Model | None = None) -> Path:
+    """The folder of a finished run with heads; by default of a ResNet-20 of width 4."""
     folder.mkdir(parents=True, exist_ok=True)
-    features = ["block1", "pool", "fc_block"]
-    backbone = create_backbone("resnet20", (16, 16, 3), features, width=4, dense_width=8)
-    model = RotationDecoupling(backbone, 10, feature_name="fc_block", rotation_head="cosine", num_negatives=2)
-    move_statistics(backbone)
+    if backbone is None:
+        features = ["block1", "pool", "fc_block"]
+        backbone = create_backbone("resnet20", (16, 16, 3), features, width=4, dense_width=8)
+        move_statistics(backbone)
+    last = list(backbone.output)[-1]
+    model = RotationDecoupling(backbone, 10, feature_name=last, rotation_head="cosine", num_negatives=2)
     backbone.save(folder / "backbone.keras")
     model.heads().save(folder / "heads.keras")
-    config = {"preprocessing": RECIPE, "backbone": {"feature": "fc_block"}, "data": data or {}}
+    config = {"preprocessing": RECIPE, "backbone": {"feature": last}, "data": data or {}}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+def small_backbone() -> keras.Model:
+    """Two convolutions with batch norms: quicker to trace than any real network."""
+    inputs = x = keras.Input((16, 16, 3), name="image")
+    features = {}
+    for name in ("conv1", "conv2"):
+        x = keras.layers.Conv2D(6, 3, use_bias=False, name=f"{name}_conv")(x)
+        x = keras.layers.BatchNormalization(name=f"{name}_bn")(x)
+        x = features[name] = keras.layers.ReLU(name=name)(x)
+    features["pool"] = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    backbone = keras.Model(inputs, features, name="small")
+    move_statistics(backbone)
+    return backbone
+
+
+def small_network() -> KerasExtractor:
+    return keras_extractor(small_backbone(), Preprocessing(**RECIPE), "memory")
 
 
 def tiny_resnet() -> KerasExtractor:

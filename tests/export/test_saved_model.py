@@ -9,14 +9,14 @@ import tensorflow as tf
 from rfd_tf.data import FlatFolder, evaluation_dataset
 from rfd_tf.export.saved_model import write_saved_model
 from rfd_tf.extractors import KerasExtractor, ModelInfo, open_extractor
-from rfd_tf.extractors.saved_model_extractor import open_saved_model
+from rfd_tf.extractors.saved_model_extractor import find_saved_model, open_saved_model
 from tests.export.models import (
     encode,
     normalized,
     picture,
     png_header,
     prepared,
-    tiny_resnet,
+    small_network,
     write_run,
 )
 
@@ -43,6 +43,11 @@ def folder(extractor, tmp_path_factory):
     folder = tmp_path_factory.mktemp("export") / "saved_model" / "1"
     write_saved_model(extractor, folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def opened(folder):
+    return open_saved_model(folder)
 
 
 @pytest.fixture(scope="module")
@@ -104,16 +109,16 @@ def test_bad_files_are_refused_by_position(signatures, bad, reason):
         signatures["jpeg"](encoded=tf.constant(files))
 
 
-def test_every_bad_file_is_listed(folder):
+def test_every_bad_file_is_listed(opened):
     with pytest.raises(ValueError, match=r"picture 0: an empty file; picture 2: damaged or cut short$"):
-        open_saved_model(folder).from_files([b"", GOOD["png"], GOOD["jpeg"][:400]])
+        opened.from_files([b"", GOOD["png"], GOOD["jpeg"][:400]])
     with pytest.raises(ValueError, match=r"picture 0: neither JPEG, PNG, BMP nor WebP$"):
-        open_saved_model(folder).from_files([b"nothing"])
+        opened.from_files([b"nothing"])
 
 
-def test_empty_batch(folder):
+def test_empty_batch(opened):
     with pytest.raises(ValueError, match="the batch of pictures is empty"):
-        open_saved_model(folder).from_files([])
+        opened.from_files([])
 
 
 def test_wrong_input_is_refused(signatures):
@@ -134,7 +139,7 @@ def test_runs_in_a_session_as_servers_run_it(folder, extractor):
 
 
 def test_uint8_input_is_normalized_inside(tmp_path):
-    extractor = tiny_resnet()
+    extractor = small_network()
     fields = {**json.loads(extractor.info.to_json()), "input": "uint8"}
     served = KerasExtractor(extractor.model, ModelInfo.from_json(json.dumps(fields), "here"), "memory")
     write_saved_model(served, tmp_path / "1")
@@ -151,14 +156,17 @@ def test_uint8_input_is_normalized_inside(tmp_path):
     np.testing.assert_allclose(opened(extractor.info.normalize(pixels))["features"], found, atol=1e-6)
 
 
-def test_opened_like_every_model(folder, extractor):
+def test_opened_like_every_model(folder, extractor, opened):
     images = normalized(extractor)
-    for location in (folder, folder.parent, folder.parent.parent):
-        opened = open_extractor(location, ["block1"])
-        assert opened.info == extractor.info
+    assert opened.info == extractor.info
     np.testing.assert_allclose(opened(images, ["pool"])["pool"], extractor(images)["pool"], atol=1e-5)
     with pytest.raises(ValueError, match="no feature map 'conv9'; it has: block1, pool"):
         open_extractor(folder, ["conv9"])
+
+
+def test_found_from_the_folders_above(folder):
+    for location in (folder, folder.parent, folder.parent.parent):
+        assert find_saved_model(location) == folder
 
 
 def test_newest_version_counts(folder, tmp_path):
