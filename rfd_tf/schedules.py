@@ -51,6 +51,8 @@ def milestone_schedule(
     if steps_per_epoch < 1:
         raise ValueError(f"`steps_per_epoch` must be at least 1. Received: {steps_per_epoch}")
     pairs = rates_by_epoch(milestones, warmup_epochs)
+    if len(pairs) == 1:
+        pairs *= 2  # Keras's schedule fails without a boundary
     # Keras still applies values[i] at step == boundaries[i]; epoch e begins at step e * steps_per_epoch.
     boundaries = [round(until * steps_per_epoch) - 1 for until, _ in pairs[:-1]]
     return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, [rate for _, rate in pairs])

@@ -15,6 +15,11 @@ def test_every_step_has_the_rate_of_its_epoch():
         assert float(schedule(step)) == pytest.approx(by_epoch(milestones, step // 3)), step
 
 
+def test_one_milestone_is_one_rate():
+    schedule = milestone_schedule(((4, 0.1),), steps_per_epoch=3)
+    assert [float(schedule(step)) for step in (0, 11, 12, 100)] == pytest.approx([0.1] * 4)
+
+
 def test_the_cifar_recipe_of_ldam():
     """lr 0.1; warm-up over 5 epochs; x0.01 after 160; x0.0001 after 180."""
     schedule = milestone_schedule(((160, 0.1), (180, 1e-3), (200, 1e-5)), 2, warmup_epochs=5)

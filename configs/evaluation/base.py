@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     config.deterministic = True  # bit-equal runs on one device; False is faster on GPUs
     config.checkpoint_steps = 0  # checkpoint every so many steps besides at every epoch's end
     config.keep_checkpoints = 3
+    config.tensorboard = True
 
     # What the classifiers learn from, and what they are measured on.
     config.data = data = data_fields()
@@ -71,8 +72,14 @@ def get_config() -> ConfigDict:
         }
     )
 
-    # Linear probes: maps are max-pooled to so many positions a side.
+    # Linear probes: maps are max-pooled to so many positions a side; others to about 9600 values.
     config.pool_sizes = ConfigDict({"conv1": 12, "conv2": 7, "conv3": 5, "conv4": 6, "conv5": 6})
+
+    # Non-linear probes: units of their two dense layers, the features that begin with a convolution.
+    config.nonlinear = ConfigDict({"width": 4096, "convolution": ("conv4",)})
+
+    # Fine-tuning: the network's learning rate over that of the classifier.
+    config.finetune = ConfigDict({"rate_factor": 1.0})
 
     config.knn = ConfigDict({"k": (200,), "temperature": 0.07})  # one figure for each k
 

@@ -1,13 +1,14 @@
-"""Long-tailed CIFAR-10 from a file of arrays train_images, train_labels, test_images and test_labels.
+"""All classifier losses on the frozen features of long-tailed CIFAR-10: many/medium/few in one table.
 
-All classifier losses on frozen features, kept on disk; many/medium/few in one table:
+From a file of arrays train_images, train_labels, test_images and test_labels, and the folder of a run of
+`rfd train --config=cifar10_lt` or any other model:
 
     rfd evaluate --model=/tmp/cifar10_lt --protocol=linear --config=evaluate_cifar10_lt \
-        --config.data.root=cifar10_lt.npz --config.validation.root=cifar10_lt.npz \
-        --config.classifier.losses="('all',)" --config.input=cached
+        --config.data.root=cifar10_lt.npz --config.validation.root=cifar10_lt.npz
 
-Balanced arrays are made long-tailed by `--config.data.long_tail.profile=exp`. The recipe is that of the
-linear probes, shortened to 40 epochs for so small a set.
+Balanced arrays are made long-tailed by `--config.data.long_tail.profile=exp`. The features are computed once
+and kept on disk. With augmentation: `--config.input=images`. The recipe is that of the linear probes,
+shortened to 40 epochs for so small a set.
 """
 
 from configs.evaluation import base
@@ -20,8 +21,10 @@ def get_config():
     config.validation.source = "npz"
     config.validation.split = "test"
     config.preprocessing.train = "pad_crop"
-    config.features = ("pool",)  # of a CIFAR ResNet: 64 values, or 128 of one with twice the width
+    config.input = "cached"
+    config.features = ("features",)  # of `rfd train --config=cifar10_lt` try ("pool",) as well
     config.epochs = 40
+    config.classifier.losses = ("all",)
     config.classifier.drw_start_epoch = 32
     config.optimizer.milestones = ((3, 1e-2), (15, 2e-3), (28, 4e-4), (40, 8e-5))
     config.knn.k = (20, 200)

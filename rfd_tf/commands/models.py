@@ -1,10 +1,10 @@
-"""`--model` of the commands: a location, or `zoo:NAME`."""
+"""`--model` of the commands: a location, `zoo:NAME`, or `zoo:NAME=FILE`."""
 
 from collections.abc import Sequence
 
 MODEL_HELP = (
-    "a run's folder, a .keras file, a SavedModel, an .onnx file, zoo:NAME, "
-    "or the address of TensorFlow Serving (grpc://HOST:PORT/NAME, http://HOST:PORT/NAME)"
+    "a run's folder, a .keras file, a SavedModel, an .onnx file, zoo:NAME, zoo:NAME=FILE with the weights "
+    "in a file of yours, or the address of TensorFlow Serving (grpc://HOST:PORT/NAME, http://HOST:PORT/NAME)"
 )
 
 _ZOO = "zoo:"
@@ -12,7 +12,7 @@ _HEAD_OUTPUTS = ("rotation_logits", "embedding", "logits")
 
 
 def open_model(location: str, feature_maps: Sequence[str] | None = None, **serving_options):
-    """`extractors.open_extractor`, and `zoo:NAME` besides."""
+    """`extractors.open_extractor`, and an entry of the zoo besides, its weights released or in a file."""
     from rfd_tf.extractors import open_extractor
 
     if location.startswith(_ZOO):
@@ -25,9 +25,9 @@ def _open_zoo(location: str, feature_maps: Sequence[str] | None):
     from rfd_tf.extractors import keras_extractor
     from rfd_tf.models import select_features
 
-    name = location.removeprefix(_ZOO)
+    name, _, file = location.removeprefix(_ZOO).partition("=")
     entry = zoo.info(name)
-    network = zoo.load(name, heads=entry.architecture == "alexnet")
+    network = zoo.load(name, from_file=file or None, heads=entry.architecture == "alexnet")
     backbone = select_features(network, [f for f in network.output if f not in _HEAD_OUTPUTS])
     return keras_extractor(
         backbone,

@@ -27,27 +27,20 @@ def markdown_table(result: EvaluationResult) -> str:
 
 
 def _rows(result: EvaluationResult) -> list[list[str]]:
-    extras = list(dict.fromkeys(name for figures in result.figures.values() for name in figures.extra))
-    columns = ["top-1", "top-5", "balanced", *_groups(result), *(name.replace("_", " ") for name in extras)]
-    return [
-        ["accuracy in %", *columns],
-        *([name, *_cells(figures, _groups(result), extras)] for name, figures in result.figures.items()),
-    ]
+    """Cells, the header first; columns without a figure are left out."""
+    cells = {name: _cells(figures) for name, figures in result.figures.items()}
+    columns = list(dict.fromkeys(column for row in cells.values() for column in row))
+    columns = [column for column in columns if any(row.get(column) for row in cells.values())]
+    body = [[name, *(row.get(column, "") for column in columns)] for name, row in cells.items()]
+    return [["accuracy in %", *columns], *body]
 
 
-def _groups(result: EvaluationResult) -> list[str]:
-    """The shot groups that have classes."""
-    found = [
-        name
-        for figures in result.figures.values()
-        for name, v in figures.shot_groups.items()
-        if v is not None
-    ]
-    return list(dict.fromkeys(found))
-
-
-def _cells(figures: ClassifierFigures, groups: list[str], extras: list[str]) -> list[str]:
-    accuracies = [figures.top1, figures.top5, figures.balanced_accuracy]
-    accuracies += [figures.shot_groups.get(name) for name in groups]
-    shown = ["" if value is None else f"{100 * value:.1f}" for value in accuracies]
-    return shown + [f"{figures.extra[name]:g}" if name in figures.extra else "" for name in extras]
+def _cells(figures: ClassifierFigures) -> dict[str, str]:
+    accuracies = {
+        "top-1": figures.top1,
+        "top-5": figures.top5,
+        "balanced": figures.balanced_accuracy,
+        **figures.shot_groups,
+    }
+    shown = {name: "" if value is None else f"{100 * value:.1f}" for name, value in accuracies.items()}
+    return shown | {name.replace("_", " "): f"{value:g}" for name, value in figures.extra.items()}

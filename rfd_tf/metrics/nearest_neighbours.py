@@ -1,15 +1,16 @@
 import numpy as np
 
-_QUERY_BLOCK, _REFERENCE_BLOCK = 2048, 8192  # 64 MiB of cosines
+_BLOCK_BYTES = 2**28  # of references, and of queries, in memory at once
 
 
 def nearest_neighbours(
     reference: np.ndarray, queries: np.ndarray | None, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k references of largest cosine to each query, exactly, in blocks: memory does not grow with N x M.
+    """The k references of largest cosine to each query, exactly; memory does not grow with N x D.
 
-    Either may be a memory map, which is read by blocks. (scikit-learn's search by cosine would copy all of
-    `reference` to normalise it.)
+    Either may be a memory map, which is read by blocks. scikit-learn searches each block, by Euclidean
+    distance between unit vectors, which falls as the cosine rises; its search by cosine would hold all
+    distances and a normalised copy of `reference`.
 
     Args:
         reference: [N, D] features.
@@ -35,39 +36,45 @@ def nearest_neighbours(
     k = min(k, len(reference) - leave_one_out)
     if k < 1:
         raise ValueError("There is no reference to be a neighbour")
-    cosines = np.empty((len(queries), k), "float32")
-    indices = np.empty((len(queries), k), "int64")
-    for start in range(0, len(queries), _QUERY_BLOCK):
-        rows = slice(start, start + _QUERY_BLOCK)
-        own = np.arange(len(queries))[rows] if leave_one_out else None
-        cosines[rows], indices[rows] = _neighbours_of(_unit(queries[rows], "queries"), reference, k, own)
+    cosines, indices = _search(reference, queries, k + leave_one_out)
+    return _without_themselves(cosines, indices) if leave_one_out else (cosines, indices)
+
+
+def _search(reference: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.neighbors import NearestNeighbors
+
+    cosines = np.full((len(queries), k), -np.inf, "float32")
+    indices = np.zeros((len(queries), k), "int64")
+    rows = max(1, _BLOCK_BYTES // (4 * reference.shape[1]))
+    for start in range(0, len(reference), rows):
+        block = _unit(reference[start : start + rows], "reference", 0)
+        search = NearestNeighbors(n_neighbors=min(k, len(block)), algorithm="brute").fit(block)
+        for first in range(0, len(queries), rows):
+            part = slice(first, first + rows)
+            distances, found = search.kneighbors(_unit(queries[part], "queries", 1))
+            # The Euclidean distance d of unit vectors: cosine = 1 - d ** 2 / 2.
+            candidates = np.hstack([cosines[part], 1 - distances**2 / 2])
+            order = np.argsort(-candidates, axis=1, kind="stable")[:, :k]
+            cosines[part] = np.take_along_axis(candidates, order, axis=1)
+            indices[part] = np.take_along_axis(np.hstack([indices[part], found + start]), order, axis=1)
     return cosines, indices
 
 
-def _neighbours_of(queries: np.ndarray, reference: np.ndarray, k: int, own: np.ndarray | None):
-    """Of a block of unit queries; `own` are the references that they are themselves."""
-    best = np.full((len(queries), k), -np.inf, "float32")
-    where = np.zeros((len(queries), k), "int64")
-    for start in range(0, len(reference), _REFERENCE_BLOCK):
-        block = _unit(reference[start : start + _REFERENCE_BLOCK], "reference")
-        cosines = queries @ block.T
-        if own is not None:
-            inside = np.flatnonzero((own >= start) & (own < start + len(block)))
-            cosines[inside, own[inside] - start] = -np.inf
-        found = np.broadcast_to(np.arange(start, start + len(block)), cosines.shape)
-        best, where = _largest(np.hstack([best, cosines]), np.hstack([where, found]), k)
-    order = np.argsort(-best, axis=1, kind="stable")
-    return np.take_along_axis(best, order, axis=1), np.take_along_axis(where, order, axis=1)
-
-
-def _largest(values: np.ndarray, indices: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    chosen = np.argpartition(-values, k - 1, axis=1)[:, :k]
-    return np.take_along_axis(values, chosen, axis=1), np.take_along_axis(indices, chosen, axis=1)
-
-
-def _unit(features: np.ndarray, name: str) -> np.ndarray:
+def _unit(features: np.ndarray, name: str, zeros_axis: int) -> np.ndarray:
+    """Unit vectors of two more coordinates; zero vectors point along one of these, apart from all others."""
     features = np.asarray(features, dtype="float32")
     if not np.isfinite(features).all():
         raise ValueError(f"`{name}` holds values that are not finite")
     norms = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.where(norms > 0, norms, 1)
+    zero = norms == 0
+    more = np.zeros((len(features), 2), "float32")
+    more[:, zeros_axis] = zero[:, 0]
+    return np.hstack([features / np.where(zero, 1, norms), more])
+
+
+def _without_themselves(cosines: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Without each row's own index, or, where equal vectors crowded it out, without the last neighbour."""
+    others = indices != np.arange(len(indices))[:, None]
+    others[others.all(axis=1), -1] = False
+    shape = (len(indices), indices.shape[1] - 1)
+    return cosines[others].reshape(shape), indices[others].reshape(shape)

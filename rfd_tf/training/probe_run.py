@@ -16,6 +16,7 @@ from rfd_tf.training.assembly import build_optimizer
 from rfd_tf.training.history import read_history
 from rfd_tf.training.probe_inputs import ProbeInputs
 from rfd_tf.training.resumable_run import ResumableRun
+from rfd_tf.training.sources import IMAGE_ERRORS
 from rfd_tf.training.workdir import HISTORY_FILE
 
 
@@ -81,9 +82,13 @@ class ProbeRun(ResumableRun):
         """Logits (or cosines) [M, C] of the model as it is now, by probe, of all test examples in order."""
         infer = tf.function(lambda inputs: self.model(inputs, training=False), reduce_retracing=True)
         found: dict[str, list[np.ndarray]] = {name: [] for name in self.model.probes}
-        for inputs, _labels in self.inputs.test_batches(self.config):
-            for name, logits in infer(inputs).items():
-                found[name].append(logits.numpy())
+        try:
+            for inputs, _labels in self.inputs.test_batches(self.config):
+                for name, logits in infer(inputs).items():
+                    found[name].append(logits.numpy())
+        except IMAGE_ERRORS as error:
+            self.name_bad_image(error)
+            raise
         return {name: np.concatenate(batches) for name, batches in found.items()}
 
     def best_epochs(self) -> dict[str, dict[str, float]]:

@@ -11,7 +11,7 @@ import numpy as np
 from rfd_tf.callbacks import DeferredReweighting, InstanceWeighting
 from rfd_tf.imbalance import effective_rotation_counts, rotation_instance_weights
 from rfd_tf.layers import CosineDense
-from rfd_tf.losses import LDAMLoss
+from rfd_tf.losses import CLASSIFIER_LOSSES, LDAMLoss, classifier_loss
 from rfd_tf.models import RotationDecoupling, resnet_cifar
 from rfd_tf.optimizers import CoupledSGD
 
@@ -68,12 +68,18 @@ def train_classifier(rng) -> dict[str, np.ndarray]:
     }
 
 
+def classifier_losses(rng) -> dict[str, np.ndarray]:
+    logits, labels = rng.normal(size=(16, 3)), rng.integers(0, 3, 16)
+    found = {name: classifier_loss(name, (1000, 100, 10)).loss(labels, logits) for name in CLASSIFIER_LOSSES}
+    return {f"losses/{name}": keras.ops.convert_to_numpy(value) for name, value in found.items()}
+
+
 def main(path: str) -> None:
     # Doubles: what rounding makes of ReLUs and batch norm in a few float32 steps is more than 1e-4.
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
     rng = np.random.default_rng(0)
-    results = train_compound(rng) | train_classifier(rng)
+    results = train_compound(rng) | train_classifier(rng) | classifier_losses(rng)
     np.savez(path, backend=keras.backend.backend(), **results)
 
 

@@ -100,9 +100,8 @@ def result():
 
 def test_tables(result):
     lines = text_table(result).splitlines()
-    assert lines[0].split() == [
-        *["accuracy", "in", "%", "top-1", "top-5", "balanced", "many", "medium", "best", "epoch"]
-    ]
+    # No class with few training images has a test image.
+    assert " ".join(lines[0].split()) == "accuracy in % top-1 top-5 balanced many medium best epoch"
     assert lines[2].split() == ["pool,", "k=20", "66.7", "100.0", "66.7", "100.0", "0.0", "12"]
     assert len({len(line) for line in lines[:3]}) == 1
     rows = markdown_table(result).splitlines()

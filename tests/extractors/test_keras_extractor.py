@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rfd_tf.data import Preprocessing
-from rfd_tf.extractors import keras_extractor, open_extractor, save_keras
+from rfd_tf.extractors import FeatureExtractor, keras_extractor, open_extractor, save_keras
 from rfd_tf.extractors.model_info import ModelInfo
 from rfd_tf.models import RotationDecoupling, create_backbone
 
@@ -116,3 +116,53 @@ def test_info_round_trip():
     for text in ("", "[]", "{}", info.to_json().replace('"format": 1', '"format": 2')):
         with pytest.raises(ValueError, match="here: no valid description"):
             ModelInfo.from_json(text, "here")
+
+
+def test_fingerprint_is_of_what_the_model_computes(run, trained, tmp_path):
+    fingerprint = open_extractor(run).fingerprint
+    assert open_extractor(run).fingerprint == fingerprint
+    assert open_extractor(run, []).fingerprint != fingerprint
+    in_memory = keras_extractor(
+        trained.backbone, Preprocessing(**RECIPE), "memory", feature_name="fc_block", heads=trained.heads()
+    )
+    assert in_memory.fingerprint == fingerprint
+    head = trained.heads().get_weights()
+    changed = trained.heads()
+    changed.set_weights([head[0] + 1, *head[1:]])
+    assert (
+        keras_extractor(
+            trained.backbone, Preprocessing(**RECIPE), "memory", feature_name="fc_block", heads=changed
+        ).fingerprint
+        != fingerprint
+    )
+    changed.set_weights(head)
+
+
+def test_heads_are_found_in_every_keras_form(run, tmp_path):
+    extractor = open_extractor(run)
+    save_keras(extractor, tmp_path / "model.keras")
+    for opened in (extractor, open_extractor(tmp_path / "model.keras")):
+        assert opened.heads(np.zeros((1, 8), "float32"))["rotation_probabilities"].shape == (1, 4)
+    headless = keras_extractor(
+        create_backbone("resnet20", (16, 16, 3), width=4), Preprocessing(**RECIPE), "memory"
+    )
+    assert headless.heads is None
+
+
+class Elsewhere(FeatureExtractor):
+    def _extract(self, images, names):
+        raise NotImplementedError
+
+
+def test_fingerprint_of_files_and_of_addresses(tmp_path):
+    info = ModelInfo("net", Preprocessing(**RECIPE), {"features": (8,)})
+    folder = tmp_path / "saved_model"
+    (folder / "variables").mkdir(parents=True)
+    (folder / "variables" / "data").write_bytes(b"weights")
+    before = Elsewhere(info, str(folder)).fingerprint
+    assert Elsewhere(info, str(folder)).fingerprint == before
+    (folder / "variables" / "data").write_bytes(b"others!")
+    assert Elsewhere(info, str(folder)).fingerprint != before
+    address = Elsewhere(info, "grpc://host:1/net").fingerprint
+    assert Elsewhere(info, "grpc://host:1/net").fingerprint == address
+    assert Elsewhere(info, "grpc://host:2/net").fingerprint != address

@@ -1,7 +1,11 @@
+import importlib
+
 import numpy as np
 import pytest
 
 from rfd_tf.metrics import nearest_neighbours, weighted_knn_predict, weighted_votes
+
+_MODULES = ("rfd_tf.metrics.nearest_neighbours", "rfd_tf.metrics.weighted_knn")
 
 
 def oracle_votes(reference, labels, queries, k, temperature, leave_one_out):
@@ -21,9 +25,9 @@ def oracle_votes(reference, labels, queries, k, temperature, leave_one_out):
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (5, 0.07), (20, 1.0)])
 def test_against_an_independent_computation(k, temperature, leave_one_out, monkeypatch):
     """In blocks that divide neither the references nor the queries, nor hold k of them."""
-    monkeypatch.setattr("rfd_tf.metrics.nearest_neighbours._QUERY_BLOCK", 7)
-    monkeypatch.setattr("rfd_tf.metrics.nearest_neighbours._REFERENCE_BLOCK", 11)
-    monkeypatch.setattr("rfd_tf.metrics.weighted_knn._BLOCK", 4)
+    neighbours, votes = map(importlib.import_module, _MODULES)
+    monkeypatch.setattr(neighbours, "_BLOCK_BYTES", 11 * 4 * 4)
+    monkeypatch.setattr(votes, "_BLOCK", 7)
     rng = np.random.default_rng(0)
     reference, labels = rng.normal(size=(60, 4)), rng.integers(0, 3, 60)
     queries = None if leave_one_out else rng.normal(size=(25, 4))
@@ -56,8 +60,18 @@ def test_few_references_low_temperature_and_zero_vectors():
         1,
         2,
     ]
-    cosines, _ = nearest_neighbours(reference, np.zeros((1, 3)), 2)
-    assert cosines.tolist() == [[0, 0]]
+    for reference, queries in [
+        (np.eye(3), np.zeros((1, 3))),
+        (np.zeros((2, 3)), np.eye(3)[:1]),
+        (np.zeros((2, 3)), np.zeros((1, 3))),
+    ]:
+        np.testing.assert_allclose(nearest_neighbours(reference, queries, 2)[0], [[0, 0]], atol=1e-6)
+
+
+def test_equal_vectors_are_neighbours_of_each_other_but_not_of_themselves():
+    cosines, indices = nearest_neighbours(np.ones((6, 2)), None, 3)
+    assert (indices != np.arange(6)[:, None]).all()
+    np.testing.assert_allclose(cosines, 1, atol=1e-6)
 
 
 def test_memory_maps_are_read_by_blocks(tmp_path):

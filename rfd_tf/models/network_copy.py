@@ -1,0 +1,26 @@
+from collections.abc import Sequence
+
+import keras
+
+
+def network_copy(model: keras.Model, names: Sequence[str], synchronized: bool = False) -> keras.Model:
+    """A functional model's outputs `names`, with layers and weights of its own.
+
+    Under a strategy's scope its variables belong to that strategy. What other outputs need is left out.
+
+    Args:
+        model: functional, with a dict of outputs.
+        names: those wanted.
+        synchronized: whether batch norm shall take its statistics over all replicas.
+    """
+
+    def copy(layer):
+        config = layer.get_config()
+        if synchronized and isinstance(layer, keras.layers.BatchNormalization):
+            config["synchronized"] = True
+        return layer.__class__.from_config(config)
+
+    part = keras.Model(model.inputs[0], {name: model.output[name] for name in names}, name=model.name)
+    again = keras.models.clone_model(part, clone_function=copy)
+    again.set_weights(part.get_weights())
+    return again

@@ -1,0 +1,124 @@
+import importlib
+import json
+
+import numpy as np
+import pytest
+
+from configs.evaluation import base
+from rfd_tf.data import Preprocessing
+from rfd_tf.evaluation.experiment import open_experiment, training_preprocessing
+from rfd_tf.evaluation.stopwatch import stopwatch
+from tests.data.pictures import write
+from tests.evaluation.numpy_extractor import NumpyExtractor, random_images
+
+
+@pytest.fixture
+def config():
+    return base.get_config()
+
+
+def folders(config, tmp_path, training="aabbbc", test="abc"):
+    for name, classes in (("train", training), ("val", test)):
+        write(tmp_path / "data", *(f"{name}/{label}/{i}.jpg" for i, label in enumerate(classes)))
+    config.data.root = config.validation.root = str(tmp_path / "data")
+    return config
+
+
+def opened(config, tmp_path, **options):
+    return open_experiment(config, NumpyExtractor(), None, tmp_path / "work", **options)
+
+
+def test_classes_and_counts(config, tmp_path):
+    experiment = opened(folders(config, tmp_path), tmp_path)
+    assert experiment.class_names == ("a", "b", "c")
+    assert experiment.class_counts.tolist() == [2, 3, 1]
+    assert experiment.test_labels.tolist() == [0, 1, 2]
+    assert experiment.test.preprocessing == experiment.extractor.info.preprocessing
+
+
+def test_a_test_folder_without_some_classes_keeps_their_numbers(config, tmp_path):
+    experiment = opened(folders(config, tmp_path, test="cca"), tmp_path)
+    assert experiment.test_labels.tolist() == [0, 2, 2]
+    assert experiment.class_names == ("a", "b", "c")
+
+
+def test_a_class_of_the_test_images_alone_is_refused(config, tmp_path):
+    with pytest.raises(ValueError, match=r"class 'd' that the training images do not have \(a, b, c\)"):
+        opened(folders(config, tmp_path, test="abd"), tmp_path)
+
+
+def test_label_fraction_leaves_labels_out(config, tmp_path):
+    config.label_fraction = 0.34
+    experiment = opened(folders(config, tmp_path, training="aaaaaabbbc"), tmp_path)
+    assert experiment.class_counts.tolist() == [2, 1, 1]
+    assert len(experiment.training_labels) == 4
+
+
+def test_long_tail(config, tmp_path):
+    config.data.long_tail.profile, config.data.long_tail.ratio = "exp", 4.0
+    experiment = opened(folders(config, tmp_path, training="aaaabbbbcccc"), tmp_path)
+    assert experiment.class_counts.tolist() == [4, 2, 1]
+
+
+def test_more_classes_in_unnamed_test_arrays(config, tmp_path):
+    arrays = {"train_images": random_images(4), "train_labels": [0, 1, 1, 0]}
+    np.savez(tmp_path / "a.npz", **arrays, test_images=random_images(2), test_labels=[0, 2])
+    config.data.source = config.validation.source = "npz"
+    config.data.root = config.validation.root = str(tmp_path / "a.npz")
+    config.validation.split = "test"
+    with pytest.raises(ValueError, match="2 classes; the test images have a label 2"):
+        opened(config, tmp_path)
+
+
+def test_rotations_need_no_labels(config, tmp_path):
+    folders(config, tmp_path)
+    config.data.source = config.validation.source = "flat_folder"
+    config.rotation.training_images = 4
+    experiment = opened(config, tmp_path, rotations=True)
+    assert experiment.class_counts.tolist() == [4] * 4
+    assert experiment.training.valid.tolist() == [0, 1, 3, 5]
+    with pytest.raises(ValueError, match=r"training images .* have no labels"):
+        opened(config, tmp_path)
+
+
+def test_nothing_to_measure_on(config, tmp_path):
+    folders(config, tmp_path).validation.source = ""
+    with pytest.raises(ValueError, match=r"`validation.source` is empty"):
+        opened(config, tmp_path)
+
+
+def test_augmentation_is_the_configs_for_pictures_as_the_model_sees_them(config):
+    center = Preprocessing(224, "random_resized_crop", resize=256)
+    whole = Preprocessing(32, "pad_crop", flip=False, mean=(0.1, 0.2, 0.3))
+    assert training_preprocessing(config, center) == Preprocessing(224, "random_crop", resize=256)
+    assert training_preprocessing(config, whole) == whole
+    config.preprocessing.train, config.preprocessing.resize = "random_crop", 40
+    assert training_preprocessing(config, whole).resize == 40
+    config.preprocessing.resize = 0
+    with pytest.raises(ValueError, match=r"needs a `preprocessing\.resize`"):
+        training_preprocessing(config, whole)
+    config.preprocessing.train, config.preprocessing.flip = "resize", False
+    assert not training_preprocessing(config, center).flip
+
+
+def test_the_stopwatch_adds_up_runs(tmp_path):
+    path = tmp_path / "seconds.txt"
+    path.write_text("100.0\n")
+    with stopwatch(path) as seconds:
+        assert 100 <= seconds() < 200
+    assert 100 <= float(path.read_text()) < 200
+
+
+@pytest.mark.parametrize("name", ["linear_imagenet", "linear_places205", "nonlinear_imagenet"])
+def test_the_published_recipes(name):
+    config = importlib.import_module(f"configs.evaluation.{name}").get_config()
+    assert config.batch_size == 192
+    assert config.optimizer.to_dict() == {
+        "milestones": config.optimizer.milestones,
+        "warmup_epochs": 0,
+        "momentum": 0.9,
+        "nesterov": True,
+        "weight_decay": 5e-4,
+    }
+    assert config.optimizer.milestones[-1] == (config.epochs, 8e-5)
+    json.dumps(config.to_dict())
