@@ -76,6 +76,7 @@ def _knn(
         meaning = f"{quick.title}, a quick check on {quick.test_images} images"
         return KeyFigure(title, quick.figures.top1, control, meaning)
     if evaluated.control is None and control is not None:
-        compared = f"quick check ({quick.title}): {quick.figures.top1:.1%}, untrained control {control:.1%}"
+        shares = [f"{100 * share:.1f} %" for share in (quick.figures.top1, control)]
+        compared = f"quick check ({quick.title}): {shares[0]}, untrained control {shares[1]}"
         return dataclasses.replace(evaluated, meaning=f"{evaluated.meaning}; {compared}")
     return evaluated
