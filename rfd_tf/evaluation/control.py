@@ -1,10 +1,12 @@
 """What a run began with: the network that every figure of it is to be compared with."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import keras
+import numpy as np
 from ml_collections import ConfigDict
 
 from rfd_tf import data
@@ -20,6 +22,9 @@ def untrained_control(config: ConfigDict, pictures: Pictures) -> keras.Model:
     """The run's backbone as it was initialised, with batch-norm statistics of the pictures."""
     keras.utils.set_random_seed(config.seed)
     backbone = build_backbone(config)
+    # Folders come class by class, and running statistics remember the last batches best.
+    shuffled = np.random.default_rng(config.seed).permutation(pictures.valid)
+    pictures = dataclasses.replace(pictures, valid=shuffled)
     for _ in range(_CALIBRATION_PASSES):
         for batch in evaluation_batches(pictures, config.batch_size):
             backbone(batch["image"], training=True)
