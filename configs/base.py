@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
 
     config.backbone = ConfigDict(
         {
-            "name": "alexnet",  # or "resnet20" ... "resnet110", "keras.applications.NAME"
+            "name": "alexnet",  # or "resnet8" ... "resnet110", "keras.applications.NAME"
             "features": (),  # its outputs; (): those of the published network
             "feature": "fc_block",  # the one that is split in halves
             "width": 0,  # channels of a CIFAR ResNet's first block; 0: the standard width

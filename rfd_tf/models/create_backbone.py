@@ -24,7 +24,7 @@ def create_backbone(
     """A freshly initialised backbone.
 
     Args:
-        name: `alexnet`, `resnet20` ... `resnet110` (the CIFAR ones), or `keras.applications.NAME`, whose
+        name: `alexnet`, `resnet8` ... `resnet110` (the CIFAR ones), or `keras.applications.NAME`, whose
             only feature is `pool`, the spatial mean of its last map.
         input_shape: (height, width, channels).
         feature_names: the features to output; by default those of the published network.

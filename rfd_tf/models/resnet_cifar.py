@@ -11,7 +11,7 @@ from rfd_tf.models.torch_defaults import batch_norm
 
 FEATURE_NAMES = ("conv1", "block1", "block2", "block3", "pool", "fc_block")
 DEFAULT_FEATURE_NAMES = FEATURE_NAMES[:-1]
-DEPTHS = (20, 32, 44, 56, 110)
+DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 
 
 def resnet_cifar(
@@ -34,7 +34,7 @@ def resnet_cifar(
     image at first: halves of them hardly learn to tell instances apart, halves of fc_block do.
 
     Args:
-        depth: 20, 32, 44, 56 or 110 (6n + 2 layers).
+        depth: 20, 32, 44, 56 or 110 as published; 8 or 14 for less (6n + 2 layers).
         input_shape: (height, width, channels) of normalised images; height and width may be None.
         feature_names: any of `FEATURE_NAMES`, in any order.
         width: channels of the first block; the pooled feature has four times as many.

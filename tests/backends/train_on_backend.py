@@ -28,7 +28,7 @@ def set_weights(model, rng) -> None:
 def train_compound(rng) -> dict[str, np.ndarray]:
     weights = rotation_instance_weights(rng.uniform(size=(N, 4)))
     model = RotationDecoupling(
-        resnet_cifar(20, (12, 12, 3), ["pool"], width=4),
+        resnet_cifar(8, (12, 12, 3), ["pool"], width=4),
         N,
         num_negatives=K,
         rotation_head="cosine",

@@ -13,7 +13,7 @@ rng = np.random.default_rng(0)
 
 
 def model_of(**kwargs):
-    backbone = resnet_cifar(20, (8, 8, 3), ["pool"], width=4)
+    backbone = resnet_cifar(8, (8, 8, 3), ["pool"], width=4)
     model = RotationDecoupling(backbone, N, num_negatives=4, **kwargs)
     model.compile("sgd")
     return model

@@ -56,7 +56,7 @@ def test_running_metrics_come_back_in_the_middle_of_an_epoch(tmp_path):
     }
 
     def run(data, checkpoint, restored_step=0):
-        backbone = resnet_cifar(20, (8, 8, 3), ["pool"], width=2)
+        backbone = resnet_cifar(8, (8, 8, 3), ["pool"], width=2)
         model = RotationDecoupling(backbone, 16, num_negatives=1)
         model.compile("sgd")
         model.optimizer.build(model.trainable_variables)

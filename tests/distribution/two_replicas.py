@@ -38,7 +38,7 @@ def main(path: str, strategy_name: str, workaround: str = "") -> None:
     with strategy.scope():
         keras.utils.set_random_seed(0)
         model = RotationDecoupling(
-            resnet_cifar(20, (16, 16, 3), ["pool"], width=4, synchronized=True),
+            resnet_cifar(8, (16, 16, 3), ["pool"], width=4, synchronized=True),
             IMAGES,
             num_negatives=K,
             temperature=0.5,

@@ -19,7 +19,7 @@ TRAINING, TEST = 90, 40
 def save_run(folder, seed: int) -> RotationDecoupling:
     """An untrained network of moved batch-norm statistics, as the end of a run."""
     keras.utils.set_random_seed(seed)
-    backbone = create_backbone("resnet20", (16, 16, 3), ["block1", "fc_block"], width=4, dense_width=16)
+    backbone = create_backbone("resnet8", (16, 16, 3), ["block1", "fc_block"], width=4, dense_width=16)
     rng = np.random.default_rng(seed)
     backbone(rng.normal(size=(8, 16, 16, 3)), training=True)
     for variable in backbone.trainable_variables:

@@ -23,11 +23,11 @@ RECIPE = {
 
 
 def write_run(folder: Path, data: dict | None = None, backbone: keras.Model | None = None) -> Path:
-    """The folder of a finished run with heads; by default of a ResNet-20 of width 4."""
+    """The folder of a finished run with heads; by default of a ResNet-8 of width 4."""
     folder.mkdir(parents=True, exist_ok=True)
     if backbone is None:
         features = ["block1", "pool", "fc_block"]
-        backbone = create_backbone("resnet20", (16, 16, 3), features, width=4, dense_width=8)
+        backbone = create_backbone("resnet8", (16, 16, 3), features, width=4, dense_width=8)
         move_statistics(backbone)
     last = list(backbone.output)[-1]
     model = RotationDecoupling(backbone, 10, feature_name=last, rotation_head="cosine", num_negatives=2)

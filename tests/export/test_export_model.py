@@ -58,7 +58,7 @@ def test_everything_is_there(exported):
 def test_report(exported, extractor):
     out, parities = exported
     report = json.loads((out / "parity.json").read_text())
-    assert report["model"] == "resnet20"
+    assert report["model"] == "resnet8"
     entry = report["versions"]["1"]
     assert len(entry["pictures"]) == 16
     assert all("china" in name or "flower" in name for name in entry["pictures"])
@@ -199,4 +199,4 @@ def test_onnx_folder_without_saved_model(exported, extractor, tmp_path):
     for name in ("model.onnx", "model.keras"):
         (tmp_path / name).write_bytes((exported[0] / name).read_bytes())
         assert open_extractor(tmp_path).location == str(tmp_path / name)
-    assert onnx.load(tmp_path / "model.onnx").graph.name == "resnet20"
+    assert onnx.load(tmp_path / "model.onnx").graph.name == "resnet8"

@@ -26,7 +26,7 @@ def write_run(folder: Path, seed: int = 0) -> Path:
 
     keras.utils.set_random_seed(seed)
     folder.mkdir(parents=True)
-    backbone = create_backbone("resnet20", (16, 16, 3), ["block1", "fc_block"], width=4, dense_width=8)
+    backbone = create_backbone("resnet8", (16, 16, 3), ["block1", "fc_block"], width=4, dense_width=8)
     backbone(np.random.default_rng(seed).normal(size=(8, 16, 16, 3)), training=True)
     backbone.save(folder / "backbone.keras")
     config = {"preprocessing": RECIPE, "backbone": {"feature": "fc_block"}}

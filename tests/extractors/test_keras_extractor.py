@@ -15,9 +15,7 @@ RECIPE = {"image_size": 16, "train": "resize", "mean": (0.5, 0.4, 0.3), "std": (
 
 @pytest.fixture(scope="module")
 def trained():
-    backbone = create_backbone(
-        "resnet20", (16, 16, 3), ["block1", "pool", "fc_block"], width=4, dense_width=8
-    )
+    backbone = create_backbone("resnet8", (16, 16, 3), ["block1", "pool", "fc_block"], width=4, dense_width=8)
     model = RotationDecoupling(backbone, 10, feature_name="fc_block", rotation_head="cosine", num_negatives=2)
     backbone(np.random.default_rng(0).normal(size=(8, 16, 16, 3)), training=True)  # moves the statistics
     return model
@@ -68,7 +66,7 @@ def test_exported_file_keeps_its_facts(run, images, tmp_path):
 
 
 def test_mixed_precision_is_rebuilt_in_float32(images):
-    backbone = create_backbone("resnet20", (16, 16, 3), width=4)
+    backbone = create_backbone("resnet8", (16, 16, 3), width=4)
     expected = np.asarray(backbone(images, training=False)["pool"])
     for layer in backbone.layers:
         layer.dtype_policy = "mixed_bfloat16"
@@ -144,7 +142,7 @@ def test_heads_are_found_in_every_keras_form(run, tmp_path):
     for opened in (extractor, open_extractor(tmp_path / "model.keras")):
         assert opened.heads(np.zeros((1, 8), "float32"))["rotation_probabilities"].shape == (1, 4)
     headless = keras_extractor(
-        create_backbone("resnet20", (16, 16, 3), width=4), Preprocessing(**RECIPE), "memory"
+        create_backbone("resnet8", (16, 16, 3), width=4), Preprocessing(**RECIPE), "memory"
     )
     assert headless.heads is None
 

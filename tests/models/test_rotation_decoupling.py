@@ -110,7 +110,7 @@ def test_gradients_equal_torch():
 
 
 def small_model(**kwargs):
-    backbone = resnet_cifar(20, (8, 8, 3), ["pool"], width=4)
+    backbone = resnet_cifar(8, (8, 8, 3), ["pool"], width=4)
     model = RotationDecoupling(backbone, SMALL_N, **{"num_negatives": K, **kwargs})
     model.compile(CoupledSGD(0.01, 0.9))
     return model

@@ -38,7 +38,7 @@ def write_run(folder, training, validation=None, source="image_folder"):
         config.validation.update({"source": source, "root": str(validation)})
     config.preprocessing.update({"image_size": SIZE, "train": "resize", "resize": SIZE})
     config.backbone.update(
-        {"name": "resnet20", "features": ("block1", "pool", "fc_block"), "width": 4, "dense_width": 8}
+        {"name": "resnet8", "features": ("block1", "pool", "fc_block"), "width": 4, "dense_width": 8}
     )
     config.knn.update({"feature": "pool", "k": 5})
     keras.utils.set_random_seed(0)

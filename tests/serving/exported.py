@@ -18,7 +18,7 @@ def tiny_extractor(seed: int = 0, **options) -> KerasExtractor:
     import keras
 
     keras.utils.set_random_seed(seed)
-    backbone = create_backbone("resnet20", (16, 16, 3), ["block1", "fc_block"], width=4, dense_width=8)
+    backbone = create_backbone("resnet8", (16, 16, 3), ["block1", "fc_block"], width=4, dense_width=8)
     model = RotationDecoupling(backbone, 10, feature_name="fc_block", num_negatives=2)
     backbone(np.random.default_rng(seed).normal(size=(8, 16, 16, 3)), training=True)
     return keras_extractor(

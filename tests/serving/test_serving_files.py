@@ -233,8 +233,8 @@ def test_other_settings_of_the_config_stay(folder, extractor, tmp_path):
     [
         (0, SAMPLES, "`version` must be at least 1"),
         (1, [], "`sample_images` is empty"),
-        (1, [SAMPLES[0], b"no picture"], "sample image 1 is no JPEG"),
-        (1, [encoded(picture().convert("CMYK"))], "sample image 0 is a CMYK picture"),
+        (1, [SAMPLES[0], b"no picture"], "sample image 1: it is no JPEG"),
+        (1, [encoded(picture().convert("CMYK"))], "sample image 0: it is in CMYK colours"),
     ],
 )
 def test_bad_arguments(exported, extractor, version, samples, message):

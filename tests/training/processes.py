@@ -19,6 +19,7 @@ TINY = {
     "--config.tensorboard": "False",
     "--config.preprocessing.image_size": "16",
     "--config.preprocessing.resize": "16",
+    "--config.backbone.name": "resnet8",
     "--config.backbone.width": "4",
     "--config.backbone.dense_width": "32",
     "--config.optimizer.milestones": "((1,0.03),(2,0.003))",
