@@ -53,6 +53,9 @@ def get_config() -> ConfigDict:
             # "cross_entropy", "ldam", "ldam_drw", "focal", "class_balanced", "balanced_softmax",
             # "logit_adjusted", or "all"
             "losses": ("cross_entropy",),
+            # Fine-tuning: "" for every training image once an epoch; "class_balanced" draws them with
+            # replacement, by the class-balanced weights of their classes (beta)
+            "sampling": "",
             # Linear probes' weights start at 0 instead of RFD's N(0, sqrt(2 / classes)): with 10 classes that
             # is a deviation of 0.45, which a short run does not unlearn; with 1000 it is 0.045.
             "zero_start": False,

@@ -8,7 +8,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 # command -> (folder below `configs`, a field that only its configs have)
-_KINDS = {"train": ("", "method"), "evaluate": ("evaluation", "classifier")}
+_KINDS = {"train": ("", "init"), "evaluate": ("evaluation", "pool_sizes")}
 
 
 def packaged_configs(command: str) -> dict[str, Path]:

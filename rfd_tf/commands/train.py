@@ -1,6 +1,8 @@
-"""`rfd train`: pretrain a backbone by rotation feature decoupling."""
+"""`rfd train`: pretrain a backbone by rotation feature decoupling, or train a classifier."""
 
+import shlex
 import sys
+from pathlib import Path
 
 from absl import flags
 
@@ -8,15 +10,18 @@ from rfd_tf.commands import command_line, config_flag
 
 USAGE = """rfd train --config=NAME|FILE.py --workdir=DIR [--config.FIELD=VALUE ...]
 
-Pretrains a backbone. Started again with the same arguments, it continues where it was.
-Configs that come with the package: {names}. The fields and their defaults are in configs/base.py.
+Pretrains a backbone without labels; with --config=classify it trains a network and a classifier on labels.
+Started again with the same arguments, it continues where it was.
+Configs that come with the package: {names}. The fields and their defaults are in configs/base.py and
+configs/classify.py.
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status."""
+    given = sys.argv if argv is None else argv
     flag_values = flags.FlagValues()
-    config, argv = config_flag.define(flag_values, "train", sys.argv if argv is None else argv)
+    config, argv = config_flag.define(flag_values, "train", given)
     workdir = flags.DEFINE_string("workdir", None, "the run's folder", flag_values=flag_values)
     usage = USAGE.format(names=", ".join(config_flag.packaged_configs("train")))
     if (status := command_line.parse(flag_values, argv, usage)) is not None:
@@ -24,16 +29,32 @@ def main(argv: list[str] | None = None) -> int:
     missing = "--workdir is needed" if workdir.value is None else None
     if problem := config_flag.complaint(flag_values, "train") or missing:
         return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)
-    return _train(argv[0], config.value, workdir.value)
+    command = f"rfd train {shlex.join(given[1:])}"
+    train = _pretrain if "method" in config.value else _classify
+    return _run(argv[0], train, config.value, workdir.value, command)
 
 
-def _train(program: str, config, workdir: str) -> int:
-    from rfd_tf.callbacks import NonFiniteLossError, TrainingStopped
+def _pretrain(config, workdir: str, _command: str) -> Path:
     from rfd_tf.training.pretrain import pretrain
+
+    return pretrain(config, workdir, lambda model: _initialize(config.init, model))
+
+
+def _classify(config, workdir: str, command: str) -> Path:
+    from rfd_tf.evaluation.classify import classify
+    from rfd_tf.evaluation.tables import text_table
+    from rfd_tf.training.workdir import BACKBONE_FILE
+
+    print(text_table(classify(config, workdir, lambda model: _initialize(config.init, model), command)))
+    return Path(workdir) / BACKBONE_FILE
+
+
+def _run(program: str, train, config, workdir: str, command: str) -> int:
+    from rfd_tf.callbacks import NonFiniteLossError, TrainingStopped
 
     def action():
         try:
-            backbone = pretrain(config, workdir, lambda model: _initialize(config.init, model))
+            backbone = train(config, workdir, command)
         except TrainingStopped as stop:
             print(f"{program}: {stop} The same command continues.", file=sys.stderr)
             return 128 + stop.signal_number

@@ -29,6 +29,7 @@ def training_dataset(
     num_negatives: int = 0,
     with_labels: bool = False,
     valid_indices: np.ndarray | None = None,
+    sampling_weights: np.ndarray | None = None,
     num_workers: int = 1,
     worker_index: int = 0,
     replicas_per_worker: int = 1,
@@ -50,6 +51,9 @@ def training_dataset(
         num_negatives: K instance indices to draw for each picture, uniformly from all N; 0 for none.
         with_labels: whether to give labels too.
         valid_indices: int64; the pictures to use, all by default. Their indices stay the source's.
+        sampling_weights: [M] for the M pictures to use, not negative: an epoch then is M draws with
+            replacement, each picture with a probability proportional to its weight. By default every
+            picture comes once.
         num_workers: processes that share each global batch.
         worker_index: which of them this is.
         replicas_per_worker: devices that share the worker's rows.
@@ -67,7 +71,15 @@ def training_dataset(
         raise ValueError(f"`num_negatives` must not be negative. Received: num_negatives={num_negatives}")
     valid = _rows(source, valid_indices)
     schedule = Schedule(
-        valid, seed, batch_size, epochs, start_step, num_workers, worker_index, replicas_per_worker
+        valid,
+        seed,
+        batch_size,
+        epochs,
+        start_step,
+        num_workers,
+        worker_index,
+        replicas_per_worker,
+        sampling_weights,
     )
     labels = _labels(source) if with_labels else None
 

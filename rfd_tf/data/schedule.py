@@ -5,6 +5,7 @@ or is spread over workers, finds the same.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 import tensorflow as tf
@@ -12,7 +13,7 @@ import tensorflow as tf
 from rfd_tf.data.source import host_constant
 from rfd_tf.data.subset import checked_rows
 
-ORDER, AUGMENTATION, NEGATIVES = range(3)  # independent random streams
+ORDER, AUGMENTATION, NEGATIVES, SAMPLING = range(4)  # independent random streams
 
 
 def steps_per_epoch(num_valid: int, batch_size: int) -> int:
@@ -39,6 +40,7 @@ def training_indices(
     start_step: int,
     num_steps: int,
     valid_indices: np.ndarray | None = None,
+    sampling_weights: np.ndarray | None = None,
 ) -> np.ndarray:
     """The pictures of global steps [start_step, start_step + num_steps), int64 [num_steps, batch_size].
 
@@ -49,7 +51,7 @@ def training_indices(
         raise ValueError(f"`num_steps` must be at least 1. Received: num_steps={num_steps}")
     valid = np.arange(num_images) if valid_indices is None else checked_rows(valid_indices, num_images)
     epochs = (start_step + num_steps) // steps_per_epoch(len(valid), batch_size) + 1
-    schedule = Schedule(valid, seed, batch_size, epochs, start_step)
+    schedule = Schedule(valid, seed, batch_size, epochs, start_step, sampling_weights=sampling_weights)
     dataset = tf.data.Dataset.range(*schedule.positions()).take(num_steps * batch_size)
     dataset = dataset.map(lambda position: schedule.epoch_and_index(position)[1])
     return next(dataset.batch(num_steps * batch_size).as_numpy_iterator()).reshape(num_steps, batch_size)
@@ -68,6 +70,8 @@ class Schedule:
         num_workers: workers.
         worker_index: which of them this is.
         replicas_per_worker: replicas of each worker.
+        sampling_weights: [M], not negative, with a positive sum: pictures are drawn by them, with
+            replacement, M an epoch; None: each comes once an epoch.
 
     Raises:
         ValueError: on a number out of range, or a batch that cannot be shared equally.
@@ -81,6 +85,7 @@ class Schedule:
     num_workers: int = 1
     worker_index: int = 0
     replicas_per_worker: int = 1
+    sampling_weights: np.ndarray | None = None
 
     def __post_init__(self):
         for name in ("epochs", "num_workers", "replicas_per_worker"):
@@ -102,6 +107,17 @@ class Schedule:
                 f"`start_step` must be in [0, {self.epochs * self.steps}]: {self.epochs} epochs of "
                 f"{self.steps} steps. Received: start_step={self.start_step}"
             )
+        if self.sampling_weights is not None:
+            self._check_sampling_weights(np.asarray(self.sampling_weights))
+
+    def _check_sampling_weights(self, weights: np.ndarray) -> None:
+        if weights.shape != self.valid.shape:
+            raise ValueError(
+                f"`sampling_weights` must be one for each of the {len(self.valid)} pictures. "
+                f"Received shape: {weights.shape}"
+            )
+        if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
+            raise ValueError("`sampling_weights` must be finite, not negative, and not all zero")
 
     @property
     def steps(self) -> int:
@@ -127,8 +143,21 @@ class Schedule:
         step, row = position // self.worker_batch, position % self.worker_batch
         epoch = step // self.steps
         place = (step % self.steps) * self.batch_size + self.worker_index * self.worker_batch + row
-        rank = shuffled(place, len(self.valid), stream(self.seed, ORDER, epoch))
+        rank = self._drawn(epoch, place) if self.sampling_weights is not None else self._ranked(epoch, place)
         return epoch, tf.gather(host_constant(self.valid), rank)
+
+    def _ranked(self, epoch: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
+        return shuffled(place, len(self.valid), stream(self.seed, ORDER, epoch))
+
+    def _drawn(self, epoch: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
+        chance = tf.random.stateless_uniform([], stream(self.seed, SAMPLING, epoch, place), dtype=tf.float64)
+        return tf.searchsorted(self._bounds, chance[None], side="right", out_type=tf.int64)[0]
+
+    @functools.cached_property
+    def _bounds(self) -> tf.Tensor:
+        """Rank r is drawn by chances in [bounds[r - 1], bounds[r])."""
+        sums = np.cumsum(np.asarray(self.sampling_weights, "float64"))
+        return host_constant(sums / sums[-1])
 
 
 def stream(seed: int, kind: int, epoch: tf.Tensor, index: int | tf.Tensor = 0) -> tf.Tensor:

@@ -45,23 +45,41 @@ def evaluate(
         ValueError, OSError: what the protocol, the model and the pictures have to say.
     """
     chosen = protocol_of(protocol)
+    return measured(protocol, chosen.load(), config, workdir, open_model, command, chosen.rotations)
+
+
+def measured(
+    name: str,
+    run: Callable[[Experiment], dict[str, ClassifierFigures]],
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    open_model: Callable[[], FeatureExtractor],
+    command: str = "",
+    rotations: bool = False,
+) -> EvaluationResult:
+    """What `run` finds of a model, with the circumstances, saved; the rest as of `evaluate`.
+
+    Args:
+        name: of what is done.
+        run: does it, and gives the figures by classifier.
+        rotations: the classes to tell apart are the four rotations.
+    """
     check_run_values(config)
-    run = chosen.load()
     strategy = distribution.create_strategy(config.strategy, config.logical_cpus)
     set_up_keras(config)
     worker = distribution.worker_index(strategy)
     workdir = Path(workdir) / (f"worker-{worker}" if worker else "")
     with open_model() as extractor:
-        claimed = claim_of(protocol, config, extractor)
+        claimed = claim_of(name, config, extractor)
         check_workdir(workdir, claimed)
         with lock_workdir(workdir), stopwatch(_seconds_file(workdir)) as seconds:
-            experiment = open_experiment(config, extractor, strategy, workdir, chosen.rotations)
+            experiment = open_experiment(config, extractor, strategy, workdir, rotations)
             claim_workdir(workdir, claimed)
             try:
                 figures = run(experiment)
             finally:
                 list_skipped(experiment.training, experiment.test)
-            result = _result(protocol, experiment, figures, command, seconds())
+            result = _result(name, experiment, figures, command, seconds())
             if worker == 0:
                 save_result(result, workdir)
             return result

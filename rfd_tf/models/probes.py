@@ -53,7 +53,7 @@ def linear_probe(
         x = AdaptiveMaxPool2D(size, name=f"{name}_pool")(x)
     x = batch_norm(f"{name}_bn", synchronized, affine=False)(x)
     x = layers.Flatten(name=f"{name}_flatten")(x)
-    logits = classifier(x, num_classes, cosine, f"{name}_classifier", zero_start)
+    logits = classifier(x, num_classes, cosine, f"{name}_classifier", "zeros" if zero_start else None)
     return keras.Model(inputs, logits, name=name)
 
 
@@ -97,13 +97,16 @@ def nonlinear_probe(
     return keras.Model(inputs, classifier(x, num_classes, cosine, f"{name}_classifier"), name=name)
 
 
-def classifier(x, num_classes: int, cosine: bool, name: str, zero_start: bool = False):
-    """Logits [B, num_classes] of vectors, in full precision under a mixed policy too: dense, or cosines."""
+def classifier(x, num_classes: int, cosine: bool, name: str, kernel_initializer=None):
+    """Logits [B, num_classes] of vectors, in full precision under a mixed policy too: dense, or cosines.
+
+    A dense layer's kernel starts as N(0, sqrt(2 / num_classes)), RFD's way, unless an initializer is given.
+    """
     if cosine:
         return CosineDense(num_classes, name=name)(x)
     return layers.Dense(
         num_classes,
-        kernel_initializer="zeros" if zero_start else _fan_out_normal(num_classes),
+        kernel_initializer=kernel_initializer or _fan_out_normal(num_classes),
         dtype=keras.config.floatx(),
         name=name,
     )(x)

@@ -24,6 +24,7 @@ class PictureInputs(ProbeInputs):
         extractor: None to give the pictures themselves, for a network within the trained model; else the
             model, in any form, that turns each batch into features on the way.
         names: the features that it shall give.
+        sampling: weights of the training pictures, as of `data.training_dataset`.
     """
 
     def __init__(
@@ -32,11 +33,13 @@ class PictureInputs(ProbeInputs):
         test: Pictures,
         extractor: FeatureExtractor | None = None,
         names: Sequence[str] = (),
+        sampling: np.ndarray | None = None,
     ):
         self.training = training
         self.test = test
         self.extractor = extractor
         self.names = tuple(names)
+        self.sampling = sampling
         self.num_examples = len(training.valid)
         self.test_labels = test.source.labels[test.valid]
         self._failure: Exception | None = None
@@ -52,6 +55,7 @@ class PictureInputs(ProbeInputs):
                 start_step=start_step,
                 with_labels=True,
                 valid_indices=self.training.valid,
+                sampling_weights=self.sampling,
                 num_workers=num_workers,
                 worker_index=worker_index,
                 replicas_per_worker=replicas_per_worker,
@@ -101,4 +105,4 @@ class PictureInputs(ProbeInputs):
     def name_bad_image(self, config: ConfigDict, step: int, error: tf.errors.OpError) -> None:
         if self._failure is not None:
             raise self._failure from error
-        name_bad_image(config, self.training, self.test, step, error)
+        name_bad_image(config, self.training, self.test, step, error, self.sampling)

@@ -75,6 +75,7 @@ def name_bad_image(
     validation: Pictures | None,
     step: int,
     error: tf.errors.OpError,
+    sampling_weights: np.ndarray | None = None,
 ) -> None:
     """Raise `BadImageError` for a failed decoding, if it came of a picture.
 
@@ -87,6 +88,7 @@ def name_bad_image(
         start_step=step,
         num_steps=_PREFETCHED_STEPS,
         valid_indices=training.valid,
+        sampling_weights=sampling_weights,
     )
     training.name_bad_image(error, upcoming)
     if validation is not None:
@@ -115,9 +117,9 @@ def open_pictures(config: ConfigDict, preprocessing: data.Preprocessing, cache_f
     """
     if config.on_error not in ("raise", "skip"):
         raise ValueError(f"`on_error` must be 'raise' or 'skip'. Received: {config.on_error!r}")
-    options = {"name": config.name} if config.name else {}
+    options = {}
     if config.source == "tfds":
-        options["cache_dir"] = cache_file.parent
+        options = {"cache_dir": cache_file.parent} | ({"name": config.name} if config.name else {})
     if config.source in ("image_folder", "flat_folder", "image_list", "places205"):
         options["on_error"] = config.on_error
     source = data.open_source(config.source, config.root, config.split or "train", **options)

@@ -97,3 +97,54 @@ def test_steps_per_epoch():
 def test_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Schedule(**{"valid": np.arange(10), "seed": 0, "batch_size": 4, "epochs": 2} | options)
+
+
+def drawn(weights, steps, start_step=0, batch_size=10):
+    return training_indices(
+        len(weights),
+        batch_size=batch_size,
+        seed=1,
+        start_step=start_step,
+        num_steps=steps,
+        sampling_weights=np.array(weights),
+    )
+
+
+def test_drawn_by_weight():
+    weights = np.repeat([0.0, 1.0, 3.0], [2, 30, 10])
+    counts = np.bincount(drawn(weights, 400).ravel(), minlength=42)
+    assert not counts[:2].any()
+    expected = 4000 * weights[2:] / weights.sum()
+    assert ((counts[2:] - expected) ** 2 / expected).sum() < 72.1  # 39 degrees of freedom, p = 0.001
+
+
+def test_draws_do_not_depend_on_the_start():
+    weights = np.arange(1.0, 41)
+    np.testing.assert_array_equal(drawn(weights, 9)[5:], drawn(weights, 4, start_step=5))
+
+
+def test_valid_indices_are_drawn_by_their_own_weights():
+    rows = training_indices(
+        100,
+        batch_size=2,
+        seed=1,
+        start_step=0,
+        num_steps=50,
+        valid_indices=np.array([3, 90]),
+        sampling_weights=np.array([0, 2]),
+    )
+    assert set(rows.ravel()) == {90}
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1.0] * 3, "one for each of the 4 pictures"),
+        ([1, 1, 1, -1], "not negative"),
+        ([1, 1, 1, np.nan], "finite"),
+        ([0.0] * 4, "not all zero"),
+    ],
+)
+def test_bad_sampling_weights(weights, message):
+    with pytest.raises(ValueError, match=message):
+        Schedule(np.arange(4), 0, 2, 1, sampling_weights=np.array(weights))

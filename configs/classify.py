@@ -1,0 +1,69 @@
+"""Supervised training on long-tailed labels: the recipe of LDAM-DRW on CIFAR-10 (exp, ratio 100).
+
+    rfd train --config=classify --workdir=/tmp/ldam_drw
+
+reads TensorFlow Datasets' cifar10, which must have been prepared (`tfds build cifar10`). From a file of
+arrays train_images, train_labels, test_images and test_labels, long-tailed already:
+
+    rfd train --config=classify --config.data.source=npz --config.data.root=cifar10_lt.npz \
+        --config.data.long_tail.profile= --config.validation.source=npz \
+        --config.validation.root=cifar10_lt.npz --workdir=/tmp/ldam_drw
+
+The alternatives: `--config.classifier.losses="('cross_entropy',)"` (see configs/evaluation/base.py), with
+`--config.classifier.sampling=class_balanced` for re-sampling, and
+`--config.init=/tmp/cifar10_lt/backbone.keras` to start from a self-supervised backbone.
+
+Reference: Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.evaluation import base
+
+
+def get_config():
+    config = base.get_config()
+    for field in ("features", "input", "pool_sizes", "nonlinear", "knn", "rotation", "logistic"):
+        del config[field]  # of other protocols
+    config.init = ""  # start from a backbone: a .keras file or zoo:NAME
+    config.epochs = 200
+    config.batch_size = 128
+    config.checkpoint_steps = 50
+
+    config.data.source = "tfds"
+    config.data.name = "cifar10"
+    config.data.long_tail.profile = "exp"
+    config.validation.source = "tfds"
+    config.validation.name = "cifar10"
+    config.validation.split = "test"
+
+    config.preprocessing = ConfigDict(
+        {
+            "image_size": 32,
+            "train": "pad_crop",  # 4 pixels a side
+            "resize": 32,
+            "flip": True,
+            "min_area": 0.08,
+            "max_area": 1.0,
+            "mean": (0.4914, 0.4822, 0.4465),
+            "std": (0.2023, 0.1994, 0.2010),
+        }
+    )
+    config.backbone = ConfigDict(
+        {
+            "name": "resnet32",
+            "features": ("block1", "block2", "block3", "pool"),
+            "feature": "pool",  # what is classified
+            "width": 0,
+            "dense_width": 0,
+        }
+    )
+    config.classifier.losses = ("ldam_drw",)
+    config.classifier.drw_start_epoch = 160
+    config.finetune.rate_factor = 1.0  # lower with an `init`, to keep what it has learnt
+
+    config.optimizer.milestones = ((160, 1e-1), (180, 1e-3), (200, 1e-5))
+    config.optimizer.warmup_epochs = 5
+    config.optimizer.nesterov = False
+    config.optimizer.weight_decay = 2e-4
+    return config

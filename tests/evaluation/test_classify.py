@@ -1,0 +1,145 @@
+"""`rfd train --config=classify`: a whole network on long-tailed labels."""
+
+import csv
+
+import keras
+import numpy as np
+import pytest
+
+from rfd_tf import cli
+from rfd_tf.data import training_dataset
+from rfd_tf.evaluation.results import load_result
+from rfd_tf.extractors import open_extractor
+from rfd_tf.models import create_backbone
+
+TINY = {
+    "--config": "classify",
+    "--config.data.source": "digits",
+    "--config.data.long_tail.ratio": "10",
+    "--config.validation.source": "digits",
+    "--config.validation.split": "validation",
+    "--config.preprocessing.image_size": "16",
+    "--config.preprocessing.resize": "16",
+    "--config.preprocessing.flip": "False",
+    "--config.backbone.name": "resnet8",
+    "--config.backbone.features": "('block1','pool')",
+    "--config.backbone.width": "4",
+    "--config.batch_size": "64",
+    "--config.epochs": "3",
+    "--config.optimizer.milestones": "((2,0.05),(3,0.005))",
+    "--config.optimizer.warmup_epochs": "1",
+    "--config.classifier.drw_start_epoch": "2",
+    "--config.checkpoint_steps": "0",
+    "--config.tensorboard": "False",
+    "--config.deterministic": "False",
+}
+
+
+def train(workdir, *overrides) -> int:
+    flags = TINY | dict(override.split("=", 1) for override in overrides)
+    arguments = [f"{name}={value}" for name, value in flags.items()]
+    return cli.main(["rfd", "train", f"--workdir={workdir}", *arguments])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "ldam_drw"
+    assert train(folder) == 0
+    return folder
+
+
+def history(run) -> dict[str, list[float]]:
+    with open(run / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name: [float(row[name]) for row in rows] for name in rows[0]}
+
+
+def test_it_learns_and_the_figures_are_there(run):
+    logged = history(run)
+    result = load_result(run / "evaluation.json")
+    assert result.protocol == "classify"
+    assert result.command.startswith("rfd train ")
+    assert result.class_counts[0] > 9 * result.class_counts[-1]
+    assert result.figures["features"].top1 == pytest.approx(logged["val_features_top1"][-1], abs=1e-6)
+    assert logged["features_top1"][-1] > 1.5 * logged["features_top1"][0]
+    assert set(result.figures["features"].extra) == {"best_epoch", "best_top1"}
+
+
+def test_reweighting_began_when_it_should(run):
+    """Rare classes weigh more, so that the loss of the same network jumps."""
+    losses = history(run)["loss"]
+    assert losses[1] < losses[0]
+    assert losses[2] > losses[1]
+
+
+def test_network_and_classifier_are_saved(run):
+    images = np.random.default_rng(0).normal(size=(5, 16, 16, 3)).astype("float32")
+    with open_extractor(str(run)) as extractor:
+        assert list(extractor.info.outputs) == ["features", "block1"]
+        features = extractor(images)["features"]
+    cosines = keras.saving.load_model(run / "classifier.keras").predict(features, verbose=0)
+    assert cosines.shape == (5, 10)
+    assert np.abs(cosines).max() <= 1 + 1e-6
+
+
+def test_a_finished_run_is_not_trained_again(run):
+    before = history(run)
+    assert train(run) == 0
+    assert history(run) == before
+
+
+def test_starts_from_a_backbone(tmp_path):
+    keras.utils.set_random_seed(5)
+    init = create_backbone("resnet8", (16, 16, 3), ["block1", "pool"], width=4)
+    init.save(tmp_path / "init.keras")
+    still = ("--config.optimizer.milestones=((1,1e-30),)", "--config.optimizer.weight_decay=0.0")
+    status = train(
+        tmp_path / "run",
+        *still,
+        f"--config.init={tmp_path / 'init.keras'}",
+        "--config.optimizer.weight_decay=0.0",
+    )
+    assert status == 0
+    found = keras.saving.load_model(tmp_path / "run" / "backbone.keras")
+    for ours, theirs in zip(found.trainable_variables, init.trainable_variables, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-20, err_msg=theirs.path)
+
+
+def test_class_balanced_sampling_draws_every_class_alike(tmp_path, monkeypatch):
+    drawn_by = []
+
+    def recorded(source, *arguments, sampling_weights, valid_indices, **options):
+        drawn_by.append((source.labels[valid_indices], sampling_weights))
+        return training_dataset(
+            source, *arguments, sampling_weights=sampling_weights, valid_indices=valid_indices, **options
+        )
+
+    monkeypatch.setattr("rfd_tf.training.picture_inputs.data.training_dataset", recorded)
+    flags = ("--config.classifier.losses=('cross_entropy',)", "--config.epochs=1")
+    assert train(tmp_path / "run", *flags, "--config.classifier.sampling=class_balanced") == 0
+    ((labels, weights),) = drawn_by
+    shares = np.bincount(labels, weights=weights) / weights.sum()
+    np.testing.assert_allclose(shares, 0.1, rtol=0.01)  # beta = 0.9999 of a hundred images
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.classifier.losses=('ldam','focal')", "one of `classifier.losses` at a time"),
+        ("--config.classifier.losses=('hinge',)", "hinge"),
+        ("--config.classifier.sampling=some", "`classifier.sampling` must be"),
+        ("--config.backbone.feature=conv9", "conv9"),
+        ("--config.epochs=0", "`epochs` must be at least 1"),
+        ("--config.validation.source=", "`validation.source` is empty"),
+    ],
+)
+def test_bad_values(override, message, tmp_path, capsys):
+    assert train(tmp_path / "run", override) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_is_no_config_of_an_evaluation(tmp_path, capsys):
+    arguments = ["--model=none", "--protocol=knn", "--config=classify", f"--workdir={tmp_path}"]
+    assert cli.main(["rfd", "evaluate", *arguments]) == 2
+    assert "a config of `rfd train`" in capsys.readouterr().err
