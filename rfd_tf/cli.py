@@ -5,7 +5,8 @@ import sys
 
 # One line each; `rfd --help` prints them without importing anything heavy.
 COMMANDS = {
-    "train": "pretrain a backbone by rotation feature decoupling",
+    "train": "pretrain a backbone by rotation feature decoupling, or train on labels",
+    "rotations": "find the images whose rotation cannot be told, out of sample",
     "summary": "print and draw what a finished run has learned, against an untrained control",
     "evaluate": "measure a model's features by one of the field's protocols",
     "report": "write an HTML page about a finished run: curves, pictures, figures",

@@ -20,6 +20,13 @@ def open_model(location: str, feature_maps: Sequence[str] | None = None, **servi
     return open_extractor(location, feature_maps, **serving_options)
 
 
+def initialize(init: str, backbone) -> None:
+    """Sets a backbone's weights from what a config's `init` names: a .keras file or zoo:NAME."""
+    import zoo
+
+    zoo.resolve_init(init, backbone)
+
+
 def _open_zoo(location: str, feature_maps: Sequence[str] | None):
     import zoo
     from rfd_tf.extractors import keras_extractor

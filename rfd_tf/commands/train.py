@@ -7,6 +7,7 @@ from pathlib import Path
 from absl import flags
 
 from rfd_tf.commands import command_line, config_flag
+from rfd_tf.commands.models import initialize
 
 USAGE = """rfd train --config=NAME|FILE.py --workdir=DIR [--config.FIELD=VALUE ...]
 
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 def _pretrain(config, workdir: str, _command: str) -> Path:
     from rfd_tf.training.pretrain import pretrain
 
-    return pretrain(config, workdir, lambda model: _initialize(config.init, model))
+    return pretrain(config, workdir, lambda model: initialize(config.init, model))
 
 
 def _classify(config, workdir: str, command: str) -> Path:
@@ -45,7 +46,7 @@ def _classify(config, workdir: str, command: str) -> Path:
     from rfd_tf.evaluation.tables import text_table
     from rfd_tf.training.workdir import BACKBONE_FILE
 
-    print(text_table(classify(config, workdir, lambda model: _initialize(config.init, model), command)))
+    print(text_table(classify(config, workdir, lambda model: initialize(config.init, model), command)))
     return Path(workdir) / BACKBONE_FILE
 
 
@@ -62,12 +63,6 @@ def _run(program: str, train, config, workdir: str, command: str) -> int:
         return 0
 
     return command_line.run(program, action, (ValueError, OSError, ImportError, NonFiniteLossError))
-
-
-def _initialize(init: str, backbone) -> None:
-    import zoo
-
-    zoo.resolve_init(init, backbone)
 
 
 if __name__ == "__main__":

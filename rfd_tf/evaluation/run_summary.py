@@ -42,11 +42,13 @@ def summarize_run(workdir: Path) -> RunSummary:
 
     Raises:
         FileNotFoundError: where the run has not finished.
-        ValueError: where training or validation source has no labels.
+        ValueError: where it is no pretraining, or training or validation source has no labels.
     """
     if not (workdir / "backbone.keras").exists():
         raise FileNotFoundError(f"{workdir} holds no backbone.keras: the run has not finished")
     config = ConfigDict(json.loads((workdir / "config.json").read_text(encoding="utf-8")))
+    if "method" not in config:
+        raise ValueError(f"{workdir} is a run on labels, not a pretraining: evaluation.json has its figures")
     training, test = open_run_pictures(config, workdir)
     if test is None:
         raise ValueError("The run has no validation source, so that there is nothing to measure on")

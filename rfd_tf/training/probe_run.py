@@ -57,9 +57,10 @@ class ProbeRun(ResumableRun):
         return model
 
     def state_callbacks(self) -> list[keras.callbacks.Callback]:
-        options = self.config.classifier
         return [
-            DeferredReweighting(options.drw_start_epoch, options.beta, loss.loss)
+            DeferredReweighting(
+                self.config.classifier.drw_start_epoch, self.config.classifier.beta, loss.loss
+            )
             for loss in self.losses.values()
             if loss.deferred_reweighting
         ]

@@ -88,6 +88,12 @@ def test_a_finished_run_is_not_trained_again(run):
     assert history(run) == before
 
 
+def test_is_no_pretraining_to_be_summarised(run, capsys):
+    for command in ("summary", "report"):
+        assert cli.main(["rfd", command, f"--workdir={run}"]) == 1
+        assert str(run) in capsys.readouterr().err
+
+
 def test_starts_from_a_backbone(tmp_path):
     keras.utils.set_random_seed(5)
     init = create_backbone("resnet8", (16, 16, 3), ["block1", "pool"], width=4)
