@@ -7,7 +7,7 @@ from pathlib import Path
 from absl import flags
 
 from rfd_tf.commands import command_line
-from rfd_tf.commands.models import MODEL_HELP, open_model
+from rfd_tf.commands.models import KERAS_MODEL_HELP, open_model
 
 USAGE = """rfd export --model=MODEL --out=DIR [flags]
 
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
 def _define_flags() -> flags.FlagValues:
     values = flags.FlagValues()
     define = {"flag_values": values}
-    flags.DEFINE_string("model", None, f"a Keras model: {MODEL_HELP}", **define)
+    flags.DEFINE_string("model", None, KERAS_MODEL_HELP, **define)
     flags.DEFINE_string("out", None, "the export's folder", **define)
     flags.DEFINE_list("formats", "saved_model,onnx,keras", "what to write", **define)
     flags.DEFINE_list("features", "", "feature maps to give besides, such as conv1,conv5; or all", **define)

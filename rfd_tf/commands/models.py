@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 
+KERAS_MODEL_HELP = (
+    "a run's folder, a .keras file, zoo:NAME, zoo:NAME=FILE with the weights in a file of yours"
+)
 MODEL_HELP = (
-    "a run's folder, a .keras file, a SavedModel, an .onnx file, zoo:NAME, zoo:NAME=FILE with the weights "
-    "in a file of yours, or the address of TensorFlow Serving (grpc://HOST:PORT/NAME, http://HOST:PORT/NAME)"
+    f"{KERAS_MODEL_HELP}, a SavedModel, an .onnx file, or the address of TensorFlow Serving "
+    "(grpc://HOST:PORT/NAME, http://HOST:PORT/NAME)"
 )
 
 _ZOO = "zoo:"
