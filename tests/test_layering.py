@@ -27,6 +27,7 @@ LAYERS = {
     "rfd_tf.export": 5,
     "rfd_tf.extraction": 5,
     "rfd_tf.report": 6,
+    "rfd_tf.sweeps": 6,
     "rfd_tf.commands": 7,
     "rfd_tf.cli": 8,
     "configs": 0,

@@ -12,8 +12,8 @@ from rfd_tf.extraction.manifest import pending_shards, write_manifest
 from rfd_tf.extraction.picture_reader import PictureReader
 from rfd_tf.extraction.settings import Settings, claim
 from rfd_tf.extraction.shard import Skipped, shard_format, write_shard
-from rfd_tf.extraction.stop_signals import StopSignals
 from rfd_tf.extractors import FeatureExtractor
+from rfd_tf.stop_signals import StopSignals
 
 NAMED = 20  # skipped pictures that are printed
 
