@@ -43,4 +43,12 @@ def _cells(figures: ClassifierFigures) -> dict[str, str]:
         **figures.shot_groups,
     }
     shown = {name: "" if value is None else f"{100 * value:.1f}" for name, value in accuracies.items()}
-    return shown | {name.replace("_", " "): f"{value:g}" for name, value in figures.extra.items()}
+    return shown | {_title(name): _extra(name, value) for name, value in figures.extra.items()}
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ").replace("top1", "top-1")
+
+
+def _extra(name: str, value: float) -> str:
+    return f"{100 * value:.1f}" if name.endswith("top1") else f"{value:g}"
