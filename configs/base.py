@@ -56,6 +56,8 @@ def get_config() -> ConfigDict:
             "embedding_dim": 128,
             "num_negatives": 4096,
             "temperature": 0.07,
+            # (low, high, period in epochs): swings between the two instead (Kukleva et al., ICLR 2023)
+            "temperature_swing": (),
             "momentum": 0.5,  # of the memory bank
         }
     )

@@ -31,3 +31,10 @@ def four_views(images):
 def rotation_labels(num_images: int) -> np.ndarray:
     """Labels 0 1 2 3 0 1 2 3 ... of the views of `num_images` images, int32 of shape [4 * num_images]."""
     return np.tile(np.arange(NUM_ROTATIONS, dtype="int32"), num_images)
+
+
+def rotation_labels_like(logits):
+    """Rotation labels [4 * B] for logits [4 * B, 4]; B may be unknown while tracing."""
+    if logits.shape[0] is not None:
+        return rotation_labels(logits.shape[0] // NUM_ROTATIONS)
+    return ops.arange(ops.shape(logits)[0], dtype="int32") % NUM_ROTATIONS

@@ -5,6 +5,7 @@ from rfd_tf.callbacks.graceful_stop import GracefulStop, TrainingStopped
 from rfd_tf.callbacks.instance_weighting import InstanceWeighting
 from rfd_tf.callbacks.knn_monitor import KNNMonitor
 from rfd_tf.callbacks.stop_on_non_finite import NonFiniteLossError, StopOnNonFinite
+from rfd_tf.callbacks.temperature_schedule import TemperatureSchedule
 from rfd_tf.callbacks.training_checkpoint import TrainingCheckpoint
 from rfd_tf.callbacks.training_summaries import TrainingSummaries
 
@@ -15,6 +16,7 @@ __all__ = [
     "KNNMonitor",
     "NonFiniteLossError",
     "StopOnNonFinite",
+    "TemperatureSchedule",
     "TrainingCheckpoint",
     "TrainingStopped",
     "TrainingSummaries",

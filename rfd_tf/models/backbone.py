@@ -87,3 +87,16 @@ def first_layer_filters(backbone: keras.Model) -> np.ndarray:
                 kernel = kernel * scale
             return kernel.astype("float32")
     raise ValueError(f"{backbone.name!r} has no convolution")
+
+
+def half_width(backbone: keras.Model, feature_name: str) -> int:
+    """D / 2 of a backbone's feature [B, D] that is to be split in halves; ValueError where it cannot be."""
+    if not isinstance(backbone.output, dict) or feature_name not in backbone.output:
+        raise ValueError(f"The backbone {backbone.name!r} has no feature {feature_name!r}")
+    shape = backbone.output[feature_name].shape
+    if len(shape) != 2 or shape[-1] % 2:
+        raise ValueError(
+            f"Feature {feature_name!r} of {backbone.name!r} must be [B, D] with D even to be split. "
+            f"Its shape is {shape}"
+        )
+    return shape[-1] // 2

@@ -10,9 +10,10 @@ from rfd_tf.layers.memory_bank import MemoryBank
 from rfd_tf.layers.normalize import l2_normalize
 from rfd_tf.losses.nce import nce_loss
 from rfd_tf.losses.rotation_invariance import rotation_invariance_loss
+from rfd_tf.models.backbone import half_width
 from rfd_tf.models.torch_defaults import fan_in_uniform
 from rfd_tf.precision import full_precision
-from rfd_tf.rotations import NUM_ROTATIONS, four_views, rotation_labels
+from rfd_tf.rotations import NUM_ROTATIONS, four_views, rotation_labels_like
 
 ROTATION_HEADS = ("softmax", "cosine")
 
@@ -34,6 +35,7 @@ class RotationDecoupling(keras.Model):
         embedding_dim: length of the embedding that the bank remembers.
         num_negatives: K, drawn uniformly with replacement over all N.
         temperature: T of the contrast.
+        variable_temperature: let `set_temperature` change it (`rfd_tf.callbacks.TemperatureSchedule`).
         momentum: of the bank's rows.
         loss_weights: of rotation, invariance and instance loss.
         use_instance_weights: keep a table of rotation weights [N, 4] (`set_instance_weights`).
@@ -75,6 +77,7 @@ class RotationDecoupling(keras.Model):
         momentum: float = 0.5,
         loss_weights: Sequence[float] = (1.0, 1.0, 1.0),
         use_instance_weights: bool = False,
+        variable_temperature: bool = False,
         seed: int = 0,
         **kwargs,
     ):
@@ -95,12 +98,14 @@ class RotationDecoupling(keras.Model):
         self.momentum = momentum
         self.loss_weights = tuple(float(weight) for weight in loss_weights)
         self.use_instance_weights = use_instance_weights
+        self.variable_temperature = variable_temperature
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
-        self.half_width = _half_width(backbone, self.feature_name)
+        self.half_width = half_width(backbone, self.feature_name)
         self._rotation_head_kind = rotation_head
         self._add_heads()
         self._add_instance_weights()
+        self._add_temperature()
         # JAX sees a variable change only if it hangs on the model.
         self.rotation_class_weights = getattr(self.rotation_loss, "class_weights", None)
         self._add_metrics()
@@ -130,6 +135,13 @@ class RotationDecoupling(keras.Model):
             name="instance_weighting", shape=(), initializer="zeros", trainable=False, autocast=False
         )
 
+    def _add_temperature(self) -> None:
+        if self.variable_temperature:
+            start = keras.initializers.Constant(self.temperature)
+            self.current_temperature = self.add_weight(
+                name="current_temperature", shape=(), initializer=start, trainable=False, autocast=False
+            )
+
     def _add_metrics(self) -> None:
         names = ("rotation_loss", "invariance_loss", "instance_loss")
         self.loss_trackers = {name: keras.metrics.Mean(name=name) for name in names}
@@ -149,6 +161,19 @@ class RotationDecoupling(keras.Model):
         if np.shape(weights) != expected:
             raise ValueError(f"`weights` must have shape {expected}. Received {np.shape(weights)}")
         self.instance_weights.assign(weights)
+
+    def set_temperature(self, temperature: float) -> None:
+        """Go on with another temperature; the next batch sets the normalizer, which belongs to one, anew.
+
+        Nothing happens where the temperature is this one already.
+        """
+        if not self.variable_temperature:
+            raise ValueError("This model was made with variable_temperature=False")
+        if not temperature > 0:
+            raise ValueError(f"`temperature` must be positive. Received: temperature={temperature}")
+        if float(self.current_temperature) != float(np.float32(temperature)):
+            self.current_temperature.assign(temperature)
+            self.memory_bank.normalizer.assign(0.0)
 
     def call(self, inputs, training=False):
         features = self.backbone(four_views(inputs["image"]), training=training)[self.feature_name]
@@ -186,14 +211,14 @@ class RotationDecoupling(keras.Model):
             rows = ops.reshape(ops.take(self.instance_weights, x["index"], axis=0), (-1,))
             weights = 1.0 + self.instance_weighting * (rows - 1.0)
         logits = y_pred["rotation_logits"]
-        return self.rotation_loss(_labels_like(logits), logits, sample_weight=weights)
+        return self.rotation_loss(rotation_labels_like(logits), logits, sample_weight=weights)
 
     def _instance_loss(self, x, y_pred, training):
         embedding = y_pred["embedding"]
         negatives = self._negatives(x)
         if training:
             rows = ops.concatenate([ops.cast(x["index"], "int32")[:, None], negatives], axis=1)
-            similarities = self.memory_bank(embedding, rows)
+            similarities = self.memory_bank(embedding, rows) * self._sharpening()
             normalizer = self.memory_bank.normalizer_of(similarities)
             self.memory_bank.normalizer.assign(normalizer)
             self.memory_bank.update(ops.stop_gradient(embedding), x["index"])
@@ -202,8 +227,13 @@ class RotationDecoupling(keras.Model):
             upright, turned = self._embed(by_image[:, 0]), self._embed(ops.mean(by_image[:, 1:], axis=1))
             positive = ops.sum(upright * turned, axis=-1, keepdims=True) / self.temperature
             similarities = ops.concatenate([positive, self.memory_bank(turned, negatives)], axis=1)
+            similarities = similarities * self._sharpening()
             normalizer = self.memory_bank.normalizer_of(similarities)
         return nce_loss(similarities, normalizer, self.num_instances)
+
+    def _sharpening(self):
+        """What similarities over the first temperature are to be multiplied by."""
+        return self.temperature / self.current_temperature if self.variable_temperature else 1.0
 
     def _negatives(self, x):
         if "negatives" in x:
@@ -215,7 +245,7 @@ class RotationDecoupling(keras.Model):
         images = ops.shape(y_pred["embedding"])[0]
         for name, loss in losses.items():
             self.loss_trackers[name].update_state(loss, sample_weight=images)
-        labels = _labels_like(y_pred["rotation_logits"])
+        labels = rotation_labels_like(y_pred["rotation_logits"])
         self.accuracies["rotation_accuracy"].update_state(labels, y_pred["rotation_logits"])
         self.accuracies["invariant_rotation_accuracy"].update_state(
             labels, y_pred["invariant_rotation_logits"]
@@ -248,6 +278,7 @@ class RotationDecoupling(keras.Model):
             "momentum": self.momentum,
             "loss_weights": self.loss_weights,
             "use_instance_weights": self.use_instance_weights,
+            "variable_temperature": self.variable_temperature,
             "seed": self.seed,
         }
 
@@ -265,22 +296,3 @@ def _dense(units: int, fan_in: int, name: str) -> keras.layers.Dense:
         bias_initializer=fan_in_uniform(fan_in),
         name=name,
     )
-
-
-def _half_width(backbone: keras.Model, feature_name: str) -> int:
-    if not isinstance(backbone.output, dict) or feature_name not in backbone.output:
-        raise ValueError(f"The backbone {backbone.name!r} has no feature {feature_name!r}")
-    shape = backbone.output[feature_name].shape
-    if len(shape) != 2 or shape[-1] % 2:
-        raise ValueError(
-            f"Feature {feature_name!r} of {backbone.name!r} must be [B, D] with D even to be split. "
-            f"Its shape is {shape}"
-        )
-    return shape[-1] // 2
-
-
-def _labels_like(logits):
-    """Rotation labels [4B] for logits [4B, 4]; B may be unknown while tracing."""
-    if logits.shape[0] is not None:
-        return rotation_labels(logits.shape[0] // NUM_ROTATIONS)
-    return ops.arange(ops.shape(logits)[0], dtype="int32") % NUM_ROTATIONS

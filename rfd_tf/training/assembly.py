@@ -60,6 +60,7 @@ def build_model(
         num_negatives=method.num_negatives,
         temperature=method.temperature,
         momentum=method.momentum,
+        variable_temperature=bool(temperature_swing(config)),
         loss_weights=method.loss_weights,
         use_instance_weights=instance_weights is not None,
         seed=config.seed,
@@ -114,6 +115,14 @@ def _rotation_head(config: ConfigDict, num_instances: int, instance_weights):
     return "cosine", LDAMLoss(counts, config.ldam.max_margin, config.ldam.scale, name="rotation_ldam")
 
 
+def temperature_swing(config: ConfigDict) -> tuple[float, float, int] | None:
+    """(low, high, period) of the contrast's temperature; None where it is fixed."""
+    swing = tuple(config.method.get("temperature_swing", ()))  # runs from before it have none
+    if len(swing) not in (0, 3):
+        raise ValueError(f"`method.temperature_swing` must be (low, high, period). Received: {swing}")
+    return swing or None
+
+
 def state_callbacks(config: ConfigDict, model: RotationDecoupling) -> list[keras.callbacks.Callback]:
     """The callbacks that switch weights on by epoch."""
     acting: list[keras.callbacks.Callback] = []
@@ -121,6 +130,8 @@ def state_callbacks(config: ConfigDict, model: RotationDecoupling) -> list[keras
         acting.append(callbacks.DeferredReweighting(config.ldam.start_epoch, config.ldam.beta))
     if model.use_instance_weights:
         acting.append(callbacks.InstanceWeighting(config.rotation_probabilities.start_epoch))
+    if swing := temperature_swing(config):
+        acting.append(callbacks.TemperatureSchedule(*swing))
     return acting
 
 

@@ -71,10 +71,15 @@ def _through_json(config: dict) -> dict:
 
 
 def differences(saved: dict, config: dict, prefix: str = "") -> list[str]:
-    """Where two nested dicts of JSON values differ, for people; `prefix` goes before each field's name."""
+    """Where two nested dicts of JSON values differ, for people; `prefix` goes before each field's name.
+
+    A new field that is off (empty, zero, false) is no difference.
+    """
     found = []
     for name in sorted({*saved, *config}):
         there, here = saved.get(name, _MISSING), config.get(name, _MISSING)
+        if there is _MISSING and not here:
+            continue  # a switch that an earlier version did not have is off
         if isinstance(there, dict) and isinstance(here, dict):
             found += differences(there, here, f"{prefix}{name}.")
         elif there is _MISSING or here is _MISSING or there != here:

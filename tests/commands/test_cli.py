@@ -84,6 +84,8 @@ def test_bad_flags_are_refused_in_one_clear_message(arguments, message, capsys):
         ("--config.dtype_policy=mixed_float16", "mixed_float16"),
         ("--config.epochs=0", "epochs=0"),
         ("--config.knn.k=0", "k=0"),
+        ("--config.method.temperature_swing=(0.1,1.0)", "temperature_swing"),
+        ("--config.method.temperature_swing=(1.0,0.1,10)", "0 < low <= high"),
         ("--config.knn.feature=block9", "Unknown feature 'block9'"),
         ("--config.preprocessing.train=shuffle", "shuffle"),
     ],

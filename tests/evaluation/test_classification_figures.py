@@ -84,7 +84,9 @@ def result():
         model="runs/a",
         command="rfd evaluate",
         figures={
-            "pool, k=20": classification_figures([0, 1, 2], scores, COUNTS, {"best_epoch": 12, "best_top1": 0.675}),
+            "pool, k=20": classification_figures(
+                [0, 1, 2], scores, COUNTS, {"best_epoch": 12, "best_top1": 0.675}
+            ),
             "a|b": classification_figures([0, 1, 2], np.array([0, 1, 2]), COUNTS),
         },
         class_names=list("abcdefg"),
@@ -101,7 +103,9 @@ def result():
 def test_tables(result):
     lines = text_table(result).splitlines()
     # No class with few training images has a test image.
-    assert " ".join(lines[0].split()) == "accuracy in % top-1 top-5 balanced many medium best epoch best top-1"
+    assert (
+        " ".join(lines[0].split()) == "accuracy in % top-1 top-5 balanced many medium best epoch best top-1"
+    )
     assert lines[2].split() == ["pool,", "k=20", "66.7", "100.0", "66.7", "100.0", "0.0", "12", "67.5"]
     assert len({len(line) for line in lines[:3]}) == 1
     rows = markdown_table(result).splitlines()
