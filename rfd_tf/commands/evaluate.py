@@ -1,6 +1,5 @@
 """`rfd evaluate`: measure a model's features by one of the field's protocols."""
 
-import shlex
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from absl import flags
 from rfd_tf.commands import command_line, config_flag
 from rfd_tf.commands.models import MODEL_HELP, open_model
 from rfd_tf.evaluation.protocols import PROTOCOLS
+from rfd_tf.shell import shell_join
 
 USAGE = """rfd evaluate --model=MODEL --protocol=PROTOCOL --config=NAME|FILE.py [--workdir=DIR] [--control]
              [--config.FIELD=VALUE ...]
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     if folder is None:
         problem = "--workdir is needed, unless --model is the folder of a run"
         return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)
-    command = f"rfd evaluate {shlex.join(given[1:])}"
+    command = f"rfd evaluate {shell_join(given[1:])}"
     opened = _opener(model.value, config.value, control.value)
     return _evaluate(argv[0], opened, protocol.value, config.value, folder, command)
 

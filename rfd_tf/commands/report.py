@@ -8,6 +8,7 @@ from pathlib import Path
 from absl import flags
 
 from rfd_tf.commands import command_line
+from rfd_tf.shell import shell_join
 
 USAGE = """rfd report --workdir=DIR [--out=FILE.html] [--projector]
 
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         return status
     if flag_values.workdir is None:
         return command_line.fail(argv[0], "--workdir is needed", command_line.USAGE_ERROR)
-    command = shlex.join([*argv[0].split(), *argv[1:]])
+    command = shell_join([*argv[0].split(), *argv[1:]])
     return command_line.run(
         argv[0], lambda: _report(flag_values, command), (ValueError, OSError, ImportError)
     )

@@ -1,6 +1,5 @@
 """`rfd train`: pretrain a backbone by rotation feature decoupling, or train a classifier."""
 
-import shlex
 import sys
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from absl import flags
 
 from rfd_tf.commands import command_line, config_flag
 from rfd_tf.commands.models import initialize
+from rfd_tf.shell import shell_join
 
 USAGE = """rfd train --config=NAME|FILE.py --workdir=DIR [--config.FIELD=VALUE ...]
 
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     missing = "--workdir is needed" if workdir.value is None else None
     if problem := config_flag.complaint(flag_values, "train") or missing:
         return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)
-    command = f"rfd train {shlex.join(given[1:])}"
+    command = f"rfd train {shell_join(given[1:])}"
     train = _pretrain if "method" in config.value else _classify
     return _run(argv[0], train, config.value, workdir.value, command)
 

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rfd_tf.atomic import write_text
+from rfd_tf.shell import shell_join
 from rfd_tf.sweeps.plan import Cell
 
 _POLL_SECONDS = 0.2
@@ -96,7 +96,7 @@ def run_plan(
 
 def command_line(arguments: Sequence[str]) -> str:
     """As one would type it."""
-    return f"rfd {shlex.join(arguments)}"
+    return f"rfd {shell_join(arguments)}"
 
 
 def _title(cell: Cell) -> str:
