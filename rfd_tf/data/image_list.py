@@ -10,6 +10,7 @@ import numpy as np
 
 from rfd_tf.data.image_files import ImageFiles
 
+_SPLITS = ("train", "training", "val", "validation", "test")
 SAMPLE = 100  # listed files that are looked for when a list is opened
 _LABEL = re.compile(r"(?s)(.*?\S)\s*([,\s])\s*([+-]?\d{1,9})")
 
@@ -20,7 +21,7 @@ class ImageList(ImageFiles):
     Rows are `path label`, `path,label` (with CSV's quotes where the path has a comma) or `path`; empty rows
     are passed over. The first row decides: where it ends in a comma, space or tab and an integer, all must.
     The instance index is the row's position. A class is named after its folder where each class has one
-    folder of its own.
+    folder of its own: `n01440764` for both `train/n01440764/1.jpg` and `val/n01440764/2.jpg`.
 
     Opening looks for a sample of 100 files, since looking for millions takes minutes on a network disk. What
     else is missing is found by `find_bad_images`, or when it is read.
@@ -137,12 +138,17 @@ def _checked_labels(labels: list[int], lines: Sequence[int], name: str, every_cl
 
 
 def _class_names(files: Sequence[str], labels: np.ndarray) -> tuple[str, ...] | None:
-    """Each class's folder; None where a class has several, or shares one, or is absent."""
+    """Each class's folder without the split's; None where one has several, shares one, or is absent."""
     folders = {(label, os.path.dirname(file)) for label, file in zip(labels.tolist(), files, strict=True)}
     names = dict(folders)
     count = int(labels.max()) + 1
     unique = len(folders) == len(names) == len(set(names.values())) == count
-    return tuple(names[label] for label in range(count)) if unique and "" not in names.values() else None
+    if not unique or "" in names.values():
+        return None
+    below = {label: name.partition("/") for label, name in names.items()}
+    if all(first in _SPLITS and rest for first, _, rest in below.values()):
+        names = {label: rest for label, (_, _, rest) in below.items()}
+    return tuple(names[label] for label in range(count))
 
 
 def _look_for_sample(root: Path, files: Sequence[str], list_file: Path, on_error: str) -> None:

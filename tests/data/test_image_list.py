@@ -15,7 +15,16 @@ def listed(tmp_path, text, name="train.txt", **options):
 
 @pytest.fixture
 def pictures(tmp_path):
-    return write(tmp_path, "a/1.jpg", "a/2.jpg", "b/1.png", "b/two words.jpg", "c/x, y.jpg")
+    return write(
+        tmp_path,
+        "a/1.jpg",
+        "a/2.jpg",
+        "b/1.png",
+        "b/two words.jpg",
+        "c/x, y.jpg",
+        "val/b/1.png",
+        "val/c/d/1.png",
+    )
 
 
 @pytest.mark.parametrize(
@@ -25,6 +34,7 @@ def pictures(tmp_path):
         ("b/two words.jpg 1\r\na/1.jpg\t0\r\n\r\n", ("b/two words.jpg", "a/1.jpg"), [1, 0], ("a", "b")),
         ('a/1.jpg,0\n"c/x, y.jpg", 1', ("a/1.jpg", "c/x, y.jpg"), [0, 1], ("a", "c")),
         ("\ufeffb/1.png\n./a/2.jpg\nc/x, y.jpg\n", ("b/1.png", "a/2.jpg", "c/x, y.jpg"), None, None),
+        ("val/b/1.png 1\nval/c/d/1.png 0\n", ("val/b/1.png", "val/c/d/1.png"), [1, 0], ("c/d", "b")),
         ("a/1.jpg 0\na/2.jpg 1\n", ("a/1.jpg", "a/2.jpg"), [0, 1], None),  # classes share a folder
         ("a/1.jpg 0\nb/1.png 0\n", ("a/1.jpg", "b/1.png"), [0, 0], None),  # a class of two folders
     ],
