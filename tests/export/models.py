@@ -25,9 +25,10 @@ RECIPE = {
 def write_run(folder: Path, data: dict | None = None, backbone: keras.Model | None = None) -> Path:
     """The folder of a finished run with heads; by default of a ResNet-8 of width 4."""
     folder.mkdir(parents=True, exist_ok=True)
+    keras.utils.set_random_seed(0)
     if backbone is None:
         features = ["block1", "pool", "fc_block"]
-        backbone = create_backbone("resnet8", (16, 16, 3), features, width=4, dense_width=8)
+        backbone = create_backbone("resnet8", (16, 16, 3), features, width=4, dense_width=32)
         move_statistics(backbone)
     last = list(backbone.output)[-1]
     model = RotationDecoupling(backbone, 10, feature_name=last, rotation_head="cosine", num_negatives=2)
@@ -40,6 +41,7 @@ def write_run(folder: Path, data: dict | None = None, backbone: keras.Model | No
 
 def small_backbone() -> keras.Model:
     """Two convolutions with batch norms: quicker to trace than any real network."""
+    keras.utils.set_random_seed(0)
     inputs = x = keras.Input((16, 16, 3), name="image")
     features = {}
     for name in ("conv1", "conv2"):
@@ -57,12 +59,14 @@ def small_network() -> KerasExtractor:
 
 
 def tiny_resnet() -> KerasExtractor:
+    keras.utils.set_random_seed(0)
     backbone = create_backbone("resnet20", (16, 16, 3), ["block1", "pool"], width=4)
     move_statistics(backbone)
     return keras_extractor(backbone, Preprocessing(**RECIPE), "memory")
 
 
 def tiny_alexnet() -> KerasExtractor:
+    keras.utils.set_random_seed(0)
     backbone = alexnet((63, 63, 3), dense_width=32)
     move_statistics(backbone)
     return keras_extractor(backbone, Preprocessing(63, "resize"), "memory", feature_maps=["conv1", "conv5"])
