@@ -31,22 +31,25 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_has_the_weights_the_run_began_with(run):
+@pytest.fixture(scope="module")
+def control(run):
+    return open_control(run).model
+
+
+def test_has_the_weights_the_run_began_with(run, control):
     began = keras.saving.load_model(run / "backbone.keras")
-    control = open_control(run).model
     for ours, theirs in zip(control.trainable_variables, began.trainable_variables, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-20, err_msg=theirs.path)
 
 
-def test_has_the_batch_norm_statistics_of_the_training_images(run):
-    model = open_control(run).model
-    batch_norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+def test_has_the_batch_norm_statistics_of_the_training_images(run, control):
+    batch_norms = [layer for layer in control.layers if isinstance(layer, keras.layers.BatchNormalization)]
     config = ConfigDict(json.loads((run / "config.json").read_text()))
     pictures, _ = open_run_pictures(config, run)
     batches = evaluation_dataset(pictures.source, pictures.preprocessing, 1000, pictures.valid)
     images = np.concatenate([features["image"] for features, _ in batches])
     for layer in (batch_norms[0], batch_norms[-1]):
-        arriving = keras.Model(model.input, layer.input).predict(images, batch_size=256, verbose=0)
+        arriving = keras.Model(control.input, layer.input).predict(images, batch_size=256, verbose=0)
         axes = tuple(range(arriving.ndim - 1))
         scale = arriving.std(axes)
         # Exact in the first, which sees the images; the last see what batches of 32 made of them on the way.

@@ -6,6 +6,7 @@ import signal
 import time
 
 import numpy as np
+import pytest
 
 from tests.distribution.cluster import two_worker_configs
 from tests.training import processes
@@ -30,6 +31,7 @@ def final_states(workdir):
     return [processes.state(folder, processes.latest_step(folder)) for folder in folders]
 
 
+@pytest.mark.slow
 def test_two_workers_are_killed_and_resume(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     finish_workers(start_workers(whole))
