@@ -10,14 +10,16 @@ arrays train_images, train_labels, test_images and test_labels, long-tailed alre
         --config.validation.root=cifar10_lt.npz --workdir=/tmp/ldam_drw
 
 The alternatives: `--config.classifier.losses="('cross_entropy',)"` (see configs/evaluation/base.py), with
-`--config.classifier.sampling=class_balanced` for re-sampling, and
-`--config.init=/tmp/cifar10_lt/backbone.keras` to start from a self-supervised backbone.
+`--config.classifier.sampling=class_balanced` for re-sampling. To start from a backbone of
+`rfd train --config=cifar10_lt`, take its width and its layers, `fc_block` among them:
+
+        --config.init=/tmp/cifar10_lt/backbone.keras --config.backbone.width=32 \
+        "--config.backbone.features=('block1','block2','block3','pool','fc_block')"
 
 Reference: Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019.
 """
 
-from ml_collections import ConfigDict
-
+from configs import cifar10_lt
 from configs.evaluation import base
 
 
@@ -30,34 +32,14 @@ def get_config():
     config.batch_size = 128
     config.checkpoint_steps = 50
 
-    config.data.source = "tfds"
-    config.data.name = "cifar10"
-    config.data.long_tail.profile = "exp"
-    config.validation.source = "tfds"
-    config.validation.name = "cifar10"
-    config.validation.split = "test"
-
-    config.preprocessing = ConfigDict(
-        {
-            "image_size": 32,
-            "train": "pad_crop",  # 4 pixels a side
-            "resize": 32,
-            "flip": True,
-            "min_area": 0.08,
-            "max_area": 1.0,
-            "mean": (0.4914, 0.4822, 0.4465),
-            "std": (0.2023, 0.1994, 0.2010),
-        }
-    )
-    config.backbone = ConfigDict(
-        {
-            "name": "resnet32",
-            "features": ("block1", "block2", "block3", "pool"),
-            "feature": "pool",  # what is classified
-            "width": 0,
-            "dense_width": 0,
-        }
-    )
+    pretraining = cifar10_lt.get_config()  # on the same data
+    for part in ("data", "validation", "preprocessing", "backbone"):
+        config[part] = pretraining[part]
+    config.preprocessing.train = "pad_crop"  # 4 pixels a side
+    config.preprocessing.min_area = 0.08  # of "random_resized_crop", if that is asked for
+    config.backbone.features = ("block1", "block2", "block3", "pool")
+    config.backbone.feature = "pool"  # what is classified
+    config.backbone.width = 0
     config.classifier.losses = ("ldam_drw",)
     config.classifier.drw_start_epoch = 160
     config.finetune.rate_factor = 1.0  # lower with an `init`, to keep what it has learnt
