@@ -63,7 +63,7 @@ def draw(path: Path, probabilities: np.ndarray, pictures: Pictures) -> None:
         title = figure.add_subplot(inner[line, _SHOWN])
         title.axis("off")
         title.text(0.5, 0.5, name[:16], ha="center", va="center")
-        for position, image in enumerate(_images(pictures, shown)):
+        for position, image in enumerate(shown_images(pictures, shown)):
             column = position if position < count else position + 1 + 2 * (_SHOWN - count)
             axes = figure.add_subplot(inner[line, column])
             axes.imshow(image)
@@ -100,8 +100,8 @@ def _draw_histogram(axes, probabilities: np.ndarray) -> None:
     axes.legend()
 
 
-def _images(pictures: Pictures, rows: np.ndarray) -> np.ndarray:
-    """[n, S, S, 3] in [0, 1], as the network saw them."""
+def shown_images(pictures: Pictures, rows: np.ndarray) -> np.ndarray:
+    """The images at `rows` as the network sees them, [n, S, S, 3] in [0, 1]."""
     if not len(rows):
         return np.zeros((0, 1, 1, 3))
     batch = next(iter(data.evaluation_dataset(pictures.source, pictures.preprocessing, len(rows), rows)))

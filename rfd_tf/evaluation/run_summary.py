@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from rfd_tf import data
 from rfd_tf.evaluation.control import evaluation_batches, untrained_control
 from rfd_tf.evaluation.logistic_regression import logistic_scores
+from rfd_tf.evaluation.rotatability import agnosticness, shown_images
 from rfd_tf.metrics import weighted_knn_predict
 from rfd_tf.models import extract_features
 from rfd_tf.training.assembly import measured_feature
@@ -90,10 +91,6 @@ def _most_agnostic(config: ConfigDict, pictures: Pictures, count: int = 16):
     if not path:
         return None
     probabilities = data.load_rotation_probabilities(path, len(pictures.source))
-    agnostic = probabilities[:, 1:].mean(axis=1)
+    agnostic = agnosticness(probabilities)
     chosen = pictures.valid[np.argsort(-agnostic[pictures.valid])[:count]]
-    batch = next(iter(data.evaluation_dataset(pictures.source, pictures.preprocessing, len(chosen), chosen)))[
-        0
-    ]
-    images = batch["image"].numpy() * pictures.preprocessing.std + pictures.preprocessing.mean
-    return np.clip(images, 0, 1), agnostic[chosen]
+    return shown_images(pictures, chosen), agnostic[chosen]

@@ -11,7 +11,7 @@ from rfd_tf.layers.normalize import l2_normalize
 from rfd_tf.losses.nce import nce_loss
 from rfd_tf.losses.rotation_invariance import rotation_invariance_loss
 from rfd_tf.models.backbone import half_width
-from rfd_tf.models.torch_defaults import fan_in_uniform
+from rfd_tf.models.torch_defaults import dense
 from rfd_tf.precision import full_precision
 from rfd_tf.rotations import NUM_ROTATIONS, four_views, rotation_labels_like
 
@@ -115,8 +115,8 @@ class RotationDecoupling(keras.Model):
         if self._rotation_head_kind == "cosine":
             self.rotation_head = CosineDense(NUM_ROTATIONS, name="rotation_head")
         else:
-            self.rotation_head = _dense(NUM_ROTATIONS, self.half_width, "rotation_head")
-        self.projection = _dense(self.embedding_dim, self.half_width, "projection")
+            self.rotation_head = dense(NUM_ROTATIONS, self.half_width, "rotation_head")
+        self.projection = dense(self.embedding_dim, self.half_width, "projection")
         self.memory_bank = MemoryBank(
             self.num_instances, self.embedding_dim, self.temperature, self.momentum, name="memory_bank"
         )
@@ -287,12 +287,3 @@ class RotationDecoupling(keras.Model):
         objects = ("backbone", "rotation_loss")
         revived = {name: keras.saving.deserialize_keras_object(config[name]) for name in objects}
         return cls(**{**config, **revived})
-
-
-def _dense(units: int, fan_in: int, name: str) -> keras.layers.Dense:
-    return keras.layers.Dense(
-        units,
-        kernel_initializer=fan_in_uniform(fan_in),
-        bias_initializer=fan_in_uniform(fan_in),
-        name=name,
-    )

@@ -14,6 +14,17 @@ def fan_in_uniform(fan_in: int) -> keras.initializers.Initializer:
     return keras.initializers.RandomUniform(-bound, bound)
 
 
+def dense(units: int, fan_in: int, name: str, dtype=None) -> keras.layers.Dense:
+    """A dense layer as PyTorch begins it."""
+    return keras.layers.Dense(
+        units,
+        kernel_initializer=fan_in_uniform(fan_in),
+        bias_initializer=fan_in_uniform(fan_in),
+        dtype=dtype,
+        name=name,
+    )
+
+
 def batch_norm(name: str, synchronized: bool = False, affine: bool = True) -> keras.layers.BatchNormalization:
     """Batch norm with PyTorch's epsilon and momentum (0.1 there is 0.9 here), `affine` as there.
 

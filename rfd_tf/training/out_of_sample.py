@@ -12,18 +12,17 @@ from ml_collections import ConfigDict
 
 from rfd_tf import distribution
 from rfd_tf.atomic import atomic_file
-from rfd_tf.data import Preprocessing
 from rfd_tf.losses import classifier_loss
 from rfd_tf.models import ProbedModel
 from rfd_tf.models.backbone import check_feature_names
-from rfd_tf.models.torch_defaults import fan_in_uniform
+from rfd_tf.models.torch_defaults import dense
 from rfd_tf.rotations import NUM_ROTATIONS
 from rfd_tf.training.assembly import build_backbone
 from rfd_tf.training.probe_run import ProbeRun
 from rfd_tf.training.resumable_run import check_run_values, set_up_keras
 from rfd_tf.training.rotation_inputs import RotationInputs
-from rfd_tf.training.sources import Pictures, list_skipped, open_pictures
-from rfd_tf.training.workdir import CACHE_FOLDER, check_workdir, claim_workdir, lock_workdir
+from rfd_tf.training.sources import Pictures, list_skipped, open_training_pictures
+from rfd_tf.training.workdir import check_workdir, claim_workdir, lock_workdir
 
 _PROBABILITIES = "probabilities.npy"
 _HEAD = "rotation"
@@ -73,7 +72,7 @@ def predict_out_of_sample(
     claimed = {**config.to_dict(), "folds": folds}
     check_workdir(workdir, claimed)
     with lock_workdir(workdir):
-        pictures = _open(config, workdir)
+        pictures = open_training_pictures(config, workdir)
         parts = deal(pictures.valid, folds, config.seed)
         claim_workdir(workdir, claimed)
         probabilities = np.zeros((len(pictures.source), NUM_ROTATIONS), "float32")
@@ -98,13 +97,6 @@ def deal(valid: np.ndarray, folds: int, seed: int) -> list[np.ndarray]:
     return [np.sort(part) for part in np.array_split(shuffled, folds)]
 
 
-def _open(config: ConfigDict, workdir: Path) -> Pictures:
-    cache = workdir / CACHE_FOLDER
-    cache.mkdir(exist_ok=True)
-    preprocessing = Preprocessing(**config.preprocessing)
-    return open_pictures(config.data, preprocessing, cache / "skipped_training.json")
-
-
 def _fold(config, workdir, strategy, pictures, held_out, number, folds, initialize) -> np.ndarray:
     """What the network of fold `number` says of its held-out images: float32 [M, 4 views, 4 rotations]."""
     folder = workdir / f"fold-{number + 1}-of-{folds}"
@@ -126,8 +118,7 @@ def _fold(config, workdir, strategy, pictures, held_out, number, folds, initiali
     run.build()
     run.fit()
     logits = run.test_scores()[_HEAD].reshape(-1, NUM_ROTATIONS, NUM_ROTATIONS).astype("float64")
-    likelihoods = np.exp(logits - logits.max(axis=2, keepdims=True))
-    found = (likelihoods / likelihoods.sum(axis=2, keepdims=True)).astype("float32")
+    found = keras.ops.convert_to_numpy(keras.ops.softmax(logits)).astype("float32")
     with atomic_file(path) as file:
         np.save(file, found)
     return found
@@ -141,13 +132,7 @@ def _rotnet(config: ConfigDict, synchronized: bool, initialize: Callable | None)
     check_feature_names([feature], list(backbone.output))
     width = backbone.output[feature].shape[-1]
     inputs = keras.Input((width,), name="feature")
-    logits = keras.layers.Dense(
-        NUM_ROTATIONS,
-        kernel_initializer=fan_in_uniform(width),
-        bias_initializer=fan_in_uniform(width),
-        dtype=keras.config.floatx(),
-        name="rotation_head",
-    )(inputs)
+    logits = dense(NUM_ROTATIONS, width, "rotation_head", dtype=keras.config.floatx())(inputs)
     head = keras.Model(inputs, logits, name=_HEAD)
     loss = classifier_loss("cross_entropy", [1] * NUM_ROTATIONS)
     trained = keras.Model(backbone.inputs[0], {feature: backbone.output[feature]}, name=backbone.name)

@@ -45,15 +45,21 @@ class Pictures:
             raise bad from error
 
 
-def open_run_pictures(config: ConfigDict, workdir: Path) -> tuple[Pictures, Pictures | None]:
-    """The training and, where there are any, the validation pictures of a run."""
+def open_training_pictures(config: ConfigDict, workdir: Path) -> Pictures:
+    """The training pictures of a run."""
     cache = workdir / CACHE_FOLDER
     cache.mkdir(exist_ok=True)
     preprocessing = data.Preprocessing(**config.preprocessing)
-    training = open_pictures(config.data, preprocessing, cache / "skipped_training.json")
+    return open_pictures(config.data, preprocessing, cache / "skipped_training.json")
+
+
+def open_run_pictures(config: ConfigDict, workdir: Path) -> tuple[Pictures, Pictures | None]:
+    """The training and, where there are any, the validation pictures of a run."""
+    training = open_training_pictures(config, workdir)
     if not config.validation.source:
         return training, None
-    return training, open_pictures(config.validation, preprocessing, cache / "skipped_validation.json")
+    cache_file = workdir / CACHE_FOLDER / "skipped_validation.json"
+    return training, open_pictures(config.validation, training.preprocessing, cache_file)
 
 
 def list_skipped(*all_pictures: Pictures | None) -> None:
