@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from rfd_tf import imbalance
 
@@ -45,6 +46,20 @@ def test_class_balanced_weights_against_the_formula():
         weights = weights / weights.sum() * 3
         np.testing.assert_allclose(imbalance.class_balanced_weights(counts, beta), weights, rtol=1e-9)
     np.testing.assert_array_equal(imbalance.class_balanced_weights(counts, 0.0), np.ones(3))
+
+
+def test_class_balanced_weights_of_fifty_random_cases():
+    """Against the formula in NumPy, one class at a time, and in PyTorch."""
+    rng = np.random.default_rng(0)
+    for case in range(50):
+        counts = rng.integers(1, 10 ** rng.integers(1, 6), rng.integers(1, 30))
+        beta = float(rng.choice([0.0, 0.9, 0.99, 0.999, 0.9999]))
+        found = imbalance.class_balanced_weights(counts, beta)
+        inverse = [1.0 / np.sum(beta ** np.arange(count)) for count in counts]
+        np.testing.assert_allclose(found, np.divide(inverse, np.mean(inverse)), rtol=1e-6, err_msg=str(case))
+        tensor = torch.tensor(counts, dtype=torch.float64)
+        weights = (1 - beta) / (1 - torch.pow(beta, tensor))
+        np.testing.assert_allclose(found, weights / weights.sum() * len(counts), rtol=1e-9, err_msg=str(case))
 
 
 def test_class_balanced_weights_stay_finite_at_the_extremes():

@@ -84,8 +84,15 @@ def get_config() -> ConfigDict:
     # Non-linear probes: units of their two dense layers, the features that begin with a convolution.
     config.nonlinear = ConfigDict({"width": 4096, "convolution": ("conv4",)})
 
-    # Fine-tuning: the network's learning rate over that of the classifier.
-    config.finetune = ConfigDict({"rate_factor": 1.0})
+    config.finetune = ConfigDict(
+        {
+            "rate_factor": 1.0,  # the network's learning rate over that of the classifier
+            # ("explicit", 0.1): a quadrant of each training image is rotated, and which one, and how, is
+            # told as an auxiliary task of that weight; "implicit": how a patch anywhere was rotated (LoRot;
+            # Moon et al., ECCV 2022)
+            "localized_rotation": (),
+        }
+    )
 
     config.knn = ConfigDict({"k": (200,), "temperature": 0.07})  # one figure for each k
 

@@ -1,4 +1,4 @@
-"""Classifiers on long-tailed CIFAR-10 from scratch: cross-entropy, LDAM, LDAM + DRW, logit adjustment.
+"""Classifiers on long-tailed CIFAR-10 from scratch: cross-entropy, logit adjustment, LDAM, LDAM + DRW, LoRot.
 
     rfd sweep --config=long_tail_losses --config.data=cifar10_lt.npz --workdir=/tmp/losses
 
@@ -13,7 +13,7 @@ _COMMAND = (
     "--config.data.root={data} --config.data.long_tail.profile= --config.validation.source=npz "
     "--config.validation.root={data} {recipe}"
 )
-_LOSSES = ("cross_entropy", "ldam", "ldam_drw", "logit_adjusted")
+_LOSSES = ("cross_entropy", "ldam_drw", "ldam", "logit_adjusted")
 
 
 def get_config():
@@ -21,5 +21,11 @@ def get_config():
     config.seeds = (0, 1, 2)
     config.data = "cifar10_lt.npz"
     config.recipe = ""
-    config.variants = {loss: (f"{_COMMAND} \"--config.classifier.losses=('{loss}',)\"",) for loss in _LOSSES}
+    config.variants = {loss: (_learning(loss),) for loss in _LOSSES}
+    lorot = "\"--config.finetune.localized_rotation=('explicit',0.1)\""  # with localized rotation along
+    config.variants["ldam_drw_lorot"] = (f"{_learning('ldam_drw')} {lorot}",)
     return config
+
+
+def _learning(loss: str) -> str:
+    return f"{_COMMAND} \"--config.classifier.losses=('{loss}',)\""

@@ -7,6 +7,7 @@ from rfd_tf.data.digits import digits
 from rfd_tf.data.flat_folder import FlatFolder
 from rfd_tf.data.image_folder import ImageFolder
 from rfd_tf.data.image_list import ImageList
+from rfd_tf.data.localized_rotation import LOCALIZED_ROTATIONS, localized_rotation
 from rfd_tf.data.long_tail import long_tailed
 from rfd_tf.data.open_source import open_source
 from rfd_tf.data.pipeline import evaluation_dataset, training_dataset
@@ -23,6 +24,7 @@ __all__ = [
     "CIFAR_STD",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "LOCALIZED_ROTATIONS",
     "ArraySource",
     "BadImageError",
     "FlatFolder",
@@ -38,6 +40,7 @@ __all__ = [
     "first_bad_image",
     "load_npz",
     "load_rotation_probabilities",
+    "localized_rotation",
     "long_tailed",
     "open_source",
     "places205",

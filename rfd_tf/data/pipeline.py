@@ -9,8 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from rfd_tf.data.augmentation import uniform
+from rfd_tf.data.localized_rotation import check_localized_rotation, localized_rotation
 from rfd_tf.data.preprocessing import Preprocessing
-from rfd_tf.data.schedule import AUGMENTATION, NEGATIVES, Schedule, stream
+from rfd_tf.data.schedule import AUGMENTATION, LOCALIZED_ROTATION, NEGATIVES, Schedule, stream
 from rfd_tf.data.source import Source, host_constant
 from rfd_tf.data.subset import checked_rows
 
@@ -30,6 +31,7 @@ def training_dataset(
     with_labels: bool = False,
     valid_indices: np.ndarray | None = None,
     sampling_weights: np.ndarray | None = None,
+    rotate_locally: str = "",
     num_workers: int = 1,
     worker_index: int = 0,
     replicas_per_worker: int = 1,
@@ -54,6 +56,7 @@ def training_dataset(
         sampling_weights: [M] for the M pictures to use, not negative: an epoch then is M draws with
             replacement, each picture with a probability proportional to its weight. By default every
             picture comes once.
+        rotate_locally: "explicit" or "implicit": turn a patch of each picture, as of `localized_rotation`.
         num_workers: processes that share each global batch.
         worker_index: which of them this is.
         replicas_per_worker: devices that share the worker's rows.
@@ -61,7 +64,8 @@ def training_dataset(
 
     Returns:
         A dataset of `{"image": float32 [b, S, S, 3], "index": int64 [b]}`, with `"negatives"` int32 [b, K]
-        if any, or of (that, labels int64 [b]); b is batch_size / num_workers / replicas_per_worker.
+        if any and `"localized_rotation"` int32 [b] if asked for, or of (that, labels int64 [b]); b is
+        batch_size / num_workers / replicas_per_worker.
 
     Raises:
         ValueError: on a batch that cannot be shared equally, a source smaller than the batch, labels that the
@@ -69,6 +73,8 @@ def training_dataset(
     """
     if num_negatives < 0:
         raise ValueError(f"`num_negatives` must not be negative. Received: num_negatives={num_negatives}")
+    if rotate_locally:
+        check_localized_rotation(rotate_locally, preprocessing.image_size)
     valid = _rows(source, valid_indices)
     schedule = Schedule(
         valid,
@@ -87,6 +93,10 @@ def training_dataset(
         epoch, index = schedule.epoch_and_index(position)
         image_seed = stream(seed, AUGMENTATION, epoch, index)
         features = {"image": preprocessing.train_image(source.fetch(index), image_seed), "index": index}
+        if rotate_locally:
+            patch_seed = stream(seed, LOCALIZED_ROTATION, epoch, index)
+            rotated = localized_rotation(features["image"], rotate_locally, patch_seed)
+            features["image"], features["localized_rotation"] = rotated
         if num_negatives:
             negatives_seed = stream(seed, NEGATIVES, epoch, index)
             features["negatives"] = uniform([num_negatives], negatives_seed, 0, len(source), tf.int32)

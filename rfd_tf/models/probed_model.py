@@ -13,25 +13,31 @@ class ProbedModel(keras.Model):
     Every probe reads one feature and has a loss of its own; the losses are added up. While the network is
     frozen, in inference mode and without gradients, no probe's training touches another's.
 
+    An auxiliary probe learns labels that come with the inputs, such as how they were rotated, at a weight of
+    its own. It is left out where the inputs lack them, as in validation.
+
     Args:
         probes: probe name -> functional model from its feature to logits [B, C] (`rfd_tf.models.probes`).
         feature_names: probe name -> the feature that it reads.
         probe_losses: probe name -> loss on labels [B] and logits.
         backbone: functional model from images to a dict of features; None where features are the input.
         frozen: whether the backbone stays as it is. Otherwise it is trained along, batch norm included.
+        auxiliary: name of an auxiliary probe -> the weight of its loss. Its labels [B] are the input of its
+            name.
 
     Call args:
-        inputs: dict of `image` [B, S, S, 3], or of the features by name where there is no backbone.
+        inputs: dict of `image` [B, S, S, 3], or of the features by name where there is no backbone, and of
+            labels of auxiliary probes.
 
     Returns:
         dict of logits [B, C] by probe.
 
-    Metrics, in training and validation: `loss`, and for every probe `PROBE_loss`, `PROBE_top1` and, with more
-    than five classes, `PROBE_top5`.
+    Metrics, in training and validation: `loss`, and for every probe that takes part `PROBE_loss`,
+    `PROBE_top1` and, with more than five classes, `PROBE_top5`.
 
     Raises:
         ValueError: if the three mappings do not name the same probes, variables of two probes have the same
-            path, or a feature is none of the backbone's.
+            path, a feature is none of the backbone's, or an auxiliary probe is unknown or weighs nothing.
 
     Reference: Feng et al., CVPR 2019 (RFD): all linear classifiers trained at once.
     """
@@ -44,6 +50,7 @@ class ProbedModel(keras.Model):
         backbone: keras.Model | None = None,
         *,
         frozen: bool = True,
+        auxiliary: Mapping[str, float] | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -62,6 +69,10 @@ class ProbedModel(keras.Model):
             if unknown := [name for name in feature_names.values() if name not in backbone.output]:
                 raise ValueError(f"The backbone {backbone.name!r} has no feature {unknown[0]!r}")
             backbone.trainable = not frozen
+        self.auxiliary = dict(auxiliary or {})
+        for name, weight in self.auxiliary.items():
+            if name not in probes or not weight > 0:
+                raise ValueError(f"`auxiliary` gives a probe a positive weight. Received: {name!r}: {weight}")
         self.backbone = backbone
         self.frozen = frozen
         self.probes = dict(probes)
@@ -98,6 +109,7 @@ class ProbedModel(keras.Model):
         return {
             name: probe(features[self.feature_names[name]], training=training)
             for name, probe in self.probes.items()
+            if name not in self.auxiliary or name in inputs
         }
 
     def _features(self, inputs, training):
@@ -109,18 +121,31 @@ class ProbedModel(keras.Model):
         return {name: ops.stop_gradient(value) for name, value in features.items()}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The sum of the probes' losses; updates their metrics."""
+        """The sum of the probes' losses, auxiliary ones by their weights; updates their metrics."""
         images = ops.shape(y)[0]
         total = 0.0
         for name, logits in y_pred.items():
-            loss = self.probe_losses[name](y, logits)
+            labels = x[name] if name in self.auxiliary else y
+            loss = self.probe_losses[name](labels, logits)
             # Losses come divided by the number of replicas.
             self.loss_trackers[name].update_state(loss * num_replicas(), sample_weight=images)
-            self.top1[name].update_state(y, logits)
+            self.top1[name].update_state(labels, logits)
             if name in self.top5:
-                self.top5[name].update_state(y, ops.cast(logits, "float32"))  # TensorFlow ranks no doubles
-            total = total + loss
+                self.top5[name].update_state(
+                    labels, ops.cast(logits, "float32")
+                )  # TensorFlow ranks no doubles
+            total = total + self.auxiliary.get(name, 1.0) * loss
         return total + sum(self.losses) / num_replicas()
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Without those of auxiliary probes that were left out."""
+        found = super().compute_metrics(x, y, y_pred, sample_weight)
+        left_out = [name for name in self.auxiliary if name not in y_pred]
+        return {
+            metric: value
+            for metric, value in found.items()
+            if not any(metric in (f"{name}_loss", f"{name}_top1", f"{name}_top5") for name in left_out)
+        }
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
@@ -131,6 +156,7 @@ class ProbedModel(keras.Model):
             "probe_losses": {name: serialize(loss) for name, loss in self.probe_losses.items()},
             "backbone": None if self.backbone is None else serialize(self.backbone),
             "frozen": self.frozen,
+            "auxiliary": dict(self.auxiliary),
         }
 
     @classmethod

@@ -28,7 +28,7 @@ class Cell:
 
 
 def make_plan(config: ConfigDict, workdir: Path) -> list[Cell]:
-    """The cells of a sweep, all seeds of the first variant first.
+    """The cells of a sweep, all variants of the first seed first: stopped early, it can be compared.
 
     Args:
         config: see `configs/sweeps/`: `seeds`, a tuple of integers, and `variants`, name -> tuple of command
@@ -47,7 +47,7 @@ def make_plan(config: ConfigDict, workdir: Path) -> list[Cell]:
     if not variants:
         raise ValueError("`variants` is empty")
     fields = {name: value for name, value in config.items() if name not in _OWN}
-    return [_cell(name, lines, seed, workdir, fields) for name, lines in variants.items() for seed in seeds]
+    return [_cell(name, lines, seed, workdir, fields) for seed in seeds for name, lines in variants.items()]
 
 
 def _cell(name: str, lines, seed: int, workdir: Path, fields: Mapping[str, object]) -> Cell:

@@ -22,7 +22,7 @@ class PictureBatches(ProbeInputs):
     Args:
         training: pictures to learn from, with the augmentation as their preprocessing; `valid` are used.
         test: pictures to measure on.
-        sampling: weights of the training pictures, as of `data.training_dataset`.
+        sampling, rotate_locally: of the training pictures, as of `data.training_dataset`.
 
     Attributes:
         with_labels: whether the training pictures come with their labels.
@@ -30,10 +30,17 @@ class PictureBatches(ProbeInputs):
 
     with_labels: bool
 
-    def __init__(self, training: Pictures, test: Pictures, sampling: np.ndarray | None = None):
+    def __init__(
+        self,
+        training: Pictures,
+        test: Pictures,
+        sampling: np.ndarray | None = None,
+        rotate_locally: str = "",
+    ):
         self.training = training
         self.test = test
         self.sampling = sampling
+        self.rotate_locally = rotate_locally
         self.num_examples = len(training.valid)  # pictures, as `batch_size` counts them
 
     @abc.abstractmethod
@@ -52,6 +59,7 @@ class PictureBatches(ProbeInputs):
                 with_labels=self.with_labels,
                 valid_indices=self.training.valid,
                 sampling_weights=self.sampling,
+                rotate_locally=self.rotate_locally,
                 num_workers=num_workers,
                 worker_index=worker_index,
                 replicas_per_worker=replicas_per_worker,

@@ -18,7 +18,7 @@ class PictureInputs(PictureBatches):
         extractor: None to give the pictures themselves, for a network within the trained model; else the
             model, in any form, that turns each batch into features on the way.
         names: the features that it shall give.
-        sampling: weights of the training pictures, as of `data.training_dataset`.
+        sampling, rotate_locally: of the training pictures, as of `data.training_dataset`.
     """
 
     with_labels = True
@@ -30,8 +30,9 @@ class PictureInputs(PictureBatches):
         extractor: FeatureExtractor | None = None,
         names: Sequence[str] = (),
         sampling: np.ndarray | None = None,
+        rotate_locally: str = "",
     ):
-        super().__init__(training, test, sampling)
+        super().__init__(training, test, sampling, rotate_locally)
         self.extractor = extractor
         self.names = tuple(names)
         self.test_labels = test.source.labels[test.valid]

@@ -82,7 +82,7 @@ class ProbeRun(ResumableRun):
     def test_scores(self) -> dict[str, np.ndarray]:
         """Logits (or cosines) [M, C] of the model as it is now, by probe, of all test examples in order."""
         infer = tf.function(lambda inputs: self.model(inputs, training=False), reduce_retracing=True)
-        found: dict[str, list[np.ndarray]] = {name: [] for name in self.model.probes}
+        found: dict[str, list[np.ndarray]] = {name: [] for name in self._measured()}
         try:
             for inputs, _labels in self.inputs.test_batches(self.config):
                 for name, logits in infer(inputs).items():
@@ -99,9 +99,13 @@ class ProbeRun(ResumableRun):
         """
         history = read_history(self.workdir / HISTORY_FILE)
         found = {}
-        for name in self.model.probes:
+        for name in self._measured():
             accuracies = history[f"val_{name}_top1"]
             best = int(np.nanargmax(accuracies))
             found[name] = {"best_epoch": history["epoch"][best] + 1, "best_top1": float(accuracies[best])}
             logging.info("%s: best after epoch %d, %.4f", name, best + 1, accuracies[best])
         return found
+
+    def _measured(self) -> list[str]:
+        """Names of the probes that are tested: not the auxiliary ones."""
+        return [name for name in self.model.probes if name not in self.model.auxiliary]

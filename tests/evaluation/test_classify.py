@@ -149,3 +149,21 @@ def test_is_no_config_of_an_evaluation(tmp_path, capsys):
     arguments = ["--model=none", "--protocol=knn", "--config=classify", f"--workdir={tmp_path}"]
     assert cli.main(["rfd", "evaluate", *arguments]) == 2
     assert "a config of `rfd train`" in capsys.readouterr().err
+
+
+def test_localized_rotation_is_learnt_along(tmp_path, run):
+    task = "--config.finetune.localized_rotation=('explicit',1.0)"
+    assert train(tmp_path / "lorot", task, "--config.classifier.losses=('cross_entropy',)") == 0
+    logged = history(tmp_path / "lorot")
+    assert logged["localized_rotation_loss"][-1] < logged["localized_rotation_loss"][0]
+    assert "localized_rotation_loss" not in history(run)
+    assert not [name for name in logged if name.startswith("val_localized")]
+    result = load_result(tmp_path / "lorot" / "evaluation.json")
+    assert list(result.figures) == ["features"]
+    assert keras.saving.load_model(tmp_path / "lorot" / "classifier.keras").output_shape == (None, 10)
+
+
+@pytest.mark.parametrize("wanted", ["('sideways',0.1)", "('explicit',0.0)", "('explicit',)"])
+def test_localized_rotation_out_of_range(tmp_path, capsys, wanted):
+    assert train(tmp_path / "run", f"--config.finetune.localized_rotation={wanted}") == 1
+    assert "finetune.localized_rotation" in capsys.readouterr().err

@@ -36,7 +36,8 @@ def test_fifty_random_cases_equal_torch_with_gradients():
         with tf.GradientTape() as tape:
             value = loss(labels, ours)
         theirs = torch.tensor(cosines, requires_grad=True)
-        weights = torch.tensor(class_balanced_weights(counts, beta), dtype=torch.float32)
+        inverse = (1 - beta) / (1 - torch.pow(beta, torch.tensor(counts, dtype=torch.float64)))
+        weights = (inverse / inverse.sum() * len(counts)).float()
         expected = torch_ldam(theirs, torch.tensor(labels), counts, max_margin, scale, weights)
         expected.backward()
         assert float(value) == pytest.approx(expected.item(), rel=1e-4), case

@@ -121,3 +121,70 @@ def test_what_it_refuses():
         ProbedModel({"a": probe, "b": linear_probe((4,), 3)}, {"a": "x", "b": "x"}, {"a": loss, "b": loss})
     with pytest.raises(ValueError, match="no feature 'x'"):
         ProbedModel({"a": probe}, {"a": "x"}, {"a": loss}, backbone())
+
+
+def with_auxiliary(weight=0.1, frozen=False):
+    network = backbone()
+    shape = tuple(network.output["block1"].shape[1:])
+    probes = {}
+    for name, classes in (("block1", CLASSES), ("turned", 4)):
+        keras.utils.set_random_seed(5)
+        probes[name] = linear_probe(shape, classes, name=name)
+    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model = ProbedModel(
+        probes,
+        dict.fromkeys(probes, "block1"),
+        dict.fromkeys(probes, cross_entropy),
+        network,
+        frozen=frozen,
+        auxiliary={"turned": weight},
+    )
+    model.compile(CoupledSGD(0.01, 0.9, nesterov=True, coupled_weight_decay=5e-4))
+    return model
+
+
+def test_an_auxiliary_probe_learns_its_own_labels_at_its_weight():
+    model = with_auxiliary(weight=0.25)
+    inputs, labels = examples(BATCH)
+    turns = np.arange(BATCH) % 4
+    predicted = model({**inputs, "turned": turns}, training=True)
+    loss = model.compute_loss({**inputs, "turned": turns}, labels, predicted)
+
+    def cross_entropy(logits, truth):
+        logits = to_numpy(logits).astype("float64")
+        return np.mean(np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(BATCH), truth])
+
+    expected = cross_entropy(predicted["block1"], labels) + 0.25 * cross_entropy(predicted["turned"], turns)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_auxiliary_probe_shapes_the_network_and_is_left_out_of_validation():
+    inputs, labels = examples()
+    turns = np.arange(len(labels)) % 4
+    model = with_auxiliary()
+    history = model.fit(
+        {**inputs, "turned": turns},
+        labels,
+        batch_size=BATCH,
+        epochs=2,
+        shuffle=False,
+        verbose=0,
+        validation_data=(inputs, labels),
+    ).history
+    assert {"turned_loss", "turned_top1", "block1_top5", "val_block1_top1"} <= set(history)
+    assert not [name for name in history if name.startswith("val_turned")]
+    assert set(model(inputs)) == {"block1"}
+    kernel = model.backbone.trainable_variables[0]
+    alone, _ = fitted(backbone(), ["block1"], frozen=False)
+    assert np.abs(to_numpy(kernel) - to_numpy(alone.backbone.trainable_variables[0])).max() > 1e-5
+    revived = ProbedModel.from_config(model.get_config())
+    assert revived.auxiliary == {"turned": 0.1}
+
+
+@pytest.mark.parametrize("auxiliary", [{"turned": 0.0}, {"other": 1.0}, {"turned": float("nan")}])
+def test_auxiliary_probes_out_of_range(auxiliary):
+    model = with_auxiliary()
+    with pytest.raises(ValueError, match=next(iter(auxiliary))):
+        ProbedModel(
+            model.probes, model.feature_names, model.probe_losses, model.backbone, auxiliary=auxiliary
+        )

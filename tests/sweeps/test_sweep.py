@@ -67,10 +67,10 @@ def test_plan(tmp_path):
     cells = make_plan(
         sweep_config(a=("train --x='1 2' --seed={seed} --to={dir}", "look {base}"), b=("go",)), tmp_path
     )
-    assert [(cell.variant, cell.seed) for cell in cells] == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+    assert [(cell.variant, cell.seed) for cell in cells] == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
     folder = tmp_path / "a" / "seed-1"
-    assert cells[1].folder == folder
-    assert cells[1].commands == (("train", "--x=1 2", "--seed=1", f"--to={folder}"), ("look", "40"))
+    assert cells[2].folder == folder
+    assert cells[2].commands == (("train", "--x=1 2", "--seed=1", f"--to={folder}"), ("look", "40"))
 
 
 @pytest.mark.parametrize(
@@ -213,5 +213,7 @@ def test_packaged_config_makes_commands(tmp_path):
     from configs.sweeps.long_tail_losses import get_config
 
     cells = make_plan(get_config(), tmp_path)
-    assert len(cells) == 12
-    assert "--config.classifier.losses=('ldam_drw',)" in cells[7].commands[0]
+    assert len(cells) == 15
+    ldam_drw = [cell for cell in cells if cell.variant.startswith("ldam_drw")]
+    assert all("--config.classifier.losses=('ldam_drw',)" in cell.commands[0] for cell in ldam_drw)
+    assert sum("lorot" in cell.variant for cell in ldam_drw) == 3

@@ -1,9 +1,12 @@
 """Fine-tuning: the whole network learns with a classifier on its features."""
 
+from functools import partial
+
 import keras
 import numpy as np
 
 from rfd_tf.atomic import atomic_path
+from rfd_tf.data import LOCALIZED_ROTATIONS
 from rfd_tf.evaluation.experiment import Experiment
 from rfd_tf.evaluation.probing import classifier_losses, run_figures
 from rfd_tf.evaluation.results import ClassifierFigures
@@ -19,6 +22,7 @@ from rfd_tf.training.probe_run import ProbeRun
 
 FINETUNED_FILE = "finetuned.keras"
 CLASSIFIER_FILE = "classifier.keras"  # of its features
+_AUXILIARY = "localized_rotation"  # the input with its labels, too
 _HEADS = ("rotation_probabilities", "embedding")  # of the features as they were
 
 
@@ -49,25 +53,39 @@ def train_whole(
         feature: a vector among the model's outputs.
         saved_as: name of the file that the trained network gets in the workdir.
         kernel_initializer: of a dense classifier; by default as of `models.probes.classifier`.
+
+    With `finetune.localized_rotation` a second classifier of the same kind tells rotated patches by
+    cross-entropy, of unscaled cosines where the first one gives cosines, as the authors do. It is not kept.
+
+    Raises:
+        ValueError: on `finetune` or `classifier` options out of range.
     """
     networks = {}
+    task, weight = _localized_rotation(experiment)
 
     def make_model(synchronized: bool):
         outputs = [name for name in experiment.extractor.info.outputs if name not in _HEADS]
         network = network_copy(experiment.extractor.model, outputs, synchronized)
         trained = keras.Model(network.inputs[0], {feature: network.output[feature]}, name=network.name)
         loss = _one_loss(experiment)
-        width = trained.output[feature].shape[-1]
-        head = _head(width, len(experiment.class_names), loss.cosine_head, kernel_initializer)
-        networks["whole"], networks["head"] = network, head
-        model = ProbedModel({feature: head}, {feature: feature}, {feature: loss.loss}, trained, frozen=False)
+        make_head = partial(_head, trained.output[feature].shape[-1], loss.cosine_head, kernel_initializer)
+        probes, losses = {feature: make_head(len(experiment.class_names))}, {feature: loss.loss}
+        networks["whole"], networks["head"] = network, probes[feature]
+        if task:
+            probes[_AUXILIARY] = make_head(LOCALIZED_ROTATIONS[task], _AUXILIARY)
+            losses[_AUXILIARY] = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        features = dict.fromkeys(probes, feature)
+        auxiliary = {_AUXILIARY: weight} if task else {}
+        model = ProbedModel(probes, features, losses, trained, frozen=False, auxiliary=auxiliary)
         return model, {feature: loss}
 
     run = ProbeRun(
         experiment.config,
         experiment.workdir,
         experiment.strategy,
-        PictureInputs(experiment.training, experiment.test, sampling=_sampling(experiment)),
+        PictureInputs(
+            experiment.training, experiment.test, sampling=_sampling(experiment), rotate_locally=task
+        ),
         make_model,
         experiment.config.finetune.rate_factor,
     )
@@ -117,10 +135,25 @@ def _sampling(experiment: Experiment) -> np.ndarray | None:
     return None
 
 
-def _head(width: int, num_classes: int, cosine: bool, kernel_initializer) -> keras.Model:
+def _localized_rotation(experiment: Experiment) -> tuple[str, float]:
+    """The kind of the auxiliary task, empty for none, and the weight of its loss."""
+    wanted = tuple(experiment.config.finetune.localized_rotation)
+    if not wanted:
+        return "", 0.0
+    if len(wanted) != 2 or wanted[0] not in LOCALIZED_ROTATIONS or not 0 < wanted[1] < float("inf"):
+        raise ValueError(
+            f"`finetune.localized_rotation` must be (), or one of {', '.join(LOCALIZED_ROTATIONS)} with the "
+            f"weight of its loss, such as ('explicit', 0.1). Received: {wanted}"
+        )
+    return wanted
+
+
+def _head(
+    width: int, cosine: bool, kernel_initializer, num_classes: int, name: str = "classifier"
+) -> keras.Model:
     inputs = keras.Input((width,), name="feature")
-    logits = classifier(inputs, num_classes, cosine, "classifier", kernel_initializer)
-    return keras.Model(inputs, logits, name="classifier_head")
+    logits = classifier(inputs, num_classes, cosine, name, kernel_initializer)
+    return keras.Model(inputs, logits, name=f"{name}_head")
 
 
 def _save(experiment: Experiment, network: keras.Model, head: keras.Model, saved_as: str) -> None:
