@@ -10,6 +10,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from rfd_tf import cli
+
 ROOT = Path(__file__).parents[2]
 TINY = {
     "--config": "digits_lt",
@@ -28,10 +30,18 @@ LIMIT = 600  # seconds that a run may take on a stalled machine
 
 
 def command(workdir, *overrides) -> list[str]:
+    return [sys.executable, "-m", "rfd_tf.commands.train", *_arguments(workdir, *overrides)]
+
+
+def train_here(workdir, *overrides) -> int:
+    """`rfd train` in this process, which is faster; the exit status."""
+    return cli.main(["rfd", "train", *_arguments(workdir, "--config.deterministic=False", *overrides)])
+
+
+def _arguments(workdir, *overrides) -> list[str]:
     # Each flag once: ml_collections adds up the tuples of a field that is given twice.
     flags = TINY | dict(override.split("=", 1) for override in overrides)
-    arguments = [f"{name}={value}" for name, value in flags.items()]
-    return [sys.executable, "-m", "rfd_tf.commands.train", f"--workdir={workdir}", *arguments]
+    return [f"--workdir={workdir}", *(f"{name}={value}" for name, value in flags.items())]
 
 
 def start(workdir, *overrides, env=None) -> subprocess.Popen:

@@ -29,28 +29,32 @@ def pictures(tmp_path):
     return tmp_path / "pictures"
 
 
-def test_a_corrupt_image_is_named(pictures, tmp_path):
+def test_a_corrupt_image_is_named(pictures, tmp_path, capsys):
     options = (*OPTIONS, f"--config.data.root={pictures}", "--config.data.on_error=raise")
-    status, output = processes.finish(processes.start(tmp_path / "run", *options))
-    assert status == 1
+    assert processes.train_here(tmp_path / "run", *options) == 1
+    output = capsys.readouterr().err
     assert str(pictures / "b" / "07.jpg") in output.splitlines()[-1]
     assert "Traceback" not in output
 
 
-def test_a_corrupt_image_is_skipped_counted_and_listed(pictures, tmp_path):
+def test_corrupt_images_are_skipped_counted_and_listed(pictures, tmp_path, caplog):
+    """What TensorFlow cannot decode as well."""
+    Image.new("RGB", (8, 8)).save(pictures / "a" / "scan.tif")
     options = (*OPTIONS, f"--config.data.root={pictures}", "--config.data.on_error=skip")
-    output = processes.run(tmp_path / "run", *options)
-    assert "1 corrupt images" in output
-    assert str(pictures / "b" / "07.jpg") in output.split("1 corrupt images")[1]
+    with caplog.at_level("WARNING", "absl"):
+        assert processes.train_here(tmp_path / "run", *options) == 0
+    listed = caplog.text.split("2 corrupt images")[1]
+    assert str(pictures / "b" / "07.jpg") in listed
+    assert str(pictures / "a" / "scan.tif") in listed
     assert (tmp_path / "run" / "backbone.keras").exists()
 
 
-def test_a_loss_that_explodes_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+def test_a_loss_that_explodes_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, capsys):
     """The rate of the second epoch ruins the weights in its first step, and the loss in its second."""
     workdir = tmp_path / "run"
     options = ("--config.optimizer.milestones=((1,0.03),(2,1e30))", "--config.checkpoint_steps=1")
-    status, output = processes.finish(processes.start(workdir, *options))
-    assert status == 1
+    assert processes.train_here(workdir, *options) == 1
+    output = capsys.readouterr().err
     message = output.splitlines()[-1]
     assert "Traceback" not in output
     step = int(message.split("Step ")[1].split(":")[0])
@@ -63,15 +67,6 @@ def test_a_loss_that_explodes_stops_the_run_and_keeps_the_last_good_checkpoint(t
     assert not (workdir / "backbone.keras").exists()
 
 
-def test_what_tensorflow_cannot_decode_is_skipped_too(pictures, tmp_path):
-    Image.new("RGB", (8, 8)).save(pictures / "a" / "scan.tif")
-    options = (*OPTIONS, f"--config.data.root={pictures}", "--config.data.on_error=skip")
-    output = processes.run(tmp_path / "run", *options)
-    assert "2 corrupt images" in output
-    assert str(pictures / "a" / "scan.tif") in output.split("2 corrupt images")[1]
-
-
 def test_a_start_that_failed_does_not_lock_the_folder(tmp_path):
-    status, _ = processes.finish(processes.start(tmp_path / "run", "--config.batch_size=10000"))
-    assert status == 1
-    processes.run(tmp_path / "run", "--config.epochs=1")
+    assert processes.train_here(tmp_path / "run", "--config.batch_size=10000") == 1
+    assert processes.train_here(tmp_path / "run", "--config.epochs=1") == 0
