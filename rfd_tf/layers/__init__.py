@@ -3,5 +3,6 @@
 from rfd_tf.layers.adaptive_max_pool import AdaptiveMaxPool2D
 from rfd_tf.layers.cosine_dense import CosineDense
 from rfd_tf.layers.memory_bank import MemoryBank
+from rfd_tf.layers.roi_max_pool import RoIMaxPool
 
-__all__ = ["AdaptiveMaxPool2D", "CosineDense", "MemoryBank"]
+__all__ = ["AdaptiveMaxPool2D", "CosineDense", "MemoryBank", "RoIMaxPool"]

@@ -1,0 +1,141 @@
+"""The layer against a version that follows the definition cell by cell."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from rfd_tf.layers import RoIMaxPool
+from tests.contract import check_config_round_trip, to_numpy
+
+
+def by_definition(maps, regions, size, stride):
+    """Pooled [R, size, size, C], and the cell (row, column) of each maximum, -1 in an empty bin."""
+    _, height, width, channels = maps.shape
+    pooled = np.zeros((len(regions), size, size, channels), maps.dtype)
+    cells = np.full((len(regions), size, size, channels, 2), -1)
+    for r, (image, *corners) in enumerate(regions):
+        x1, y1, x2, y2 = (int(np.floor(corner / stride + 0.5)) for corner in corners)
+        h, w = max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1)
+        for i in range(size):
+            for j in range(size):
+                rows = range(max(y1 + i * h // size, 0), min(y1 - (-(i + 1) * h // size), height))
+                columns = range(max(x1 + j * w // size, 0), min(x1 - (-(j + 1) * w // size), width))
+                for c in range(channels):
+                    found = [(maps[int(image), y, x, c], y, x) for y in rows for x in columns]
+                    if found:
+                        pooled[r, i, j, c], *cells[r, i, j, c] = max(found)
+    return pooled, cells
+
+
+def random_case(rng, batch, height, width, channels, count, stride):
+    maps = rng.normal(size=(batch, height, width, channels)).astype("float32")
+    ends = [np.sort(rng.uniform(0, side * stride, (count, 2)), axis=1) for side in (width, height)]
+    regions = np.stack(
+        [rng.integers(0, batch, count), *np.stack(ends, axis=2).transpose(1, 2, 0).reshape(4, count)]
+    )
+    return maps, regions.T.astype("float32")
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size", "stride"),
+    [(14, 22, 6, 16), (37, 9, 6, 16), (5, 5, 7, 8), (40, 40, 3, 4), (1, 3, 2, 16)],
+)
+def test_equals_the_definition(height, width, size, stride):
+    rng = np.random.default_rng(height)
+    maps, regions = random_case(rng, 2, height, width, 3, 40, stride)
+    expected, _ = by_definition(maps, regions, size, stride)
+    np.testing.assert_array_equal(to_numpy(RoIMaxPool(size, stride)(maps, regions)), expected)
+
+
+def test_hand_made():
+    maps = np.arange(16, dtype="float32").reshape(1, 4, 4, 1)
+    regions = [
+        [0, 0, 0, 48, 48],  # the whole map
+        [0, 16, 16, 16, 16],  # one cell, which every bin holds
+        [0, 7.9, 8.0, 23.9, 24.1],  # columns 0 to 1, rows 1 to 2 (halves are rounded up)
+    ]
+    pooled = to_numpy(RoIMaxPool(2, 16)(maps, np.array(regions, "float32")))[..., 0]
+    np.testing.assert_array_equal(pooled, [[[5, 7], [13, 15]], [[5, 5], [5, 5]], [[4, 5], [8, 9]]])
+
+
+def test_beyond_the_map_there_is_nothing():
+    maps = np.full((1, 3, 3, 1), -2.0, "float32")
+    regions = np.array(
+        [[0, 16, 0, 64, 32], [0, 80, 80, 96, 96], [0, -48, 0, 32, 32], [0, 32, 32, 0, 0]], "float32"
+    )
+    pooled = to_numpy(RoIMaxPool(4, 16)(maps, regions))
+    expected, _ = by_definition(maps, regions, 4, 16)
+    np.testing.assert_array_equal(pooled, expected)
+    assert (pooled[1] == 0).all()
+    assert (pooled[0] == 0).any()
+
+
+def test_regions_far_beyond_are_cut_not_garbled():
+    maps = np.random.default_rng(0).normal(size=(1, 8, 8, 2)).astype("float32")
+    far, near = (
+        np.array([[0, -1e4, -1e4, 1e4, 1e4]], "float32"),
+        np.array([[0, -64, -64, 176, 176]], "float32"),
+    )
+    layer = RoIMaxPool(3, 16)
+    np.testing.assert_array_equal(to_numpy(layer(maps, far)), to_numpy(layer(maps, near)))
+    np.testing.assert_array_equal(to_numpy(layer(maps, near)), by_definition(maps, near, 3, 16)[0])
+
+
+def test_gradient_goes_to_each_maximum():
+    rng = np.random.default_rng(4)
+    maps, regions = random_case(rng, 2, 12, 17, 2, 30, 16)
+    _, cells = by_definition(maps, regions, 6, 16)
+    weights = rng.normal(size=cells.shape[:-1]).astype("float32")
+    expected = np.zeros_like(maps)
+    for (r, i, j, c), weight in np.ndenumerate(weights):
+        if (cell := cells[r, i, j, c])[0] >= 0:
+            expected[int(regions[r, 0]), cell[0], cell[1], c] += weight
+    variable = tf.Variable(maps)
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(RoIMaxPool()(variable, regions) * weights)
+    np.testing.assert_allclose(tf.convert_to_tensor(tape.gradient(total, variable)), expected, atol=1e-5)
+
+
+def test_shared_maxima_share_no_gradient():
+    """One of the cells gets all of it: in a map of equal cells nothing is lost, nothing comes twice."""
+    variable = tf.Variable(tf.ones([1, 9, 9, 1]))
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(RoIMaxPool(3, 16)(variable, np.array([[0, 0, 0, 128, 128]], "float32")))
+    gradient = tf.convert_to_tensor(tape.gradient(total, variable)).numpy()
+    assert gradient.sum() == 9
+    assert set(np.unique(gradient)) <= {0.0, 1.0}
+
+
+def test_maps_of_any_size_in_one_graph():
+    rng = np.random.default_rng(5)
+    layer = RoIMaxPool(6, 16, max_side=30)
+    pool = tf.function(
+        layer, input_signature=[tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([None, 5])]
+    )
+    for height, width in ((11, 30), (30, 7), (4, 4)):
+        maps, regions = random_case(rng, 1, height, width, 3, 12, 16)
+        np.testing.assert_array_equal(pool(maps, regions), by_definition(maps, regions, 6, 16)[0])
+
+
+def test_in_a_functional_model_and_back_from_disk(tmp_path):
+    maps, regions = keras.Input((None, None, 4)), keras.Input((5,))
+    model = keras.Model([maps, regions], RoIMaxPool(2, 16)(maps, regions))
+    model.save(tmp_path / "pool.keras")
+    values = random_case(np.random.default_rng(6), 1, 6, 7, 4, 5, 16)
+    revived = keras.saving.load_model(tmp_path / "pool.keras")
+    np.testing.assert_array_equal(to_numpy(revived(list(values))), to_numpy(model(list(values))))
+
+
+def test_bad_arguments():
+    for arguments in ({"size": 0}, {"stride": 0}, {"max_side": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(arguments))}=0"):
+            RoIMaxPool(**arguments)
+    with pytest.raises(ValueError, match=r"\[R, 5\]"):
+        RoIMaxPool()(np.zeros((1, 4, 4, 2), "float32"), np.zeros((3, 4), "float32"))
+    with pytest.raises(ValueError, match=r"\[B, H, W, C\]"):
+        RoIMaxPool()(np.zeros((4, 4, 2), "float32"), np.zeros((3, 5), "float32"))
+
+
+def test_config_round_trip():
+    check_config_round_trip(RoIMaxPool(7, 8, 40))
