@@ -72,6 +72,10 @@ def main(probabilities_path: str, out: str) -> None:
     for view in range(1, NUM_ROTATIONS):
         found = spearmanr(oracle[:, view], network[:, view])
         print(f"{90 * view} degrees: rank correlation {found.statistic:.3f} (p {found.pvalue:.1e})")
+    means = [
+        [scores[source.labels == label, 2].mean() for label in range(10)] for scores in (oracle, network)
+    ]
+    print(f"180 degrees, means of the digits: rank correlation {spearmanr(*means).statistic:.3f}")
     print("\n| digit | images | oracle, 180 degrees | network, 180 degrees | nearest to an upright one |")
     print("|---|---:|---:|---:|---:|")
     for label in np.unique(source.labels):

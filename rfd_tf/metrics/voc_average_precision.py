@@ -89,8 +89,8 @@ def detection_precision_recall(
     """Of detections of one class in any number of images.
 
     By falling score (of equal ones the earlier first) each detection is held against the object of its image
-    that it overlaps most. Below `iou_threshold` it is wrong; else it does not count if the object is difficult,
-    is right if that object has not been found before, and is wrong as a duplicate.
+    that it overlaps most. Below `iou_threshold` it is wrong; else it does not count if the object is
+    difficult, is right if that object has not been found before, and is wrong as a duplicate.
 
     Args:
         images: [M], the image of each detection, keys of `objects`; an image that is no key has no object.
