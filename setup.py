@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 CORE = [
     "absl-py>=2.3,<3",
     "cryptography>=45",
+    "defusedxml>=0.7.1,<0.9",
     "filelock>=3.16,<5",
     "h5py>=3.11,<4",
     "importlib-resources>=6",  # tensorflow-datasets imports it without asking for it

@@ -1,9 +1,10 @@
-"""Classifiers on long-tailed CIFAR-10 from scratch: cross-entropy, logit adjustment, LDAM, LDAM + DRW, LoRot.
+"""Classifiers on long-tailed CIFAR-10 from scratch: cross-entropy, logit adjustment, LDAM, LDAM + DRW.
 
     rfd sweep --config=long_tail_losses --config.data=cifar10_lt.npz --workdir=/tmp/losses
 
 `data` is a file of arrays train_images, train_labels, test_images and test_labels. The full recipe takes 200
-epochs; `recipe` holds the flags of another.
+epochs; `recipe` holds the flags of another, or of an auxiliary task for all of them (see
+`finetune.localized_rotation` in configs/evaluation/base.py).
 """
 
 from ml_collections import ConfigDict
@@ -21,11 +22,5 @@ def get_config():
     config.seeds = (0, 1, 2)
     config.data = "cifar10_lt.npz"
     config.recipe = ""
-    config.variants = {loss: (_learning(loss),) for loss in _LOSSES}
-    lorot = "\"--config.finetune.localized_rotation=('explicit',0.1)\""  # with localized rotation along
-    config.variants["ldam_drw_lorot"] = (f"{_learning('ldam_drw')} {lorot}",)
+    config.variants = {loss: (f"{_COMMAND} \"--config.classifier.losses=('{loss}',)\"",) for loss in _LOSSES}
     return config
-
-
-def _learning(loss: str) -> str:
-    return f"{_COMMAND} \"--config.classifier.losses=('{loss}',)\""

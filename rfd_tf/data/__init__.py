@@ -18,6 +18,7 @@ from rfd_tf.data.schedule import steps_per_epoch, training_indices
 from rfd_tf.data.source import Source
 from rfd_tf.data.subset import Subset
 from rfd_tf.data.tfds_source import TfdsSource
+from rfd_tf.data.voc import VOC_CLASSES, VocDevkit, VocError
 
 __all__ = [
     "CIFAR_MEAN",
@@ -25,6 +26,7 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "LOCALIZED_ROTATIONS",
+    "VOC_CLASSES",
     "ArraySource",
     "BadImageError",
     "FlatFolder",
@@ -34,6 +36,8 @@ __all__ = [
     "Source",
     "Subset",
     "TfdsSource",
+    "VocDevkit",
+    "VocError",
     "digits",
     "evaluation_dataset",
     "find_bad_images",

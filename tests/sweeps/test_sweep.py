@@ -213,7 +213,19 @@ def test_packaged_config_makes_commands(tmp_path):
     from configs.sweeps.long_tail_losses import get_config
 
     cells = make_plan(get_config(), tmp_path)
-    assert len(cells) == 15
-    ldam_drw = [cell for cell in cells if cell.variant.startswith("ldam_drw")]
-    assert all("--config.classifier.losses=('ldam_drw',)" in cell.commands[0] for cell in ldam_drw)
-    assert sum("lorot" in cell.variant for cell in ldam_drw) == 3
+    assert len(cells) == 12
+    assert sum("--config.classifier.losses=('ldam_drw',)" in cell.commands[0] for cell in cells) == 3
+
+
+def test_packaged_pretraining_measures_every_start_alike(tmp_path):
+    from configs.sweeps.long_tail_pretraining import get_config
+
+    cells = make_plan(get_config(), tmp_path)
+    assert {cell.variant for cell in cells} == {"untrained", "rotnet", "rfd", "rfd_ldam"}
+
+    def measured(cell):
+        return [[word.replace(str(cell.folder), "") for word in line] for line in cell.commands[1:]]
+
+    first = [cell for cell in cells if cell.seed == 0]
+    assert len({str(measured(cell)) for cell in first}) == 1
+    assert len({str(cell.commands[0]) for cell in first}) == 4
