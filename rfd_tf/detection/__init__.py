@@ -1,0 +1,1 @@
+"""Object detection: Fast R-CNN on regions that were proposed."""

@@ -1,0 +1,96 @@
+"""Which proposals a detector learns from, and what it shall say of them.
+
+Reference: Girshick, "Fast R-CNN", ICCV 2015, section 2.3.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from rfd_tf.data.voc import Annotation
+from rfd_tf.detection import boxes as box_functions
+
+BACKGROUND = 0  # class c of the data is class c + 1 of the detector
+FOREGROUND_IOU = 0.5
+BACKGROUND_IOU = (0.1, 0.5)  # from, to before
+
+
+@dataclasses.dataclass(frozen=True)
+class Regions:
+    """The R candidate regions of a picture: its objects that are not difficult, then its proposals.
+
+    Attributes:
+        boxes: float32 [R, 4], see `detection.boxes`.
+        overlaps: float32 [R], the highest IoU with an object; 0 in a picture without.
+        labels: int64 [R], the class of that object plus 1, whatever the overlap.
+        deltas: float32 [R, 4], from the region to that object; 0 where the IoU is below 0.5.
+    """
+
+    boxes: np.ndarray
+    overlaps: np.ndarray
+    labels: np.ndarray
+    deltas: np.ndarray
+
+
+def match_regions(proposals, annotation: Annotation) -> Regions:
+    """The regions of a picture, held against its objects. Difficult objects are as if they were not there.
+
+    Args:
+        proposals: [P, 4], see `detection.boxes`.
+        annotation: the picture's.
+    """
+    proposals = np.asarray(proposals, "float32").reshape(-1, 4)
+    easy = ~annotation.difficult
+    objects, classes = annotation.boxes[easy], annotation.labels[easy]
+    boxes = np.concatenate([objects, proposals])
+    if not len(objects):
+        nothing = np.zeros(len(boxes), "float32")
+        return Regions(boxes, nothing, nothing.astype("int64"), np.zeros_like(boxes))
+    overlaps = box_functions.iou(boxes, objects)
+    nearest = overlaps.argmax(axis=1)
+    highest = overlaps.max(axis=1)
+    deltas = np.array(box_functions.encode(boxes, objects[nearest]))
+    deltas[highest < FOREGROUND_IOU] = 0
+    return Regions(boxes, highest, classes[nearest] + 1, deltas)
+
+
+def sample_regions(
+    overlaps: np.ndarray, count: int, rng: np.random.Generator, foreground_share: float = 0.25
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw regions to learn from: foreground, and background that overlaps an object somewhat.
+
+    Args:
+        overlaps: [R] of a picture's `Regions`.
+        count: of regions; fewer come where there are not enough of either kind.
+        rng: draws without replacement.
+        foreground_share: of `count`, at most. What foreground lacks, background makes up.
+
+    Returns:
+        Rows, int64, foreground first, and whether each is foreground.
+    """
+    foreground = np.flatnonzero(overlaps >= FOREGROUND_IOU)
+    background = np.flatnonzero((overlaps >= BACKGROUND_IOU[0]) & (overlaps < BACKGROUND_IOU[1]))
+    first = _drawn(foreground, round(foreground_share * count), rng)
+    second = _drawn(background, count - len(first), rng)
+    return np.concatenate([first, second]), np.arange(len(first) + len(second)) < len(first)
+
+
+def delta_statistics(regions: list[Regions], num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of the foreground regions' deltas by class, two float32 [num_classes + 1, 4].
+
+    Targets are normalised by them. They are 0 and 1 for the background and for a class without foreground,
+    and a deviation of 0 (of a single region) becomes 1.
+    """
+    labels = np.concatenate([r.labels[r.overlaps >= FOREGROUND_IOU] for r in regions])
+    deltas = np.concatenate([r.deltas[r.overlaps >= FOREGROUND_IOU] for r in regions]).astype("float64")
+    means, deviations = np.zeros((num_classes + 1, 4)), np.ones((num_classes + 1, 4))
+    for label in range(1, num_classes + 1):
+        own = deltas[labels == label]
+        if len(own):
+            means[label], spread = own.mean(axis=0), own.std(axis=0)
+            deviations[label] = np.where(spread > 0, spread, 1.0)
+    return means.astype("float32"), deviations.astype("float32")
+
+
+def _drawn(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    return rng.choice(rows, min(count, len(rows)), replace=False) if len(rows) else rows
