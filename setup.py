@@ -23,6 +23,7 @@ CORE = [
     "protobuf>=6.31,<8",
     "requests>=2.32,<3",
     "scikit-learn>=1.5,<2",
+    "scipy>=1.14,<2",
     "tensorboard>=2.20,<3",
     "tensorflow>=2.21,<2.22",
     "tensorflow-datasets>=4.9.10,<5",
@@ -30,6 +31,7 @@ CORE = [
     "tqdm>=4.66,<5",
 ]
 EXTRAS = {
+    "detection": ["opencv-contrib-python-headless>=4.14,<5"],  # selective search is in "contrib"
     "parquet": ["pyarrow>=18,<27"],
     "jax": ["jax>=0.10,<0.11"],
     "onnx": ["onnx>=1.20,<2", "onnxruntime>=1.23,<2", "tf2onnx>=1.17,<2"],
@@ -45,8 +47,8 @@ EXTRAS["test"] = [
     *EXTRAS["parquet"],
     *EXTRAS["onnx"],
     *EXTRAS["serving"],
+    *EXTRAS["detection"],
     "jax==0.10.2",
-    "opencv-python-headless>=4.14,<5",
     "pytest>=8.2,<10",
     "pytest-xdist>=3.6,<4",
     "pyyaml>=6,<7",

@@ -17,6 +17,7 @@ LAYERS = {
     "rfd_tf.optimizers": 1,
     "rfd_tf.metrics": 1,
     "rfd_tf.data": 1,
+    "rfd_tf.proposals": 1,
     "rfd_tf.models": 2,
     "rfd_tf.serving": 2,
     "rfd_tf.callbacks": 3,
