@@ -98,7 +98,7 @@ def _checked(values, path: Path, name: str) -> np.ndarray:
     if bad.any():
         worst = int(bad.argmax())
         raise ProposalError(
-            f"Box {worst + 1} of {name} in {path} is x1, y1, x2, y2 = {boxes[worst].tolist()}, counted from 0: "
-            "is that the right convention?"
+            f"Box {worst + 1} of {name} in {path} is x1, y1, x2, y2 = {boxes[worst].tolist()}, "
+            "counted from 0: is that the right convention?"
         )
     return boxes.astype("float32")
