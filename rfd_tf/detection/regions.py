@@ -10,7 +10,6 @@ import numpy as np
 from rfd_tf.data.voc import Annotation
 from rfd_tf.detection import boxes as box_functions
 
-BACKGROUND = 0  # class c of the data is class c + 1 of the detector
 FOREGROUND_IOU = 0.5
 BACKGROUND_IOU = (0.1, 0.5)  # from, to before
 
@@ -22,7 +21,7 @@ class Regions:
     Attributes:
         boxes: float32 [R, 4], see `detection.boxes`.
         overlaps: float32 [R], the highest IoU with an object; 0 in a picture without.
-        labels: int64 [R], the class of that object plus 1, whatever the overlap.
+        labels: int64 [R], the class of that object plus 1, whatever the overlap; 0 is the background.
         deltas: float32 [R, 4], from the region to that object; 0 where the IoU is below 0.5.
     """
 

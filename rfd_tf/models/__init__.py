@@ -4,12 +4,14 @@ from rfd_tf.models.alexnet import alexnet
 from rfd_tf.models.backbone import first_layer_filters, select_features, wrap_backbone
 from rfd_tf.models.create_backbone import create_backbone
 from rfd_tf.models.extract_features import extract_features
+from rfd_tf.models.fast_rcnn import FastRCNN
 from rfd_tf.models.probed_model import ProbedModel
 from rfd_tf.models.probes import linear_probe, nonlinear_probe
 from rfd_tf.models.resnet_cifar import resnet_cifar
 from rfd_tf.models.rotation_decoupling import RotationDecoupling
 
 __all__ = [
+    "FastRCNN",
     "ProbedModel",
     "RotationDecoupling",
     "alexnet",

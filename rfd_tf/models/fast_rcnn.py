@@ -1,0 +1,180 @@
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from rfd_tf.distribution import num_replicas
+from rfd_tf.layers import RoIMaxPool
+
+BACKGROUND = 0  # class c of the data is class c + 1 here
+
+
+@keras.saving.register_keras_serializable(package="rfd_tf")
+class FastRCNN(keras.Model):
+    """A detector: a map of the whole picture, pooled for each proposed region, dense layers, two heads.
+
+    Of each region one head tells the class, the background among them, the other how its box is to be moved
+    and stretched for each class (`rfd_tf.detection.boxes`). The targets of the latter are normalised by their
+    mean and deviation in the training set, `(delta - mean) / deviation`, which the model holds.
+
+    The trunk's batch norm, if any, stays as it is: two pictures a step cannot estimate its statistics.
+
+    Args:
+        trunk: functional model from images [B, H, W, 3], H and W unknown, to maps [B, h, w, C].
+        num_classes: C, without the background.
+        stride: pixels per cell of the maps, 16 for AlexNet's conv5.
+        pool_size: bins per side of a region.
+        dense_width: units of fc6 and fc7.
+        dropout: in [0, 1), after each of them.
+
+    Call args:
+        inputs: dict of `image` [B, H, W, 3] and `regions` float [B, R, 4], boxes in pixels of that image.
+
+    Returns:
+        Dict of `class_logits` [B, R, C + 1] and `deltas` [B, R, C + 1, 4], normalised.
+
+    `fit` takes as targets a dict of `labels` int [B, R] (0 the background, -1 for regions that only fill the
+    batch) and `deltas` [B, R, 4], not normalised. Metrics: `loss`, `class_loss`, `box_loss`, `accuracy`, and
+    `foreground_accuracy`, of the regions that are not background.
+
+    Raises:
+        ValueError: on arguments out of range, or a trunk whose output is not one map.
+
+    Reference: Girshick, "Fast R-CNN", ICCV 2015; the deviations of the new layers' weights are its.
+    """
+
+    def __init__(
+        self,
+        trunk: keras.Model,
+        num_classes: int = 20,
+        *,
+        stride: int = 16,
+        pool_size: int = 6,
+        dense_width: int = 4096,
+        dropout: float = 0.5,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if num_classes < 1:
+            raise ValueError(f"`num_classes` must be at least 1. Received: num_classes={num_classes}")
+        if not isinstance(trunk.output, keras.KerasTensor) or len(trunk.output.shape) != 4:
+            raise ValueError(f"The trunk {trunk.name!r} must have one map [B, h, w, C] as its output")
+        self.trunk = trunk
+        self.num_classes = num_classes
+        self.stride = stride
+        self.pool_size = pool_size
+        self.dense_width = dense_width
+        self.dropout = dropout
+        for layer in trunk.layers:
+            if isinstance(layer, layers.BatchNormalization):
+                layer.trainable = False
+        self.pool = RoIMaxPool(pool_size, stride, name="roi_pool")
+        pooled = keras.Input((pool_size, pool_size, trunk.output.shape[-1]), name="pooled")
+        self.head = _head(pooled, num_classes, dense_width, dropout)
+        shape = (num_classes + 1, 4)
+        self.delta_means = self.add_weight(
+            shape=shape, initializer="zeros", trainable=False, name="delta_means"
+        )
+        self.delta_deviations = self.add_weight(
+            shape=shape, initializer="ones", trainable=False, name="delta_deviations"
+        )
+        self.trackers = {
+            name: keras.metrics.Mean(name=name)
+            for name in ("class_loss", "box_loss", "accuracy", "foreground_accuracy")
+        }
+        self.built = True
+
+    def set_delta_statistics(self, means, deviations) -> None:
+        """Set the mean and deviation of box targets by class, each [C + 1, 4].
+
+        Raises:
+            ValueError: on other shapes, or a deviation that is not positive.
+        """
+        means, deviations = np.asarray(means, "float32"), np.asarray(deviations, "float32")
+        shape = (self.num_classes + 1, 4)
+        if means.shape != shape or deviations.shape != shape or not (deviations > 0).all():
+            raise ValueError(
+                f"Means and positive deviations must be {shape} each. "
+                f"Received: {means.shape}, {deviations.shape}, least deviation {deviations.min()}"
+            )
+        self.delta_means.assign(means)
+        self.delta_deviations.assign(deviations)
+
+    def call(self, inputs, training=False):
+        regions = ops.cast(inputs["regions"], "float32")
+        batch, count = ops.shape(regions)[0], ops.shape(regions)[1]
+        image = ops.repeat(ops.arange(batch, dtype="float32"), count)
+        flat = ops.concatenate([image[:, None], ops.reshape(regions, (-1, 4))], axis=1)
+        maps = self.trunk(inputs["image"], training=False)
+        found = self.head(self.pool(maps, flat), training=training)
+        return {
+            "class_logits": ops.reshape(found["class_logits"], (batch, count, self.num_classes + 1)),
+            "deltas": ops.reshape(found["deltas"], (batch, count, self.num_classes + 1, 4)),
+        }
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """Softmax cross-entropy plus smooth L1 of foreground regions, over the number of regions."""
+        labels = ops.cast(y["labels"], "int32")
+        counted = ops.cast(labels >= 0, "float32")
+        regions = ops.maximum(ops.sum(counted), 1.0)
+        labels = ops.maximum(labels, 0)
+        losses = self._region_losses(labels, counted, y["deltas"], y_pred)
+        class_loss, box_loss = (ops.sum(loss) / regions for loss in losses)
+        self._update_metrics(class_loss, box_loss, labels, counted, y_pred["class_logits"])
+        return (class_loss + box_loss + sum(self.losses)) / num_replicas()
+
+    def _region_losses(self, labels, counted, deltas, y_pred) -> tuple:
+        """Of each region, [B, R]: class loss and box loss."""
+        logits = ops.cast(y_pred["class_logits"], "float32")
+        class_losses = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+        means, deviations = (ops.take(v, labels, axis=0) for v in (self.delta_means, self.delta_deviations))
+        targets = (ops.cast(deltas, "float32") - means) / deviations
+        chosen = ops.one_hot(labels, self.num_classes + 1)[..., None]
+        predicted = ops.sum(ops.cast(y_pred["deltas"], "float32") * chosen, axis=2)
+        box_losses = 4 * keras.losses.huber(targets, predicted, delta=1.0)  # a mean over the four
+        foreground = counted * ops.cast(labels > BACKGROUND, "float32")
+        return class_losses * counted, box_losses * foreground
+
+    def _update_metrics(self, class_loss, box_loss, labels, counted, logits) -> None:
+        right = ops.cast(ops.argmax(logits, axis=-1) == labels, "float32")
+        foreground = counted * ops.cast(labels > BACKGROUND, "float32")
+        self.trackers["class_loss"].update_state(class_loss)
+        self.trackers["box_loss"].update_state(box_loss)
+        self.trackers["accuracy"].update_state(right, sample_weight=counted)
+        self.trackers["foreground_accuracy"].update_state(right, sample_weight=foreground)
+
+    def denormalized(self, deltas):
+        """Deltas [..., C + 1, 4] that the model gave, as those of the boxes."""
+        return deltas * self.delta_deviations + self.delta_means
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "trunk": keras.saving.serialize_keras_object(self.trunk),
+            "num_classes": self.num_classes,
+            "stride": self.stride,
+            "pool_size": self.pool_size,
+            "dense_width": self.dense_width,
+            "dropout": self.dropout,
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping):
+        return cls(**{**config, "trunk": keras.saving.deserialize_keras_object(config["trunk"])})
+
+
+def _head(pooled, num_classes: int, width: int, dropout: float) -> keras.Model:
+    x = layers.Flatten(name="flatten")(pooled)
+    for name in ("fc6", "fc7"):
+        x = layers.Dense(width, activation="relu", kernel_initializer=_normal(0.005), name=name)(x)
+        x = layers.Dropout(dropout, name=f"{name}_dropout")(x)
+    full = keras.config.floatx()
+    classes = num_classes + 1
+    logits = layers.Dense(classes, kernel_initializer=_normal(0.01), dtype=full, name="class_logits")(x)
+    deltas = layers.Dense(4 * classes, kernel_initializer=_normal(0.001), dtype=full, name="deltas")(x)
+    return keras.Model(pooled, {"class_logits": logits, "deltas": deltas}, name="detection_head")
+
+
+def _normal(deviation: float) -> keras.initializers.Initializer:
+    return keras.initializers.RandomNormal(stddev=deviation)
