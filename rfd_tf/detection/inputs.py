@@ -54,8 +54,8 @@ def detection_batches(
 
     Returns:
         A dataset of pairs of dicts for `models.FastRCNN`: `image` float32 [b, H, W, 3] and `regions` float32
-        [b, R, 4]; `labels` int32 [b, R] and `deltas` float32 [b, R, 4]. Smaller pictures are filled up with 0 below and on
-        the right, missing regions with the whole picture, labelled -1.
+        [b, R, 4]; `labels` int32 [b, R] and `deltas` float32 [b, R, 4]. Smaller pictures are filled up with 0
+        below and on the right, missing regions with the whole picture, labelled -1.
 
     Raises:
         ValueError: on numbers out of range or another number of `regions` than pictures.
