@@ -1,0 +1,172 @@
+"""Detections of a data set: VOC's average precision, VOC's result files, COCO's JSON."""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rfd_tf.atomic import write_text
+from rfd_tf.data.voc import Annotation
+from rfd_tf.detection.detect import Detections
+from rfd_tf.metrics import PrecisionRecall, detection_precision_recall
+from rfd_tf.metrics.voc_average_precision import IOU_THRESHOLD, RULES
+
+_RESULT_LINE = re.compile(r"(\S+) (\S+) (\S+) (\S+) (\S+) (\S+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionFigures:
+    """Average precision of each class, by both rules, in [0, 1]; NaN for a class without objects.
+
+    Attributes:
+        class_names: of the C classes.
+        curves: precision and recall of each.
+    """
+
+    class_names: tuple[str, ...]
+    curves: tuple[PrecisionRecall, ...]
+
+    def average_precisions(self, rule: str = "11_point") -> np.ndarray:
+        """[C]."""
+        return np.array([curve.average_precision(rule) for curve in self.curves])
+
+    def mean_average_precision(self, rule: str = "11_point") -> float:
+        """The mean over classes that have objects to find; NaN if none has."""
+        found = self.average_precisions(rule)
+        return float(found[~np.isnan(found)].mean()) if not np.isnan(found).all() else float("nan")
+
+    def table(self) -> str:
+        """Markdown: class, objects, AP by both rules in %."""
+        lines = ["| class | objects | AP, 11 points | AP, area |", "|---|---:|---:|---:|"]
+        columns = [self.average_precisions(rule) for rule in RULES]
+        for name, curve, *values in zip(self.class_names, self.curves, *columns, strict=True):
+            lines.append(f"| {name} | {curve.num_positives} | {' | '.join(map(_percent, values))} |")
+        means = " | ".join(_percent(self.mean_average_precision(rule)) for rule in RULES)
+        objects = sum(curve.num_positives for curve in self.curves)
+        return "\n".join([*lines, f"| **mean** | {objects} | {means} |"])
+
+
+def evaluate_detections(
+    detections: Mapping[str, Detections],
+    annotations: Mapping[str, Annotation],
+    class_names: Sequence[str],
+    iou_threshold: float = IOU_THRESHOLD,
+) -> DetectionFigures:
+    """VOC's figures of the detections in the pictures of `annotations`, both by the pictures' names.
+
+    Raises:
+        ValueError: if a picture has no entry in `detections`, or one of them is of no such picture.
+    """
+    if detections.keys() != annotations.keys():
+        odd = min(detections.keys() ^ annotations.keys())
+        raise ValueError(f"Detections and annotations must be of the same pictures; {odd} is in one only")
+    names = list(annotations)
+    images = [name for name in names for _ in detections[name].scores]
+    scores, labels, boxes = (
+        np.concatenate([getattr(detections[name], part) for name in names] or [np.zeros(0)])
+        for part in ("scores", "labels", "boxes")
+    )
+    curves = []
+    for label in range(len(class_names)):
+        own = np.flatnonzero(labels == label)
+        objects, difficult = {}, {}
+        for name, found in annotations.items():
+            there = found.labels == label
+            objects[name], difficult[name] = found.boxes[there], found.difficult[there]
+        curves.append(
+            detection_precision_recall(
+                [images[row] for row in own], scores[own], boxes[own], objects, difficult, iou_threshold
+            )
+        )
+    return DetectionFigures(tuple(class_names), tuple(curves))
+
+
+def write_voc_results(
+    folder: str | os.PathLike, detections: Mapping[str, Detections], class_names: Sequence[str], split: str
+) -> list[Path]:
+    """Write `comp4_det_SPLIT_CLASS.txt` for each class, as the devkit's evaluation reads them.
+
+    A line is `picture score x1 y1 x2 y2`, with pixels counted from 1 and enough digits to read the same
+    float32 numbers again.
+    """
+    paths = []
+    for label, class_name in enumerate(class_names):
+        lines = []
+        for name, found in detections.items():
+            for row in np.flatnonzero(found.labels == label):
+                corners = found.boxes[row].astype("float64") + 1
+                lines.append(" ".join([name, *(f"{value:.9g}" for value in (found.scores[row], *corners))]))
+        path = Path(folder, f"comp4_det_{split}_{class_name}.txt")
+        write_text(path, "".join(f"{line}\n" for line in lines))
+        paths.append(path)
+    return paths
+
+
+def read_voc_results(
+    folder: str | os.PathLike, names: Sequence[str], class_names: Sequence[str], split: str
+) -> dict[str, Detections]:
+    """What `write_voc_results` or the devkit's tools wrote, of the pictures `names`, by falling score.
+
+    Raises:
+        FileNotFoundError: if the file of a class is missing.
+        ValueError: on a line of another form or of another picture, naming file and line.
+    """
+    rows: dict[str, list] = {name: [] for name in names}
+    for label, class_name in enumerate(class_names):
+        path = Path(folder, f"comp4_det_{split}_{class_name}.txt")
+        if not path.is_file():
+            raise FileNotFoundError(f"No results at {path}")
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+            name, *values = _result(line, f"{path}, line {number}")
+            if name not in rows:
+                raise ValueError(f"{path}, line {number}: there is no picture {name!r}")
+            rows[name].append((*values, label))
+    return {name: _by_score(found) for name, found in rows.items()}
+
+
+def _result(line: str, place: str) -> tuple:
+    match = _RESULT_LINE.fullmatch(line.strip())
+    try:
+        name, *values = match.groups()
+        values = [float(value) for value in values]
+    except (AttributeError, ValueError):
+        raise ValueError(f"{place} must be `picture score x1 y1 x2 y2`. Received: {line[:80]!r}") from None
+    if not np.isfinite(values).all():
+        raise ValueError(f"{place} has a number that is not finite: {line[:80]!r}")
+    return (name, *values)
+
+
+def _by_score(rows: list[tuple]) -> Detections:
+    values = np.array(rows, "float64").reshape(-1, 6)
+    values = values[np.argsort(-values[:, 0], kind="stable")]
+    boxes = (values[:, 1:5] - 1).astype("float32")
+    return Detections(boxes, values[:, 0].astype("float32"), values[:, 5].astype("int64"))
+
+
+def write_coco_results(path: str | os.PathLike, detections: Mapping[str, Detections]) -> None:
+    """COCO's result format: `image_id`, `category_id` from 1, `bbox` as [x, y, width, height], `score`.
+
+    A picture's id is its name as a number where it is one (000005 is 5), else its place, from 1.
+    """
+    numbers = all(name.isdecimal() for name in detections)
+    results = [
+        {
+            "image_id": int(name) if numbers else place,
+            "category_id": int(label) + 1,
+            "bbox": [float(x1), float(y1), float(x2 - x1 + 1), float(y2 - y1 + 1)],
+            "score": float(score),
+        }
+        for place, (name, found) in enumerate(detections.items(), 1)
+        for (x1, y1, x2, y2), score, label in zip(
+            found.boxes.astype("float64"), found.scores, found.labels, strict=True
+        )
+    ]
+    write_text(path, json.dumps(results))
+
+
+def _percent(value: float) -> str:
+    return "-" if np.isnan(value) else f"{100 * value:.1f}"
