@@ -14,7 +14,8 @@ class CoupledSGD(keras.optimizers.Optimizer):
         learning_rate: rate or Keras schedule.
         momentum: in [0, 1).
         nesterov: whether to look ahead.
-        coupled_weight_decay: at least 0; applies to every variable, biases and batch norm included.
+        coupled_weight_decay: at least 0; applies to every variable, biases and batch norm included, unless
+            `spare_decay` names it.
 
     Raises:
         ValueError: on an argument out of range.
@@ -47,6 +48,7 @@ class CoupledSGD(keras.optimizers.Optimizer):
             return
         super().build(variables)
         self._rate_factors = {}
+        self._without_decay = set()
         self.velocities = self.add_optimizer_variables(variables, "velocity") if self.momentum else []
 
     def scale_rates(self, variables, factor: float) -> None:
@@ -55,11 +57,15 @@ class CoupledSGD(keras.optimizers.Optimizer):
             raise ValueError(f"`factor` must be positive. Received: factor={factor}")
         self._rate_factors |= {self._get_variable_index(variable): factor for variable in variables}
 
+    def spare_decay(self, variables) -> None:
+        """No weight decay for some variables, once built; not part of the config."""
+        self._without_decay |= {self._get_variable_index(variable) for variable in variables}
+
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
         rate = ops.cast(learning_rate * self._rate_factors.get(index, 1.0), variable.dtype)
         step = ops.cast(gradient, variable.dtype)
-        if self.coupled_weight_decay:
+        if self.coupled_weight_decay and index not in self._without_decay:
             step = ops.add(step, ops.multiply(variable, self.coupled_weight_decay))
         if self.momentum:
             velocity = self.velocities[index]

@@ -32,16 +32,20 @@ def test_twenty_steps_equal_torch_with_a_rate_change_in_between(momentum, nester
         np.testing.assert_allclose(value, parameter.detach().numpy(), rtol=2e-6, atol=2e-7)
 
 
-def test_scaled_rates_are_torchs_parameter_groups():
+@pytest.mark.parametrize("spared", [False, True])
+def test_rates_and_decays_of_their_own_are_torchs_parameter_groups(spared):
     rng = np.random.default_rng(0)
     start = [rng.normal(size=(3, 4)).astype("float32"), rng.normal(size=5).astype("float32")]
     ours = [keras.Variable(value) for value in start]
     theirs = [torch.nn.Parameter(torch.tensor(value)) for value in start]
-    optimizer = CoupledSGD(0.1, 0.9, True, 5e-4)
+    optimizer = CoupledSGD(0.1, 0.9, True, 5e-2)
     optimizer.build(ours)
     optimizer.scale_rates(ours[1:], 0.2)
     groups = [{"params": theirs[:1]}, {"params": theirs[1:], "lr": 0.02}]
-    reference = torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    if spared:
+        optimizer.spare_decay(ours[1:])
+        groups[1]["weight_decay"] = 0.0
+    reference = torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-2)
     for _ in range(5):
         gradients = [rng.normal(size=value.shape).astype("float32") for value in start]
         optimizer.apply([keras.ops.convert_to_tensor(g) for g in gradients], ours)
