@@ -1,6 +1,7 @@
 """Backbones and the models trained on them."""
 
 from rfd_tf.models.alexnet import alexnet
+from rfd_tf.models.any_size import any_size
 from rfd_tf.models.backbone import first_layer_filters, select_features, wrap_backbone
 from rfd_tf.models.create_backbone import create_backbone
 from rfd_tf.models.extract_features import extract_features
@@ -15,6 +16,7 @@ __all__ = [
     "ProbedModel",
     "RotationDecoupling",
     "alexnet",
+    "any_size",
     "create_backbone",
     "extract_features",
     "first_layer_filters",
