@@ -131,9 +131,8 @@ class ProbedModel(keras.Model):
             self.loss_trackers[name].update_state(loss * num_replicas(), sample_weight=images)
             self.top1[name].update_state(labels, logits)
             if name in self.top5:
-                self.top5[name].update_state(
-                    labels, ops.cast(logits, "float32")
-                )  # TensorFlow ranks no doubles
+                # TensorFlow ranks no doubles.
+                self.top5[name].update_state(labels, ops.cast(logits, "float32"))
             total = total + self.auxiliary.get(name, 1.0) * loss
         return total + sum(self.losses) / num_replicas()
 

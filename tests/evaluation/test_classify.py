@@ -163,7 +163,9 @@ def test_localized_rotation_is_learnt_along(tmp_path, run):
     assert keras.saving.load_model(tmp_path / "lorot" / "classifier.keras").output_shape == (None, 10)
 
 
-@pytest.mark.parametrize("wanted", ["('sideways',0.1)", "('explicit',0.0)", "('explicit',)"])
+@pytest.mark.parametrize(
+    "wanted", ["('sideways',0.1)", "('explicit',0.0)", "('explicit',)", "('explicit','x')"]
+)
 def test_localized_rotation_out_of_range(tmp_path, capsys, wanted):
     assert train(tmp_path / "run", f"--config.finetune.localized_rotation={wanted}") == 1
     assert "finetune.localized_rotation" in capsys.readouterr().err

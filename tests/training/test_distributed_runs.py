@@ -78,6 +78,7 @@ def test_a_signal_to_one_worker_stops_both_at_the_same_step(tmp_path):
     assert processes.latest_step(folders[0]) == processes.latest_step(folders[1])
 
 
+@pytest.mark.slow
 def test_mirrored_on_two_logical_cpus(tmp_path):
     workdir = tmp_path / "run"
     processes.run(

@@ -140,7 +140,8 @@ def _localized_rotation(experiment: Experiment) -> tuple[str, float]:
     wanted = tuple(experiment.config.finetune.localized_rotation)
     if not wanted:
         return "", 0.0
-    if len(wanted) != 2 or wanted[0] not in LOCALIZED_ROTATIONS or not 0 < wanted[1] < float("inf"):
+    weighed = len(wanted) == 2 and isinstance(wanted[1], int | float) and 0 < wanted[1] < float("inf")
+    if not weighed or wanted[0] not in LOCALIZED_ROTATIONS:
         raise ValueError(
             f"`finetune.localized_rotation` must be (), or one of {', '.join(LOCALIZED_ROTATIONS)} with the "
             f"weight of its loss, such as ('explicit', 0.1). Received: {wanted}"
