@@ -48,6 +48,7 @@ def _sweep(program: str, config, workdir: Path, jobs: int, job_memory: float):
             with StopSignals() as signals:
                 failed = run_plan(cells, jobs, job_memory, lambda: signals.received)
         except SweepStopped as stop:
+            write_tables(cells, workdir)  # of what is done
             print(f"{program}: {stop} The same command continues.", file=sys.stderr)
             return 128 + stop.signal_number
         print(write_tables(cells, workdir))
