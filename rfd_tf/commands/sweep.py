@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _sweep(program: str, config, workdir: Path, jobs: int, job_memory: float):
     from rfd_tf.stop_signals import StopSignals
-    from rfd_tf.sweeps.collect import MARKDOWN, write_tables
+    from rfd_tf.sweeps.collect import MARKDOWN, collect, write_tables
     from rfd_tf.sweeps.plan import make_plan
     from rfd_tf.sweeps.run_plan import SweepStopped, run_plan
 
@@ -48,7 +48,8 @@ def _sweep(program: str, config, workdir: Path, jobs: int, job_memory: float):
             with StopSignals() as signals:
                 failed = run_plan(cells, jobs, job_memory, lambda: signals.received)
         except SweepStopped as stop:
-            write_tables(cells, workdir)  # of what is done
+            if collect(cells):
+                write_tables(cells, workdir)
             print(f"{program}: {stop} The same command continues.", file=sys.stderr)
             return 128 + stop.signal_number
         print(write_tables(cells, workdir))
