@@ -105,7 +105,7 @@ def training_dataset(
     dataset = tf.data.Dataset.range(*schedule.positions())
     dataset = dataset.map(example, num_parallel_calls=parallel_calls, deterministic=True)
     dataset = dataset.batch(schedule.replica_batch, drop_remainder=True)
-    return _finished(dataset, PREFETCHED_BATCHES * replicas_per_worker)
+    return finished(dataset, replicas_per_worker)
 
 
 def evaluation_dataset(
@@ -142,7 +142,7 @@ def evaluation_dataset(
 
     dataset = tf.data.Dataset.from_tensor_slices(rows)
     dataset = dataset.map(example, num_parallel_calls=parallel_calls, deterministic=True)
-    return _finished(dataset.batch(batch_size), PREFETCHED_BATCHES)
+    return finished(dataset.batch(batch_size))
 
 
 def _rows(source: Source, indices: np.ndarray | None) -> np.ndarray:
@@ -155,9 +155,10 @@ def _labels(source: Source) -> tf.Tensor:
     return host_constant(source.labels)
 
 
-def _finished(dataset: tf.data.Dataset, prefetched: int) -> tf.data.Dataset:
+def finished(dataset: tf.data.Dataset, replicas_per_worker: int = 1) -> tf.data.Dataset:
+    """Batches with what all of ours have: prefetched within bounds, in one order, never sharded."""
     options = tf.data.Options()
     options.deterministic = True
     options.autotune.ram_budget = RAM_BUDGET
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return dataset.prefetch(prefetched).with_options(options)
+    return dataset.prefetch(PREFETCHED_BATCHES * replicas_per_worker).with_options(options)

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from rfd_tf.data.augmentation import decode, pick, uniform
-from rfd_tf.data.pipeline import PREFETCHED_BATCHES
+from rfd_tf.data.pipeline import finished
 from rfd_tf.data.preprocessing import Preprocessing
 from rfd_tf.data.schedule import AUGMENTATION, Schedule, stream
 from rfd_tf.data.voc import VocDevkit
@@ -118,9 +118,7 @@ def detection_batches(
     dataset = tf.data.Dataset.range(*schedule.positions())
     dataset = dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     dataset = dataset.padded_batch(schedule.replica_batch, drop_remainder=True)
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return dataset.prefetch(PREFETCHED_BATCHES * replicas_per_worker).with_options(options)
+    return finished(dataset, replicas_per_worker)
 
 
 def _drawn(source, regions, index, flip, scale, seed_pair, count, foreground_share, longest):

@@ -25,4 +25,4 @@ def scaled_picture(image: tf.Tensor, factor: tf.Tensor, preprocessing: Preproces
 
 def scaled_boxes(boxes: np.ndarray, factor: float) -> np.ndarray:
     """Boxes in a picture whose sides were multiplied by `factor`: their corners are multiplied, too."""
-    return (np.asarray(boxes, "float32") * np.float32(factor)).astype("float32")
+    return np.asarray(boxes, "float32") * np.float32(factor)

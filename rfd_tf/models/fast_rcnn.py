@@ -118,14 +118,20 @@ class FastRCNN(keras.Model):
         labels = ops.cast(y["labels"], "int32")
         counted = ops.cast(labels >= 0, "float32")
         regions = ops.maximum(ops.sum(counted), 1.0)
+        foreground = ops.cast(labels > BACKGROUND, "float32")
         labels = ops.maximum(labels, 0)
-        losses = self._region_losses(labels, counted, y["deltas"], y_pred)
-        class_loss, box_loss = (ops.sum(loss) / regions for loss in losses)
-        self._update_metrics(class_loss, box_loss, labels, counted, y_pred["class_logits"])
+        class_losses, box_losses = self._region_losses(labels, y["deltas"], y_pred)
+        class_loss = ops.sum(class_losses * counted) / regions
+        box_loss = ops.sum(box_losses * foreground) / regions
+        right = ops.cast(ops.argmax(y_pred["class_logits"], axis=-1) == labels, "float32")
+        self.trackers["class_loss"].update_state(class_loss)
+        self.trackers["box_loss"].update_state(box_loss)
+        self.trackers["accuracy"].update_state(right, sample_weight=counted)
+        self.trackers["foreground_accuracy"].update_state(right, sample_weight=foreground)
         return (class_loss + box_loss + sum(self.losses)) / num_replicas()
 
-    def _region_losses(self, labels, counted, deltas, y_pred) -> tuple:
-        """Of each region, [B, R]: class loss and box loss."""
+    def _region_losses(self, labels, deltas, y_pred) -> tuple:
+        """Of each region, [B, R]: class loss, and box loss for the class of its label."""
         logits = ops.cast(y_pred["class_logits"], "float32")
         class_losses = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
         means, deviations = (ops.take(v, labels, axis=0) for v in (self.delta_means, self.delta_deviations))
@@ -133,16 +139,7 @@ class FastRCNN(keras.Model):
         chosen = ops.one_hot(labels, self.num_classes + 1)[..., None]
         predicted = ops.sum(ops.cast(y_pred["deltas"], "float32") * chosen, axis=2)
         box_losses = 4 * keras.losses.huber(targets, predicted, delta=1.0)  # a mean over the four
-        foreground = counted * ops.cast(labels > BACKGROUND, "float32")
-        return class_losses * counted, box_losses * foreground
-
-    def _update_metrics(self, class_loss, box_loss, labels, counted, logits) -> None:
-        right = ops.cast(ops.argmax(logits, axis=-1) == labels, "float32")
-        foreground = counted * ops.cast(labels > BACKGROUND, "float32")
-        self.trackers["class_loss"].update_state(class_loss)
-        self.trackers["box_loss"].update_state(box_loss)
-        self.trackers["accuracy"].update_state(right, sample_weight=counted)
-        self.trackers["foreground_accuracy"].update_state(right, sample_weight=foreground)
+        return class_losses, box_losses
 
     def denormalized(self, deltas):
         """Deltas [..., C + 1, 4] that the model gave, as those of the boxes."""

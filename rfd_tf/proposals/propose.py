@@ -59,9 +59,9 @@ def propose(
     pending = [path for path, name in zip(paths, names, strict=True) if not _file(target, name).exists()]
     if not (target / _SETTINGS).exists():
         write_text(target / _SETTINGS, json.dumps(vars(search)))
-    workers = min(processes or os.cpu_count() or 1, len(pending))
     if not pending:
         return target
+    workers = min(processes or os.cpu_count() or 1, len(pending))
     # Spawned, since a process that runs TensorFlow must not be forked.
     context = multiprocessing.get_context("spawn")
     with (
