@@ -5,7 +5,8 @@ from pathlib import Path
 
 from tests.data.pictures import encoded, picture
 
-OBJECT = """<object><name>{name}</name><pose>Left</pose><truncated>0</truncated><difficult>{difficult}</difficult>
+OBJECT = """<object><name>{name}</name><pose>Left</pose><truncated>0</truncated>
+<difficult>{difficult}</difficult>
 <bndbox><xmin>{box[0]}</xmin><ymin>{box[1]}</ymin><xmax>{box[2]}</xmax><ymax>{box[3]}</ymax></bndbox>
 <part><name>head</name><bndbox><xmin>0</xmin><ymin>0</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></part></object>"""
 

@@ -97,7 +97,7 @@ def test_errors_name_what_and_where(prepared, tmp_path):
         VocTfds(root, "validation", name="mini_voc")
     with pytest.raises(FileNotFoundError, match=r"mini_voc/2007.* is not prepared in .*tfds build"):
         VocTfds(tmp_path, name="mini_voc")
-    with pytest.raises(ValueError, match='"mini_voc".*2008'):
+    with pytest.raises(ValueError, match=r'"mini_voc".*2008'):
         VocTfds(root, year="2008", name="mini_voc")
 
 
