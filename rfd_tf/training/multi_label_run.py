@@ -1,0 +1,87 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from rfd_tf.losses import MultiLabelLoss
+from rfd_tf.models import MultiLabelClassifier
+from rfd_tf.training.assembly import build_optimizer
+from rfd_tf.training.multi_label_inputs import MultiLabelInputs
+from rfd_tf.training.resumable_run import ResumableRun
+from rfd_tf.training.sources import IMAGE_ERRORS
+
+
+class MultiLabelRun(ResumableRun):
+    """Trains a `MultiLabelClassifier`.
+
+    Args:
+        config: see `configs/evaluation/voc_classification.py`; `optimizer.bias_rate` is the rate of biases
+            over that of weights.
+        workdir: folder of this worker.
+        strategy: of `distribution.create_strategy`.
+        inputs: what it is trained and tested on.
+        make_model: (whether to synchronise batch norm) -> the model; called under the strategy's scope.
+        rate_factor: of the rate of an unfrozen trunk.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: Path,
+        strategy,
+        inputs: MultiLabelInputs,
+        make_model: Callable[[bool], MultiLabelClassifier],
+        rate_factor: float = 1.0,
+    ):
+        super().__init__(config, workdir, strategy, inputs.num_examples)
+        self.inputs = inputs
+        self.make_model = make_model
+        self.rate_factor = rate_factor
+        inputs.check(strategy)
+
+    def build_model(self, synchronized: bool) -> MultiLabelClassifier:
+        model = self.make_model(synchronized)
+        optimizer = build_optimizer(self.config.optimizer, self.steps_per_epoch)
+        model.compile(optimizer, loss=MultiLabelLoss())
+        optimizer.build(model.trainable_variables)
+        trunk = {id(variable) for variable in model.trunk.trainable_variables}
+        for variable in model.trainable_variables:
+            factor = self.rate_factor if id(variable) in trunk else 1.0
+            if variable.path.endswith("/bias"):
+                factor *= self.config.optimizer.bias_rate
+            if factor != 1:
+                optimizer.scale_rates([variable], factor)
+        return model
+
+    def measuring_callbacks(self) -> list[keras.callbacks.Callback]:
+        if not self.config.tensorboard:
+            return []
+        return [keras.callbacks.TensorBoard(self.workdir / "tensorboard", write_graph=False)]
+
+    def training_batches(self, start_step: int, epochs: int):
+        return self.inputs.training_batches(self.config, self.strategy, start_step, epochs)
+
+    def name_bad_image(self, error: tf.errors.OpError) -> None:
+        self.inputs.name_bad_image(self.config, self.checkpoint.step, error)
+
+    def test_scores(self) -> np.ndarray:
+        """Logits [M, C] of all test pictures in order, averaged over the crops of each."""
+        infer = tf.function(
+            lambda images: self.model({"image": images}, training=False), reduce_retracing=True
+        )
+        found = []
+        try:
+            with tqdm(total=len(self.inputs.test.valid), desc="Test pictures", unit="img") as bar:
+                for images in self.inputs.test_crops(self.config):
+                    pictures, crops = images.shape[:2]
+                    logits = infer(tf.reshape(images, [-1, *images.shape[2:]])).numpy()
+                    found.append(logits.reshape(pictures, crops, -1).mean(axis=1))
+                    bar.update(pictures)
+        except IMAGE_ERRORS as error:
+            self.name_bad_image(error)
+            raise
+        return np.concatenate(found)
