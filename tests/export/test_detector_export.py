@@ -103,10 +103,10 @@ class OneLess(SavedDetector):
 @pytest.mark.parametrize(
     ("wrong", "message"), [(OneScoreOff, "saved_model: scores by 0.001"), (OneLess, "jpeg: boxes has shape")]
 )
-def test_what_differs_is_not_left(detector, tmp_path, monkeypatch, wrong, message):
+def test_what_differs_is_not_left(tmp_path, monkeypatch, wrong, message):
     monkeypatch.setattr(module, "SavedDetector", wrong)
     with pytest.raises(ParityError, match=message):
-        export_detector(detector, tmp_path / "out", ExportOptions(formats=("saved_model",)), EXAMPLES)
+        export_detector(tiny_detector(), tmp_path / "out", ExportOptions(formats=("saved_model",)), EXAMPLES)
     assert not list(tmp_path.iterdir())
 
 
@@ -185,7 +185,8 @@ def _ask_as_the_readme_says(out, address, folder):
     assert outputs["count"] == len(outputs["scores"])
 
 
-def test_as_a_command(detector, tmp_path, capsys):
+def test_as_a_command(tmp_path, capsys):
+    detector = tiny_detector()
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "one.jpg").write_bytes(EXAMPLES[0].encoded)
     save_detector(detector, tmp_path / "run" / "detector.keras")
