@@ -2,8 +2,6 @@
 
 import json
 import os
-import tempfile
-from pathlib import Path
 
 import tensorflow as tf
 
@@ -11,8 +9,7 @@ from rfd_tf.data.augmentation import decode
 from rfd_tf.data.picture_checks import picture_problem
 from rfd_tf.detection.detector import Detector
 from rfd_tf.detection.saved_detector import FACTS, OUTPUTS
-from rfd_tf.export.quiet import quiet
-from rfd_tf.export.saved_model import ABOUT, JPEG
+from rfd_tf.export.saved_model import ABOUT, JPEG, save_functions
 
 
 def write_detector_saved_model(detector: Detector, folder: str | os.PathLike) -> None:
@@ -32,18 +29,8 @@ def write_detector_saved_model(detector: Detector, folder: str | os.PathLike) ->
     Raises:
         FileExistsError: if it does.
     """
-    folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty")
     facts = json.dumps(detector.facts())
-    with tempfile.TemporaryDirectory() as temporary:
-        asset = Path(temporary) / FACTS
-        asset.write_text(facts, encoding="utf-8")
-        module = tf.Module()
-        module.facts = tf.saved_model.Asset(str(asset))
-        module.weights = [variable.value for variable in detector.model.variables]
-        with quiet():
-            tf.saved_model.save(module, str(folder), _signatures(detector, facts))
+    save_functions(folder, FACTS, facts, detector.model, _signatures(detector, facts))
 
 
 def _signatures(detector: Detector, facts: str) -> dict:
