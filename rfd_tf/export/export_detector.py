@@ -89,8 +89,8 @@ def _measured(detector: Detector, forms: Iterable[_Form], examples: Sequence[Exa
     expected = [detector(example.image, example.proposals) for example in examples]
     if not any(len(found.scores) for found in expected):
         raise ParityError(
-            f"The detector finds nothing in {len(examples)} pictures, {examples[0].name} and on: there is nothing "
-            "to compare. Give pictures of the objects"
+            f"The detector finds nothing in {len(examples)} pictures, {examples[0].name} and on: there is "
+            "nothing to compare. Give pictures of the objects"
         )
     parities = []
     for form in forms:
