@@ -7,8 +7,9 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from rfd_tf import distribution
+from rfd_tf.data import steps_per_epoch
 from rfd_tf.detection.assembly import Fold, build_detector, build_optimizer
-from rfd_tf.detection.inputs import detection_batches
+from rfd_tf.detection.inputs import check_regions, check_scales, detection_batches
 from rfd_tf.detection.proposed_pictures import ProposedPictures
 from rfd_tf.detection.regions import delta_statistics, match_regions
 from rfd_tf.extractors import KerasExtractor
@@ -55,9 +56,12 @@ class DetectorRun(ResumableRun):
         self.pictures = Pictures(source, extractor.info.preprocessing, np.arange(len(source)), [])
         matched = zip(pictures.proposals, source.annotations, strict=True)
         self.regions = [match_regions(proposals, annotation) for proposals, annotation in matched]
+        self._passes = math.ceil(config.steps / steps_per_epoch(len(source), config.batch_size))
         self.extractor = extractor
         self.fold = fold
         check_same_on_all_workers(self.pictures, strategy)
+        check_regions(config.batch_size, config.regions.count, config.regions.foreground_share)
+        check_scales(config.scales, config.longest)
 
     def build_model(self, synchronized: bool) -> FastRCNN:
         num_classes = len(self.pictures.source.class_names)
@@ -69,7 +73,6 @@ class DetectorRun(ResumableRun):
 
     def training_batches(self, start_step: int, epochs: int):
         config, source = self.config, self.pictures.source
-        passes = math.ceil(config.steps / max(1, len(source) // config.batch_size))
 
         def make(num_workers, worker_index, replicas_per_worker):
             return detection_batches(
@@ -77,7 +80,7 @@ class DetectorRun(ResumableRun):
                 self.regions,
                 self.pictures.preprocessing,
                 seed=config.seed,
-                epochs=passes,
+                epochs=self._passes,
                 start_step=start_step,
                 batch_size=config.batch_size,
                 num_regions=config.regions.count,

@@ -1,23 +1,22 @@
 """A trained detector on the pictures that it is tested on."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from rfd_tf.atomic import write_text
 from rfd_tf.detection.coco_metrics import coco_figures
-from rfd_tf.detection.detect import Detections
 from rfd_tf.detection.detect_pictures import detect_pictures
 from rfd_tf.detection.detector import Detector
 from rfd_tf.detection.drawing import draw_detections
 from rfd_tf.detection.precision_recall_figure import draw_precision_recall
 from rfd_tf.detection.proposed_pictures import ProposedPictures
 from rfd_tf.detection.results import (
-    DetectionFigures,
     evaluate_detections,
     write_coco_results,
     write_voc_results,
 )
+from rfd_tf.evaluation.multi_label_figures import figures_of
 from rfd_tf.evaluation.results import MultiLabelFigures
 from rfd_tf.metrics.voc_average_precision import RULES
 from rfd_tf.training.workdir import CACHE_FOLDER
@@ -58,5 +57,9 @@ def measure(
     write_coco_results(folder / "coco.json", detections)
     write_text(folder / "table.md", f"{figures.table()}\n\n{coco.table()}\n")
     draw_precision_recall(figures, folder / "precision_recall.png")
-    _draw(pictures, detections, detector, folder, draw)
-    return _for_result(figures, coco)
+    for index, (name, found) in enumerate(list(detections.items())[:draw]):
+        path = folder / "pictures" / f"{name}.png"
+        draw_detections(path, pictures.read(index), found, detector.class_names, annotations[name])
+    precisions = np.array([figures.average_precisions(rule) for rule in RULES])
+    extra = {"coco_map": coco.ap, "coco_50_map": coco.ap_50, "coco_75_map": coco.ap_75}
+    return figures_of(precisions, {name: value for name, value in extra.items() if not np.isnan(value)})

@@ -9,8 +9,9 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from rfd_tf.atomic import atomic_file
-from rfd_tf.data import VocError, VocSource, first_bad_image, open_voc
+from rfd_tf.data import Source, VocError, VocSource, first_bad_image, open_voc
 from rfd_tf.data.augmentation import decode
+from rfd_tf.image_header import encoded_size
 from rfd_tf.proposals import ProposalError, SelectiveSearch, load_proposals, propose, read_mat
 
 SOURCES = ("selective_search", "mat")
@@ -29,38 +30,47 @@ class ProposedPictures:
     proposals: list[np.ndarray]
 
     def read(self, index: int) -> np.ndarray:
-        """Picture `index`, uint8 [H, W, 3].
+        """Picture `index`, uint8 [H, W, 3]; BadImageError if it cannot be decoded."""
+        return read_picture(self.source, index)
 
-        Raises:
-            BadImageError: if it cannot be decoded.
-            VocError: if its size is not the one that is annotated.
-        """
-        try:
-            image = decode(self.source.fetch(tf.constant(index, tf.int64))).numpy()
-        except tf.errors.OpError as error:
-            if bad := first_bad_image(self.source, np.array([index])):
-                raise bad from error
-            raise
-        self._check_size(index, image.shape)
-        return image
 
-    def _check_size(self, index: int, shape) -> None:
-        annotation = self.source.annotations[index]
-        if shape[:2] != (annotation.height, annotation.width):
-            raise VocError(
-                f"{self.source.describe(index)} is {shape[1]} x {shape[0]} pixels, its annotation says "
-                f"{annotation.width} x {annotation.height}"
-            )
+def read_picture(source: Source, index: int) -> np.ndarray:
+    """Picture `index` of a source, uint8 [H, W, 3]; BadImageError if it cannot be decoded."""
+    try:
+        return decode(source.fetch(tf.constant(index, tf.int64))).numpy()
+    except tf.errors.OpError as error:
+        if bad := first_bad_image(source, np.array([index])):
+            raise bad from error
+        raise
 
 
 def open_pictures(data: ConfigDict, proposals: ConfigDict, cache: Path) -> ProposedPictures:
     """The pictures that a config's `data` names, with proposals as its `proposals` say.
 
     Raises:
-        What `data.open_voc` and `find_proposals` do.
+        VocError: if a picture is not of the size that its annotation says.
+        And what `data.open_voc` and `find_proposals` raise.
     """
     source = open_voc(**data)
+    _check_sizes(source)
     return ProposedPictures(source, find_proposals(proposals, source, cache))
+
+
+def _check_sizes(source: VocSource) -> None:
+    """Boxes are scaled with the pictures, by the sizes that are annotated."""
+    for index, annotation in enumerate(source.annotations):
+        path = source.describe(index)
+        if not os.path.isfile(path):
+            continue  # TFDS's sizes are the pictures' own
+        try:
+            width, height = encoded_size(path)
+        except ValueError as error:
+            raise VocError(f"{path}: {error}") from None
+        if (width, height) != (annotation.width, annotation.height):
+            raise VocError(
+                f"{path} is {width} x {height} pixels, its annotation says "
+                f"{annotation.width} x {annotation.height}"
+            )
 
 
 def find_proposals(config: ConfigDict, source: VocSource, cache: Path) -> list[np.ndarray]:

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 

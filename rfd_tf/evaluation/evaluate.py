@@ -72,7 +72,7 @@ def measured(
     with open_model() as extractor:
         claimed = claim_of(name, config, extractor)
         check_workdir(workdir, claimed)
-        with lock_workdir(workdir), stopwatch(_seconds_file(workdir)) as seconds:
+        with lock_workdir(workdir), stopwatch(seconds_file(workdir)) as seconds:
             experiment = open_experiment(config, extractor, strategy, workdir, labels)
             claim_workdir(workdir, claimed)
             try:
@@ -96,7 +96,7 @@ def claim_of(protocol: str, config: ConfigDict, extractor: FeatureExtractor) -> 
     }
 
 
-def _seconds_file(workdir: Path) -> Path:
+def seconds_file(workdir: Path) -> Path:
     folder = workdir / CACHE_FOLDER
     folder.mkdir(exist_ok=True)
     return folder / _SECONDS_FILE

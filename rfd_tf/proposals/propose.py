@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from rfd_tf.atomic import atomic_file, write_text
+from rfd_tf.progress_bar import progress_bar
 from rfd_tf.proposals.selective_search import ProposalError, SelectiveSearch
 from rfd_tf.stop_signals import Stopped, StopSignals
 
@@ -62,7 +62,7 @@ def propose(
     with (
         StopSignals() as signals,
         concurrent.futures.ProcessPoolExecutor(workers, context, _ignore_signals) as pool,
-        tqdm(total=len(paths), initial=len(paths) - len(pending), desc="Proposals", unit="picture") as bar,
+        progress_bar("Proposals", len(paths), done=len(paths) - len(pending)) as bar,
     ):
         running = {pool.submit(_search, search, path, target) for path in pending}
         try:

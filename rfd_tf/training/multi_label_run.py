@@ -5,10 +5,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from rfd_tf.losses import MultiLabelLoss
 from rfd_tf.models import MultiLabelClassifier
+from rfd_tf.progress_bar import progress_bar
 from rfd_tf.training.assembly import build_optimizer
 from rfd_tf.training.multi_label_inputs import MultiLabelInputs
 from rfd_tf.training.resumable_run import ResumableRun
@@ -75,7 +75,7 @@ class MultiLabelRun(ResumableRun):
         )
         found = []
         try:
-            with tqdm(total=len(self.inputs.test.valid), desc="Test pictures", unit="img") as bar:
+            with progress_bar("Test pictures", len(self.inputs.test.valid)) as bar:
                 for images in self.inputs.test_crops(self.config):
                     pictures, crops = images.shape[:2]
                     logits = infer(tf.reshape(images, [-1, *images.shape[2:]])).numpy()

@@ -109,6 +109,7 @@ class ResumableRun(abc.ABC):
             logging.info("Continuing after step %d", self.step)
         if self.is_first_worker:
             trim_history(self.workdir / HISTORY_FILE, self.step // self.steps_per_epoch)
+        self.checkpoint.set_model(self.model)  # `fit` may fail before it would
         self._callbacks = self._all_callbacks()
 
     def _newest_common_step(self) -> int:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from absl import logging
-from tqdm import tqdm
 
 from rfd_tf.evaluation.experiment import Experiment
 from rfd_tf.evaluation.low_shot import fewest_positives, low_shot_labels
@@ -15,6 +14,7 @@ from rfd_tf.evaluation.multi_label_figures import average_precisions, figures_of
 from rfd_tf.evaluation.results import MultiLabelFigures
 from rfd_tf.evaluation.svm_task import SvmTask, svm_tasks
 from rfd_tf.metrics.voc_average_precision import RULES
+from rfd_tf.progress_bar import progress_bar
 
 
 def run(experiment: Experiment) -> dict[str, MultiLabelFigures]:
@@ -40,7 +40,7 @@ def run(experiment: Experiment) -> dict[str, MultiLabelFigures]:
         for task in tasks:
             costs = (settings.low_shot_cost, *(cost for cost in task.costs if cost != settings.low_shot_cost))
             found: dict[int, list[np.ndarray]] = {}
-            for k, sample in tqdm(draws, desc=f"Low-shot SVMs, {task.name}", unit="draw"):
+            for k, sample in progress_bar(f"Low-shot SVMs, {task.name}", len(draws), draws, unit="draw"):
                 found.setdefault(k, []).append(_draw(task, k, sample, costs))
             for k, precisions in found.items():
                 figures[f"{task.name}, k={k}"] = _mean_figures(np.array(precisions), costs)

@@ -5,7 +5,6 @@ Reference: Goyal et al., ICCV 2019, "Scaling and Benchmarking Self-Supervised Vi
 
 import numpy as np
 from absl import logging
-from tqdm import tqdm
 
 from rfd_tf.evaluation.experiment import Experiment
 from rfd_tf.evaluation.linear_svm import cross_validated
@@ -13,6 +12,7 @@ from rfd_tf.evaluation.low_shot import fewest_positives
 from rfd_tf.evaluation.multi_label_figures import multi_label_figures
 from rfd_tf.evaluation.results import MultiLabelFigures
 from rfd_tf.evaluation.svm_task import SvmTask, svm_tasks
+from rfd_tf.progress_bar import progress_bar
 
 
 def run(experiment: Experiment) -> dict[str, MultiLabelFigures]:
@@ -36,7 +36,7 @@ def _figures(task: SvmTask) -> MultiLabelFigures:
 
     def compute():
         machines = task.machines(targets, costs)
-        found = list(tqdm(machines, desc=f"SVMs, {task.name}", total=len(costs), unit="class"))
+        found = list(progress_bar(f"SVMs, {task.name}", len(costs), machines, unit="class"))
         return {
             "scores": [machine.scores for machine in found],
             "converged": [machine.converged for machine in found],
@@ -56,7 +56,7 @@ def _chosen_costs(task: SvmTask) -> np.ndarray:
     classes = task.experiment.class_names
     if len(task.costs) == 1:
         return np.full(len(classes), task.costs[0])
-    progress = tqdm(range(len(classes)), desc=f"Costs of SVMs, {task.name}", unit="class")
+    progress = progress_bar(f"Costs of SVMs, {task.name}", len(classes), range(len(classes)), unit="class")
     precisions = np.array([_precisions(task, label) for label in progress])
     unknown = np.isnan(precisions).any(axis=1)
     if unknown.all():
