@@ -59,21 +59,7 @@ def export_detector(
     if options.serving:
         from rfd_tf.export.detector_serving_files import write_detector_serving_files
     with staged_folder(out) as staging:
-        forms = []
-        if "saved_model" in options.formats:
-            folder = staging / SAVED_MODEL / str(options.version)
-            write_detector_saved_model(detector, folder)
-            opened = SavedDetector(folder)
-            forms.append(_Form("saved_model", lambda example: opened(example.image, example.proposals)))
-            forms.append(
-                _Form(
-                    "saved_model jpeg", lambda example: opened.from_file(example.encoded, example.proposals)
-                )
-            )
-        if "keras" in options.formats:
-            save_detector(detector, staging / DETECTOR_FILE)
-            again = open_detector(staging / DETECTOR_FILE)
-            forms.append(_Form("keras", lambda example: again(example.image, example.proposals)))
+        forms = _written(detector, staging, options)
         parities = _measured(detector, forms, examples)
         check_parity(parities)
         if options.serving:
@@ -82,6 +68,23 @@ def export_detector(
         entry = parity_entry(parities, names, staging, source=source, input="uint8")
         write_report(staging, out, detector.name, options.version, entry)
     return parities
+
+
+def _written(detector: Detector, staging: Path, options: ExportOptions) -> list[_Form]:
+    forms = []
+    if "saved_model" in options.formats:
+        folder = staging / SAVED_MODEL / str(options.version)
+        write_detector_saved_model(detector, folder)
+        saved = SavedDetector(folder)
+        forms += [
+            _Form("saved_model", lambda example: saved(example.image, example.proposals)),
+            _Form("saved_model jpeg", lambda example: saved.from_file(example.encoded, example.proposals)),
+        ]
+    if "keras" in options.formats:
+        save_detector(detector, staging / DETECTOR_FILE)
+        opened = open_detector(staging / DETECTOR_FILE)
+        forms.append(_Form("keras", lambda example: opened(example.image, example.proposals)))
+    return forms
 
 
 def _measured(detector: Detector, forms: Iterable[_Form], examples: Sequence[Example]) -> list[OutputParity]:
