@@ -74,7 +74,7 @@ def _export_detector(given: flags.FlagValues) -> None:
     if changed := [name for name in _NOT_FOR_DETECTORS if not given[name].using_default_value]:
         raise ValueError(f"--{changed[0]} is not for detectors, which {given.model} is one of")
     options = ExportOptions(
-        formats=tuple(given.formats or DETECTOR_FORMATS),
+        formats=DETECTOR_FORMATS if given.formats is None else tuple(given.formats),
         version=given.version,
         overwrite=given.overwrite,
         serving=given.serving,
@@ -92,7 +92,7 @@ def _export_model(given: flags.FlagValues) -> None:
     from rfd_tf.extractors import KerasExtractor
 
     options = ExportOptions(
-        formats=tuple(given.formats or FORMATS),
+        formats=FORMATS if given.formats is None else tuple(given.formats),
         input=given.input,
         onnx_precisions=tuple(given.onnx_precision),
         version=given.version,
