@@ -101,7 +101,7 @@ class Detector:
             "class_names": list(self.class_names),
             "mean": list(self.mean),
             "std": list(self.std),
-            "options": dataclasses.asdict(self.options),
+            "options": {**dataclasses.asdict(self.options), "short_sides": list(self.options.short_sides)},
         }
 
 
@@ -112,6 +112,14 @@ def save_detector(detector: Detector, path: str | os.PathLike) -> None:
         model = FastRCNN.from_config(model.get_config())
         model.set_weights(detector.model.get_weights())
     write_keras(model, Path(path), _FACTS, json.dumps(detector.facts()))
+
+
+def is_detector(path: str | os.PathLike) -> bool:
+    """Whether `open_detector` would take this for a detector: by what is inside, unread."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / DETECTOR_FILE
+    return path.is_file() and facts_inside(path, _FACTS) is not None
 
 
 def open_detector(path: str | os.PathLike) -> Detector:
