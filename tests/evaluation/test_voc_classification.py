@@ -16,6 +16,7 @@ from rfd_tf.evaluation.multi_label_figures import multi_label_figures
 from rfd_tf.evaluation.protocols import protocol
 from rfd_tf.evaluation.results import load_result
 from rfd_tf.extractors import open_extractor, save_keras
+from rfd_tf.training.history import read_history
 from tests.evaluation import tiny, voc
 from tests.evaluation.test_probe_protocols import ROOT, signalled_at, start
 from tests.training import processes
@@ -43,10 +44,11 @@ def job(folder: Path, name: str, method: str, **changes) -> dict:
 @pytest.fixture(scope="module")
 def done(folder):
     """All that needs one device and no interruption, in one process."""
-    long = {"epochs": 60, "optimizer__milestones": [[60, 0.02]], "voc__dropout": 0.0, "voc__dense_width": 64}
+    schedule = {"epochs": 60, "optimizer__milestones": [[60, 0.05]]}
+    easy = {"features": ["first"], "voc__dropout": 0.0, "voc__dense_width": 64}
     jobs = [
         job(folder, "fc6-8", "fc6-8", **RESUMED),
-        job(folder, "learnt", "finetune", **long, **WHOLE),
+        job(folder, "learnt", "finetune", **schedule, **easy, **WHOLE),
         job(folder, "own", "finetune", **WHOLE) | {"form": "with dense layers"},
         job(folder, "svm", "svm", input="cached"),
         job(folder, "other form", "svm") | {"form": "other"},
@@ -79,7 +81,7 @@ def test_results_tell_what_was_learnt(done):
     source = VocDevkit(folder / "VOCdevkit", "trainval")
     for name, classifiers in {
         "fc6-8": ["second, 3 crops"],
-        "learnt": ["second, centre crop"],
+        "learnt": ["first, centre crop"],
         "svm": ["second"],
         "low shot": ["second, k=1", "second, k=2"],
     }.items():
@@ -92,10 +94,12 @@ def test_results_tell_what_was_learnt(done):
 
 def test_training_learns(done):
     folder, _ = done
+    loss = read_history(folder / "learnt" / "history.csv")["loss"]
+    assert loss[-1] < 0.1 * loss[0]
     (found,) = figures(folder, "learnt").values()
-    assert found.mean_average_precision["11_point"] > 0.9
-    (untrained,) = figures(folder, "fc6-8").values()
-    assert untrained.mean_average_precision["11_point"] < 0.6
+    assert found.mean_average_precision["11_point"] > 0.6
+    (begun,) = figures(folder, "fc6-8").values()
+    assert begun.mean_average_precision["11_point"] < 0.4  # of pictures 0.2 show a class
 
 
 def test_the_saved_classifier_gives_the_figures(done):
@@ -227,14 +231,14 @@ def test_what_is_refused(folder, tmp_path, changes, message):
 
 def test_other_forms_cannot_be_trained(folder, tmp_path):
     opened = experiment(folder, tmp_path, tiny.OtherForm(tiny.extractor()))
-    with pytest.raises(ValueError, match="trains a Keras model.*other form is none"):
+    with pytest.raises(ValueError, match=r"trains a Keras model.*other form is none"):
         protocol("voc_classification").load()(opened)
 
 
 def test_pictures_need_targets(folder, tmp_path):
     tiny.write_pictures(tmp_path / "pictures.npz")
     changes = {"source": "npz", "root": str(tmp_path / "pictures.npz"), "split": "test"}
-    with pytest.raises(ValueError, match="have no multi-label targets.*voc_devkit, voc_tfds"):
+    with pytest.raises(ValueError, match=r"have no multi-label targets.*voc_devkit, voc_tfds"):
         experiment(folder, tmp_path, **{f"validation__{name}": value for name, value in changes.items()})
     config = tiny.config_of(tmp_path / "pictures.npz")
     opened = open_experiment(config, tiny.extractor(), None, tmp_path)
