@@ -3,15 +3,20 @@
 import os
 
 from rfd_tf.data.voc import VocDevkit
+from rfd_tf.data.voc_subset import VocSubset
 from rfd_tf.data.voc_tfds import VocTfds
 
 VOC_SOURCES = ("voc_devkit", "voc_tfds")
 
-VocSource = VocDevkit | VocTfds
+VocSource = VocDevkit | VocTfds | VocSubset
 
 
 def open_voc(
-    source: str = "voc_devkit", root: str | os.PathLike = "", split: str = "trainval", year: str = "2007"
+    source: str = "voc_devkit",
+    root: str | os.PathLike = "",
+    split: str = "trainval",
+    year: str = "2007",
+    limit: int = 0,
 ) -> VocSource:
     """The pictures of one list of PASCAL VOC, with `names`, `annotations` and `targets`.
 
@@ -21,15 +26,17 @@ def open_voc(
         root: see `source`.
         split: "train", "val", "trainval" or "test"; of the devkit also another list that is there.
         year: "2007" or "2012".
+        limit: the first so many pictures; 0 for all.
 
     Raises:
-        ValueError: on an unknown source, or no `root` of the devkit.
+        ValueError: on an unknown source, no `root` of the devkit, or a negative `limit`.
         FileNotFoundError, VocError: those of the source.
     """
     if source not in VOC_SOURCES:
         raise ValueError(f"`source` must be one of {', '.join(VOC_SOURCES)}. Received: source={source!r}")
-    if source == "voc_tfds":
-        return VocTfds(root or None, split, year)
-    if not os.fspath(root):
+    if limit < 0:
+        raise ValueError(f"`limit` must not be negative. Received: limit={limit}")
+    if source == "voc_devkit" and not os.fspath(root):
         raise ValueError("source='voc_devkit' needs a `root`: the folder VOCdevkit, or VOC2007 in it")
-    return VocDevkit(root, split, year)
+    opened = VocTfds(root or None, split, year) if source == "voc_tfds" else VocDevkit(root, split, year)
+    return VocSubset(opened, range(limit)) if 0 < limit < len(opened) else opened
