@@ -157,8 +157,8 @@ def keras_workarounds(strategy):
 
 @contextlib.contextmanager
 def _no_symbolic_build():
-    """Keras 3.15 takes the mean of the replicas' batches, which may differ in shape ("Inputs to operation AddN
-    [...] must have the same size and shape"), and on several workers calls `convert_to_tensor` on them
+    """Keras 3.15 takes the mean of the replicas' batches, which may differ in shape ("Inputs to operation
+    AddN [...] must have the same size and shape"), and on several workers calls `convert_to_tensor` on them
     ("Attempt to convert a value (PerReplica").
 
     All that the method would do is to build a model, which is built already.

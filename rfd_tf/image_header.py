@@ -40,7 +40,7 @@ def check_encoded(
 
 
 def encoded_size(data: bytes | str | os.PathLike) -> tuple[int, int]:
-    """(width, height) of a file's bytes or path that `check_encoded` passes; ValueError says why it does not."""
+    """(width, height) of a picture, as of `check_encoded`; ValueError where that has something to say."""
     if problem := check_encoded(data):
         raise ValueError(problem)
     with io.BytesIO(data) if isinstance(data, bytes) else open(data, "rb") as file:

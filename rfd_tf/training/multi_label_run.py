@@ -1,7 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import keras
 import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
@@ -10,20 +9,17 @@ from rfd_tf.losses import MultiLabelLoss
 from rfd_tf.models import MultiLabelClassifier
 from rfd_tf.progress_bar import progress_bar
 from rfd_tf.training.assembly import build_optimizer
+from rfd_tf.training.inputs_run import InputsRun
 from rfd_tf.training.multi_label_inputs import MultiLabelInputs
-from rfd_tf.training.resumable_run import ResumableRun
 from rfd_tf.training.sources import IMAGE_ERRORS
 
 
-class MultiLabelRun(ResumableRun):
+class MultiLabelRun(InputsRun):
     """Trains a `MultiLabelClassifier`.
 
     Args:
-        config: see `configs/evaluation/voc_classification.py`; `optimizer.bias_rate` is the rate of biases
-            over that of weights.
-        workdir: folder of this worker.
-        strategy: of `distribution.create_strategy`.
-        inputs: what it is trained and tested on.
+        config, workdir, strategy, inputs: as of `InputsRun`; `optimizer.bias_rate` is the rate of biases over
+            that of weights.
         make_model: (whether to synchronise batch norm) -> the model; called under the strategy's scope.
         rate_factor: of the rate of an unfrozen trunk.
     """
@@ -37,11 +33,8 @@ class MultiLabelRun(ResumableRun):
         make_model: Callable[[bool], MultiLabelClassifier],
         rate_factor: float = 1.0,
     ):
-        super().__init__(config, workdir, strategy, inputs.num_examples)
-        self.inputs = inputs
+        super().__init__(config, workdir, strategy, inputs, rate_factor)
         self.make_model = make_model
-        self.rate_factor = rate_factor
-        inputs.check(strategy)
 
     def build_model(self, synchronized: bool) -> MultiLabelClassifier:
         model = self.make_model(synchronized)
@@ -56,17 +49,6 @@ class MultiLabelRun(ResumableRun):
             if factor != 1:
                 optimizer.scale_rates([variable], factor)
         return model
-
-    def measuring_callbacks(self) -> list[keras.callbacks.Callback]:
-        if not self.config.tensorboard:
-            return []
-        return [keras.callbacks.TensorBoard(self.workdir / "tensorboard", write_graph=False)]
-
-    def training_batches(self, start_step: int, epochs: int):
-        return self.inputs.training_batches(self.config, self.strategy, start_step, epochs)
-
-    def name_bad_image(self, error: tf.errors.OpError) -> None:
-        self.inputs.name_bad_image(self.config, self.checkpoint.step, error)
 
     def test_scores(self) -> np.ndarray:
         """Logits [M, C] of all test pictures in order, averaged over the crops of each."""

@@ -116,9 +116,17 @@ def test_killed_and_stopped_it_ends_as_if_nothing_had_happened(root, shared, tmp
 
 
 def test_two_replicas_learn_as_one_device(root, shared, tmp_path):
+    """Losses are means over a replica's regions; here all have as many."""
     runs = {"one": {}, "two": {"strategy": "mirrored", "logical_cpus": "2"}}
+    common = {
+        "steps": "4",
+        "detector__dropout": "0.0",
+        "regions__count": "4",
+        "regions__foreground_share": "0.5",
+        "optimizer__milestones": "((4,1e-3),)",
+    }
     for name, options in runs.items():
-        options = {"steps": "4", "detector__dropout": "0.0", "optimizer__milestones": "((4,1e-3),)"} | options
+        options = common | options
         status, output = processes.finish(toy.start(root, tmp_path / name, **shared, **options))
         assert status == 0, output
     one, two = (processes.state(tmp_path / name, 4) for name in runs)

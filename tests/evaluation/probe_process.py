@@ -2,7 +2,8 @@
 
 Run as `python -m tests.evaluation.probe_process JOBS.json`, a list of
     {"protocol": ..., "pictures": FILE.npz, "workdir": ..., "changes": {...}, "form": "keras" or "other"}
-where "devkit": FOLDER stands for "pictures", the config is that of VOC; "form" may be "with dense layers", too;
+where "devkit": FOLDER stands for "pictures", the config is that of VOC; "form" may be "with dense layers" as
+well;
 and, to be stopped at a known moment, "pause_at": a step before which the run waits for the file `WORKDIR.go`,
 once it has written `WORKDIR.paused`.
 """

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from sklearn.svm import LinearSVC
 
-from rfd_tf.data import VOC_CLASSES, VocDevkit
+from rfd_tf.data import VOC_CLASSES, BadImageError, VocDevkit
+from rfd_tf.evaluation.evaluate import evaluate
 from rfd_tf.evaluation.experiment import MULTI_LABEL, open_experiment
 from rfd_tf.evaluation.multi_label_figures import multi_label_figures
 from rfd_tf.evaluation.protocols import protocol
 from rfd_tf.evaluation.results import load_result
 from rfd_tf.extractors import open_extractor, save_keras
+from rfd_tf.training.history import read_history
 from tests.evaluation import tiny, voc
 from tests.evaluation.test_probe_protocols import ROOT, signalled_at, start
 from tests.training import processes
@@ -43,10 +45,11 @@ def job(folder: Path, name: str, method: str, **changes) -> dict:
 @pytest.fixture(scope="module")
 def done(folder):
     """All that needs one device and no interruption, in one process."""
-    long = {"epochs": 60, "optimizer__milestones": [[60, 0.02]], "voc__dropout": 0.0, "voc__dense_width": 64}
+    schedule = {"epochs": 60, "optimizer__milestones": [[60, 0.05]]}
+    easy = {"features": ["first"], "voc__dropout": 0.0, "voc__dense_width": 64}
     jobs = [
         job(folder, "fc6-8", "fc6-8", **RESUMED),
-        job(folder, "learnt", "finetune", **long, **WHOLE),
+        job(folder, "learnt", "finetune", **schedule, **easy, **WHOLE),
         job(folder, "own", "finetune", **WHOLE) | {"form": "with dense layers"},
         job(folder, "svm", "svm", input="cached"),
         job(folder, "other form", "svm") | {"form": "other"},
@@ -79,7 +82,7 @@ def test_results_tell_what_was_learnt(done):
     source = VocDevkit(folder / "VOCdevkit", "trainval")
     for name, classifiers in {
         "fc6-8": ["second, 3 crops"],
-        "learnt": ["second, centre crop"],
+        "learnt": ["first, centre crop"],
         "svm": ["second"],
         "low shot": ["second, k=1", "second, k=2"],
     }.items():
@@ -92,10 +95,12 @@ def test_results_tell_what_was_learnt(done):
 
 def test_training_learns(done):
     folder, _ = done
+    loss = read_history(folder / "learnt" / "history.csv")["loss"]
+    assert loss[-1] < 0.1 * loss[0]
     (found,) = figures(folder, "learnt").values()
-    assert found.mean_average_precision["11_point"] > 0.9
-    (untrained,) = figures(folder, "fc6-8").values()
-    assert untrained.mean_average_precision["11_point"] < 0.6
+    assert found.mean_average_precision["11_point"] > 0.6
+    (begun,) = figures(folder, "fc6-8").values()
+    assert begun.mean_average_precision["11_point"] < 0.4  # of pictures 0.2 show a class
 
 
 def test_the_saved_classifier_gives_the_figures(done):
@@ -116,7 +121,7 @@ def test_frozen_networks_are_no_part_of_checkpoints(done):
         state = processes.state(folder / name, processes.latest_step(folder / name))
         kernels[name] = [path for path in state if path.startswith("model") and path.endswith("kernel")]
     assert len(kernels["fc6-8"]) == 3
-    assert len(kernels["learnt"]) == 5
+    assert len(kernels["learnt"]) == 4
 
 
 def test_own_dense_layers_are_the_start_of_finetuning(done):
@@ -167,12 +172,10 @@ def test_low_shot_figures_are_means_of_draws(done):
     assert found.extra["best_cost"] in (0.1, 1.0, 10.0)
 
 
-def test_stopped_and_killed_it_ends_as_if_nothing_had_happened(done, folder):
+def test_stopped_it_ends_as_if_nothing_had_happened(done, folder):
+    """SIGTERM before step 7, in the middle of the second epoch: dropout, too, goes on where it was."""
     broken = job(folder, "broken", "fc6-8", **RESUMED)
-    signalled_at(3, signal.SIGKILL, broken, folder)
-    assert processes.latest_step(folder / "broken") == 2
-    output = signalled_at(7, signal.SIGTERM, broken, folder)
-    assert "Continuing after step 2" in output
+    assert "Stopped by SIGTERM after step 8" in signalled_at(7, signal.SIGTERM, broken, folder)
     status, output = processes.finish(start(folder, broken))
     assert status == 0, output
     processes.assert_same_end(folder / "fc6-8", folder / "broken")
@@ -227,14 +230,14 @@ def test_what_is_refused(folder, tmp_path, changes, message):
 
 def test_other_forms_cannot_be_trained(folder, tmp_path):
     opened = experiment(folder, tmp_path, tiny.OtherForm(tiny.extractor()))
-    with pytest.raises(ValueError, match="trains a Keras model.*other form is none"):
+    with pytest.raises(ValueError, match=r"trains a Keras model.*other form is none"):
         protocol("voc_classification").load()(opened)
 
 
 def test_pictures_need_targets(folder, tmp_path):
     tiny.write_pictures(tmp_path / "pictures.npz")
     changes = {"source": "npz", "root": str(tmp_path / "pictures.npz"), "split": "test"}
-    with pytest.raises(ValueError, match="have no multi-label targets.*voc_devkit, voc_tfds"):
+    with pytest.raises(ValueError, match=r"have no multi-label targets.*voc_devkit, voc_tfds"):
         experiment(folder, tmp_path, **{f"validation__{name}": value for name, value in changes.items()})
     config = tiny.config_of(tmp_path / "pictures.npz")
     opened = open_experiment(config, tiny.extractor(), None, tmp_path)
@@ -245,6 +248,7 @@ def test_pictures_need_targets(folder, tmp_path):
 def test_a_corrupt_picture_is_named(folder, tmp_path):
     root = voc.write_voc(tmp_path / "VOCdevkit")
     (root / "VOC2007" / "JPEGImages" / "000007.jpg").write_bytes(b"\xff\xd8\xff broken")
-    status, output = processes.finish(start(tmp_path, job(tmp_path, "bad", "svm")))
-    assert status != 0
-    assert "000007.jpg" in output
+    for method in ("svm", "fc6-8"):
+        config = voc.config_of(root, voc__method=method, deterministic=False)
+        with pytest.raises(BadImageError, match=r"000007\.jpg"):
+            evaluate("voc_classification", config, tmp_path / method, tiny.extractor)
