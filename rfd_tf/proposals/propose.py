@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,8 @@ def propose(
         The folder of the files, for `load_proposals`.
 
     Raises:
-        ProposalError: on a picture that cannot be decoded; what is done stays.
+        ProposalError: on a picture that cannot be decoded, or when a process that searches is killed; what
+            is done stays.
         ProposalsStopped: on SIGTERM or Ctrl-C, after the pictures at hand.
         ValueError: if two pictures have the same name.
     """
@@ -71,7 +73,7 @@ def propose(
                     running, timeout=0.5, return_when=concurrent.futures.FIRST_COMPLETED
                 )
                 for future in done:
-                    future.result()
+                    _finish(future)
                     bar.update()
                 if signals.received is not None:
                     break
@@ -81,6 +83,16 @@ def propose(
         done = sum(_file(target, name).exists() for name in names)
         raise ProposalsStopped(signals.received, f"{done} of {len(names)} pictures have proposals")
     return target
+
+
+def _finish(future: concurrent.futures.Future) -> None:
+    try:
+        future.result()
+    except BrokenProcessPool:
+        raise ProposalError(
+            "A process that searched a picture was ended from outside, perhaps for want of memory: try fewer "
+            "`processes`. What is done stays"
+        ) from None
 
 
 def load_proposals(folder: str | os.PathLike, name: str) -> np.ndarray:
