@@ -9,11 +9,11 @@ from configs.detection import base
 
 def get_config():
     config = base.get_config()
-    config.steps = 600
+    config.steps = 1000
     config.log_steps = 50
     config.scales = (480,)
     config.longest = 1000
     config.test.short_sides = (480,)
     config.proposals.most = 1000
-    config.optimizer.milestones = ((450, 1e-3), (600, 1e-4))
+    config.optimizer.milestones = ((750, 1e-3), (1000, 1e-4))
     return config

@@ -6,16 +6,18 @@ from pathlib import Path
 from absl import flags
 
 from rfd_tf.commands import command_line, config_flag
-from rfd_tf.commands.models import KERAS_MODEL_HELP, open_model
+from rfd_tf.commands.models import KERAS_MODEL_HELP, open_control, open_model
 from rfd_tf.shell import shell_join
 
-USAGE = """rfd detect --model=NETWORK --config=NAME|FILE.py --workdir=DIR [--config.FIELD=VALUE ...]
+USAGE = """rfd detect --model=NETWORK --config=NAME|FILE.py --workdir=DIR [--control]
+           [--config.FIELD=VALUE ...]
 rfd detect --model=DETECTOR --images=FOLDER --out=DIR
 
-The first proposes regions, trains a detector that begins as the pretrained network NETWORK, tests it, prints
-its average precision and writes DIR/detector.keras, DIR/evaluation.json and DIR/results. The second finds
-objects in pictures with DETECTOR, such as the first one's DIR: it writes DIR/detections.json and pictures
-with the objects drawn in. Started again with the same arguments, either continues where it was.
+The first proposes regions, trains a detector that begins as the pretrained network NETWORK (with --control as
+the untrained control of the run NETWORK), tests it, prints its average precision and writes
+DIR/detector.keras, DIR/evaluation.json and DIR/results. The second finds objects in pictures with DETECTOR,
+such as the first one's DIR: it writes DIR/detections.json and pictures with the objects drawn in. Started
+again with the same arguments, either continues where it was.
 
 Configs that come with the package: {names}. The fields and their defaults are in configs/detection/base.py.
 """
@@ -33,6 +35,8 @@ def main(argv: list[str] | None = None) -> int:
         "images", None, "a picture or a folder of them, to find objects in", flag_values=values
     )
     flags.DEFINE_string("out", None, "with --images: the folder to write", flag_values=values)
+    control_help = "begin as the untrained control of the run --model instead"
+    flags.DEFINE_bool("control", False, control_help, flag_values=values)
     usage = USAGE.format(names=", ".join(config_flag.packaged_configs("detect")))
     if (status := command_line.parse(values, argv, usage)) is not None:
         return status
@@ -44,11 +48,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _complaint(values: flags.FlagValues) -> str | None:
-    needed, other = (("model", "out"), "config") if values.images else (("model", "workdir"), "out")
-    if values[other].value is not None:
-        return f"--{other} does not go {'with' if values.images else 'without'} --images"
-    missing = next((f"--{name} is needed" for name in needed if values[name].value is None), None)
-    return missing or (None if values.images else config_flag.complaint(values, "detect"))
+    """What is wrong with the flags; None if nothing is."""
+    if values.images:
+        needed, foreign, where = ("model", "out"), ("config", "workdir", "control"), "with"
+    else:
+        needed, foreign, where = ("model", "workdir"), ("out",), "without"
+    if strangers := [name for name in foreign if values[name].value]:
+        return f"--{strangers[0]} does not go {where} --images"
+    if missing := [name for name in needed if not values[name].value]:
+        return f"--{missing[0]} is needed"
+    return None if values.images else config_flag.complaint(values, "detect")
 
 
 def _train(values: flags.FlagValues, config, command: str) -> None:
@@ -58,7 +67,8 @@ def _train(values: flags.FlagValues, config, command: str) -> None:
     from rfd_tf.evaluation.tables import text_table
 
     def network():
-        return open_model(values.model, [config.detector.feature])
+        opened = open_control if values.control else open_model
+        return opened(values.model, [config.detector.feature])
 
     result = voc_detection(config, values.workdir, network, zoo.fold_batch_norm, command)
     if result is not None:

@@ -186,6 +186,21 @@ def test_refusals(root, shared, tmp_path, capsys, changes, message):
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--images=a"], "--model is needed"),
+        (["--model=a", "--images=b", "--out=c", "--control"], "--control does not go with --images"),
+        (["--model=a", "--workdir=b", "--out=c"], "--out does not go without --images"),
+        (["--model=a", "--workdir=b"], "--config is needed"),
+        (["--model=a", "--workdir=b", "--config=classify"], "is a config of `rfd train`"),
+    ],
+)
+def test_flags_that_do_not_go_together(capsys, flags, message):
+    assert cli.main(["rfd", "detect", *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_an_annotation_of_another_size_is_named(root, shared, tmp_path, capsys):
     other = toy.write_devkit(tmp_path / "other")
     toy.write_network(other / "network.keras")
