@@ -15,6 +15,7 @@ from rfd_tf.detection.detect import Detections
 from rfd_tf.detection.detect_pictures import detect_pictures
 from rfd_tf.detection.detector import Detector
 from rfd_tf.detection.drawing import draw_detections
+from rfd_tf.detection.measure import DRAWN_SCORE
 from rfd_tf.detection.proposed_pictures import read_picture
 from rfd_tf.proposals import SelectiveSearch, load_proposals, propose
 from rfd_tf.training.workdir import CACHE_FOLDER, check_workdir, claim_workdir, lock_workdir
@@ -31,7 +32,8 @@ def find_objects(
     Args:
         detector: trained.
         images: a picture, or a folder of pictures, whose names without endings differ.
-        out: the folder to write: `detections.json`, and `pictures/NAME.png` with the objects drawn in.
+        out: the folder to write: `detections.json`, and `pictures/NAME.png` with the objects
+            drawn in, those of a score of 0.3 and more.
         most_proposals: for a picture, at most.
 
     Returns:
@@ -67,7 +69,7 @@ def find_objects(
         for index, name in enumerate(names):
             path = out / PICTURES / f"{name}.png"
             if not path.exists():
-                draw_detections(path, read(index), found[name], detector.class_names)
+                draw_detections(path, read(index), found[name], detector.class_names, score=DRAWN_SCORE)
         return _write(out / DETECTIONS_FILE, dict(zip(source.files, found.values(), strict=True)), detector)
 
 

@@ -22,6 +22,7 @@ from rfd_tf.metrics.voc_average_precision import RULES
 from rfd_tf.training.workdir import CACHE_FOLDER
 
 RESULTS = "results"  # folder
+DRAWN_SCORE = 0.3  # of detections in pictures for people; average precision counts them all
 
 
 def measure(
@@ -37,7 +38,7 @@ def measure(
         pictures: to test on.
         workdir: of the run; detections so far are kept in its cache.
         split: the name of the pictures' list, for VOC's files.
-        draw: how many pictures to draw, the first ones.
+        draw: how many pictures to draw, the first ones, with detections of a score of 0.3 and more.
 
     Returns:
         Average precision by both rules; `extra` has COCO's figures.
@@ -59,7 +60,8 @@ def measure(
     draw_precision_recall(figures, folder / "precision_recall.png")
     for index, (name, found) in enumerate(list(detections.items())[:draw]):
         path = folder / "pictures" / f"{name}.png"
-        draw_detections(path, pictures.read(index), found, detector.class_names, annotations[name])
+        truth = annotations[name]
+        draw_detections(path, pictures.read(index), found, detector.class_names, truth, DRAWN_SCORE)
     precisions = np.array([figures.average_precisions(rule) for rule in RULES])
     extra = {"coco_map": coco.ap, "coco_50_map": coco.ap_50, "coco_75_map": coco.ap_75}
     return figures_of(precisions, {name: value for name, value in extra.items() if not np.isnan(value)})

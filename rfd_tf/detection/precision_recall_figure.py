@@ -47,7 +47,8 @@ def _draw_curves(grid, figures: DetectionFigures, values: np.ndarray) -> None:
             curve.recall, envelope, color=_ENVELOPE, linewidth=1.2, linestyle="--", label="highest beyond"
         )
         axes.set(xlim=(0, 1), ylim=(0, 1.03))
-        axes.set_title(f"{name}: {percent(value)} % of {curve.num_positives}", fontsize=9)
+        found = f"{percent(value)} % of {curve.num_positives}" if curve.num_positives else "no objects"
+        axes.set_title(f"{name}: {found}", fontsize=9)
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.3)
     for axes in grid[:, 0]:
