@@ -105,6 +105,14 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     def restore(self, model: keras.Model, step: int) -> None:
         """Set `model` and its optimizer to the state after `step`; its running metrics once `fit` begins."""
         path = self._folder(step) / "state.h5"
+        try:
+            self._restore(model, path, self.mid_epoch(step))
+        except (OSError, KeyError, RuntimeError, TypeError, AttributeError) as error:  # of h5py
+            raise ValueError(
+                f"{path} is damaged ({error}). Delete its folder to go on from before"
+            ) from error
+
+    def _restore(self, model: keras.Model, path: Path, with_metrics: bool) -> None:
         with h5py.File(path, "r") as file:
             groups = self._groups(model)
             del groups["metrics"]  # many metrics make their variables in the first step only
@@ -113,7 +121,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             for name, variables in groups.items():
                 for variable, value in zip(variables, _values(file[name]), strict=True):
                     variable.assign(value)
-            if self.mid_epoch(step):
+            if with_metrics:
                 self._metrics_to_restore = list(_values(file["metrics"]))
 
     def clean(self) -> None:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from rfd_tf import data
 from rfd_tf.atomic import write_text
 from rfd_tf.extractors import FeatureExtractor
+from rfd_tf.json_text import fits, parse_json
 from rfd_tf.training.sources import IMAGE_ERRORS, Pictures
 
 DTYPES = ("float32", "float16")
@@ -94,12 +95,14 @@ class _Store:
     def _rows_of_same(self) -> int:
         """Rows there of the same features; 0 if there are none, or others."""
         with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-            state = json.loads((self.folder / _STATE_FILE).read_text(encoding="utf-8"))
+            state = parse_json((self.folder / _STATE_FILE).read_text(encoding="utf-8"))
+            if not fits(state, dict) or not fits(state["key"], dict) or not fits(state["done"], int):
+                return 0
             if changed := [part for part, value in self.key.items() if state["key"].get(part) != value]:
                 logging.info("Features in %s are of another %s: made anew", self.folder, ", ".join(changed))
                 return 0
             if all(len(values) == self.rows for values in self.maps("r").values()):
-                return state["done"]
+                return min(max(state["done"], 0), self.rows)
         return 0
 
     def maps(self, mode: str) -> dict[str, np.ndarray]:

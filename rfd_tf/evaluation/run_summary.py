@@ -1,7 +1,6 @@
 """What a finished pretraining run has learned, beside an untrained control of the same architecture."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import keras
@@ -16,6 +15,7 @@ from rfd_tf.metrics import weighted_knn_predict
 from rfd_tf.models import extract_features
 from rfd_tf.training.assembly import measured_feature
 from rfd_tf.training.history import read_history
+from rfd_tf.training.run_config import read_run_config
 from rfd_tf.training.sources import Pictures, open_run_pictures
 
 
@@ -47,7 +47,7 @@ def summarize_run(workdir: Path) -> RunSummary:
     """
     if not (workdir / "backbone.keras").exists():
         raise FileNotFoundError(f"{workdir} holds no backbone.keras: the run has not finished")
-    config = ConfigDict(json.loads((workdir / "config.json").read_text(encoding="utf-8")))
+    config = read_run_config(workdir)
     if "method" not in config:
         raise ValueError(f"{workdir} is a run on labels, not a pretraining: evaluation.json has its figures")
     training, test = open_run_pictures(config, workdir)
