@@ -114,9 +114,7 @@ def _cached_bad_images(source: Source, cache_file: str | os.PathLike | None) -> 
     if cache_file is None:
         return find_bad_images(source)
     listing = _listing_hash(source)
-    with contextlib.suppress(
-        FileNotFoundError, ValueError, KeyError, TypeError
-    ):  # absent or damaged: made anew
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # absent or damaged
         cached = parse_json(Path(cache_file).read_text(encoding="utf-8"))
         bad = {index: reason for index, _, reason in cached["bad"]} if fits(cached, dict) else {}
         known = fits(list(bad), list[int]) and all(0 <= index < len(source) for index in bad)

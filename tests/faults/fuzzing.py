@@ -25,7 +25,7 @@ class Reader:
         tokens: of the format, to be put anywhere.
         structured: makes a hypothesis strategy of inputs (bytes) of the seeds, for half of the inputs.
         frameworks: whether TensorFlow is at work, whose thread pools take address space.
-        seconds: for one input.
+        seconds: of processor time for one input.
     """
 
     seeds: Callable[[Path], list[bytes]]

@@ -24,6 +24,7 @@ _CHANGES = (
     "os.truncate",
     "os.chmod",
 )
+_SILENT = 600.0  # seconds without an answer after which the process ends, with a traceback
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
@@ -40,7 +41,7 @@ class Guard:
 
     Args:
         folder: where reading may write: nowhere else.
-        seconds: for one input. A hang outside Python ends the process, with a traceback.
+        seconds: of processor time for one input.
         memory: bytes of address space beyond what there is now.
     """
 
@@ -50,7 +51,7 @@ class Guard:
         self._armed = False
         sys.addaudithook(self._heard)
         faulthandler.enable()
-        signal.signal(signal.SIGALRM, self._late)
+        signal.signal(signal.SIGPROF, self._late)
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         resource.setrlimit(resource.RLIMIT_AS, (used + memory, hard))
@@ -60,20 +61,22 @@ class Guard:
     def armed(self) -> Iterator[None]:
         """Raises Misdeed or Hang; a misdeed also if it was caught within."""
         self.misdeed = None
-        signal.setitimer(signal.ITIMER_REAL, self.seconds)
-        faulthandler.dump_traceback_later(10 * self.seconds, exit=True)
+        signal.setitimer(signal.ITIMER_PROF, self.seconds)  # of the processor: the machine may be busy
+        faulthandler.dump_traceback_later(_SILENT, exit=True)
         self._armed = True
         try:
             yield
         finally:
             self._armed = False
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
             faulthandler.cancel_dump_traceback_later()
         if self.misdeed:
             raise Misdeed(self.misdeed)
 
     def _heard(self, event: str, arguments: tuple) -> None:
         if not self._armed:
+            return
+        if event == "ctypes.dlopen" and arguments[0] is None:  # the process itself
             return
         if event in _ACTIONS or self._runs_foreign_code(event, arguments) or self._writes(event, arguments):
             self.misdeed = f"{event} {arguments!r:.200}"

@@ -102,7 +102,7 @@ def _errors() -> tuple[type[Exception], ...]:
 
 
 def _search_seeds(folder: Path) -> list[bytes]:
-    return [*good_pictures(folder), encoded(picture(40, 50))]
+    return [encoded(picture(40, 50)), *good_pictures(folder)]
 
 
 READERS = {

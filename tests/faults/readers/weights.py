@@ -109,7 +109,8 @@ def _caffe_seeds(folder: Path) -> list[bytes]:
     from zoo.caffemodel import write_caffemodel
 
     blobs = (np.ones((2, 3, 1, 1), "float32"), np.ones(2, "float32"))
-    layers = {"conv1": LayerBlobs("Convolution", blobs), "conv1_bn": LayerBlobs("BatchNorm", (blobs[1],) * 3)}
+    statistics = (blobs[1], blobs[1], np.ones(1, "float32"))
+    layers = {"conv1": LayerBlobs("Convolution", blobs), "conv1_bn": LayerBlobs("BatchNorm", statistics)}
     write_caffemodel(folder / "seed.caffemodel", layers, "net")
     return [(folder / "seed.caffemodel").read_bytes(), *real("weights/*/*.caffemodel")[:1]]
 
@@ -121,8 +122,9 @@ def _hdf5_seeds(folder: Path) -> list[bytes]:
         for layer in ("conv1", "ip1"):
             file[f"data/{layer}/0"] = np.ones((2, 3), "float32")
             file[f"data/{layer}/1"] = np.ones(2, "float64")
-        file["data/linked"] = h5py.ExternalLink("/etc/passwd", "/x")
-    return [(folder / "seed.h5").read_bytes(), *real("weights/*/*.h5")]
+    with h5py.File(folder / "linked.h5", "w") as file:
+        file["data/conv1/0"] = h5py.ExternalLink("/etc/passwd", "/x")
+    return [(folder / name).read_bytes() for name in ("seed.h5", "linked.h5")] + real("weights/*/*.h5")
 
 
 def _read_caffe(path: Path):
