@@ -81,7 +81,7 @@ def recorded_counters(path: str | Path) -> dict[str, int]:
     try:
         counters = parse_json(report_path(path).read_text(encoding="utf-8"))["counters"]
         return {str(key): int(value) for key, value in counters.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return {}
 
 

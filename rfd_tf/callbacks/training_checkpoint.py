@@ -7,6 +7,8 @@ from pathlib import Path
 import h5py
 import keras
 
+from rfd_tf.atomic import naming
+
 _STEP_NAME = re.compile(r"step-(\d{10})")
 
 
@@ -86,11 +88,14 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             return final
         partial = self.directory / f"partial-{os.getpid()}"
         partial.mkdir(parents=True, exist_ok=True)
-        with h5py.File(partial / "state.h5", "w") as file:
-            for name, variables in self._groups(self.model).items():
-                _write(file.create_group(name), variables)
-        _flush_to_disk(partial / "state.h5")
-        partial.rename(final)
+        try:
+            with naming(final), h5py.File(partial / "state.h5", "w") as file:
+                for name, variables in self._groups(self.model).items():
+                    _write(file.create_group(name), variables)
+            _flush_to_disk(partial / "state.h5")
+            partial.rename(final)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the room
         _flush_to_disk(self.directory)
         oldest_kept = self.steps()[-self.keep :][0]
         self.discard(lambda saved: saved < oldest_kept)

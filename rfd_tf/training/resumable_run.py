@@ -11,6 +11,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from rfd_tf import data, distribution
+from rfd_tf.atomic import naming
 from rfd_tf.callbacks import GracefulStop, StopOnNonFinite, TrainingCheckpoint
 from rfd_tf.training.sources import IMAGE_ERRORS
 from rfd_tf.training.workdir import HISTORY_FILE, WorkdirError, trim_history
@@ -161,7 +162,7 @@ class ResumableRun(abc.ABC):
         batches = self.training_batches(start_step, end)
         held_out = self.validation_batches()
         try:
-            with distribution.keras_workarounds(self.strategy):
+            with naming(self.workdir), distribution.keras_workarounds(self.strategy):
                 self.model.fit(
                     batches,
                     epochs=end,

@@ -134,7 +134,7 @@ _PLAIN = (ValueError, OSError)  # with a message that names the file
 READERS = {
     "voc_xml": Reader(_voc_seeds, _voc, _PLAIN, ".xml", _XML_TOKENS, _nested_xml),
     "voc_list": Reader(
-        _lines("000005\n000005 1\n", "000005  -1\n"),
+        _lines("000005\n", "000005  -1\n", "000005\n000005 1\n"),
         _voc_list,
         _PLAIN,
         ".txt",
