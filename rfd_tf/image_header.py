@@ -39,6 +39,15 @@ def check_encoded(
     return _check(io.BytesIO(data), max_pixels, max_aspect)
 
 
+def encoded_size(data: bytes | str | os.PathLike) -> tuple[int, int]:
+    """(width, height) of a picture, as of `check_encoded`; ValueError where that has something to say."""
+    if problem := check_encoded(data):
+        raise ValueError(problem)
+    with io.BytesIO(data) if isinstance(data, bytes) else open(data, "rb") as file:
+        width, height, _ = _size_and_mode(file, file.read(30))
+    return width, height
+
+
 def _check(file: BinaryIO, max_pixels: int, max_aspect: float) -> str | None:
     start = file.read(30)
     if not start:

@@ -13,6 +13,7 @@ from rfd_tf.evaluation.logistic_regression import logistic_scores
 from rfd_tf.evaluation.rotatability import agnosticness, shown_images
 from rfd_tf.metrics import weighted_knn_predict
 from rfd_tf.models import extract_features
+from rfd_tf.models.keras_file import read_keras
 from rfd_tf.training.assembly import measured_feature
 from rfd_tf.training.history import read_history
 from rfd_tf.training.run_config import read_run_config
@@ -57,7 +58,7 @@ def summarize_run(workdir: Path) -> RunSummary:
         raise ValueError("Both the training and the validation source must be labelled to measure accuracies")
 
     backbones = {
-        "trained": keras.saving.load_model(workdir / "backbone.keras"),
+        "trained": read_keras(workdir / "backbone.keras"),
         "untrained control": untrained_control(config, training),
     }
     accuracies = {}

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from rfd_tf.atomic import write_text
+from rfd_tf.atomic import naming, write_text
 from rfd_tf.json_text import parse_json
 
 REPORT = "parity.json"
@@ -77,7 +77,8 @@ def staged_folder(out: Path) -> Iterator[Path]:
     shutil.rmtree(staging, ignore_errors=True)  # of a killed process with this one's number
     staging.mkdir(parents=True)
     try:
-        yield staging
+        with naming(out):
+            yield staging
         if exists:
             _publish(staging, out)
         else:

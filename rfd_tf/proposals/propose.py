@@ -9,22 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from rfd_tf.atomic import atomic_file, write_text
+from rfd_tf.progress_bar import progress_bar
 from rfd_tf.proposals.selective_search import ProposalError, SelectiveSearch
-from rfd_tf.stop_signals import StopSignals
+from rfd_tf.stop_signals import Stopped, StopSignals
 
 _SETTINGS = "settings.json"
 
 
-class ProposalsStopped(Exception):  # noqa: N818 - not an error: it can be continued
-    """SIGTERM or Ctrl-C came; `signal_number` is which."""
-
-    def __init__(self, signal_number: int, done: int, total: int):
-        self.signal_number = signal_number
-        name = signal.Signals(signal_number).name
-        super().__init__(f"Stopped by {name}: {done} of {total} pictures have proposals.")
+class ProposalsStopped(Stopped):
+    """Pictures without proposals remain."""
 
 
 def propose(
@@ -67,7 +62,7 @@ def propose(
     with (
         StopSignals() as signals,
         concurrent.futures.ProcessPoolExecutor(workers, context, _ignore_signals) as pool,
-        tqdm(total=len(paths), initial=len(paths) - len(pending), desc="Proposals", unit="picture") as bar,
+        progress_bar("Proposals", len(paths), done=len(paths) - len(pending)) as bar,
     ):
         running = {pool.submit(_search, search, path, target) for path in pending}
         try:
@@ -84,7 +79,7 @@ def propose(
             pool.shutdown(cancel_futures=True)
     if signals.received is not None:
         done = sum(_file(target, name).exists() for name in names)
-        raise ProposalsStopped(signals.received, done, len(names))
+        raise ProposalsStopped(signals.received, f"{done} of {len(names)} pictures have proposals")
     return target
 
 

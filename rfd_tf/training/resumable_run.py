@@ -1,6 +1,7 @@
 """Training that is checkpointed, can be killed or stopped at any moment, and goes on where it was."""
 
 import abc
+import errno
 import os
 import sys
 from pathlib import Path
@@ -110,6 +111,7 @@ class ResumableRun(abc.ABC):
             logging.info("Continuing after step %d", self.step)
         if self.is_first_worker:
             trim_history(self.workdir / HISTORY_FILE, self.step // self.steps_per_epoch)
+        self.checkpoint.set_model(self.model)  # `fit` may fail before it would
         self._callbacks = self._all_callbacks()
 
     def _newest_common_step(self) -> int:
@@ -177,6 +179,10 @@ class ResumableRun(abc.ABC):
         except IMAGE_ERRORS as error:
             self.name_bad_image(error)
             raise
+        except tf.errors.ResourceExhaustedError as error:
+            if "No space left" not in error.message:  # but in memory
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.workdir)) from error
         finally:
             for callback in self._callbacks:
                 if isinstance(callback, GracefulStop):
