@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from rfd_tf.detection.detect import DetectionOptions, Detections, detect
+from rfd_tf.json_text import parse_json
 from rfd_tf.models import FastRCNN
 from rfd_tf.models.keras_file import facts_inside, read_keras, write_keras
 from rfd_tf.precision import to_float32
@@ -141,7 +142,7 @@ def open_detector(path: str | os.PathLike) -> Detector:
         raise ValueError(f"{path} is no file of a detector of ours: it has no {_FACTS} inside")
     model = read_keras(path)
     try:
-        return _detector(model, json.loads(facts))
+        return _detector(model, parse_json(facts))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: no valid description of a detector ({error})") from error
 

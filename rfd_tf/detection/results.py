@@ -140,7 +140,7 @@ def _result(line: str, place: str) -> tuple:
         values = [float(value) for value in values]
     except (AttributeError, ValueError):
         raise ValueError(f"{place} must be `picture score x1 y1 x2 y2`. Received: {line[:80]!r}") from None
-    if not np.isfinite(values).all():
+    if not (np.abs(values) < np.finfo("float32").max).all():
         raise ValueError(f"{place} has a number that is not finite: {line[:80]!r}")
     return (name, *values)
 

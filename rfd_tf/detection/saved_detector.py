@@ -1,6 +1,5 @@
 """A detector that `rfd export` wrote as a SavedModel."""
 
-import json
 import os
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from rfd_tf.detection.detect import Detections
+from rfd_tf.json_text import parse_json
 
 FACTS = "detector.json"  # an asset of the SavedModel
 OUTPUTS = {"boxes": "boxes", "scores": "scores", "classes": "labels"}  # and what `Detections` calls them
@@ -30,7 +30,10 @@ class SavedDetector:
         facts = Path(folder, "assets", FACTS)
         if not facts.is_file():
             raise FileNotFoundError(f"{folder} holds no exported detector: there is no {facts}")
-        self.facts = json.loads(facts.read_text(encoding="utf-8"))
+        try:
+            self.facts = parse_json(facts.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{facts}: no valid description of a detector ({error})") from error
         self._model = tf.saved_model.load(str(folder))  # signatures do not keep it alive
 
     def __call__(self, image: np.ndarray, proposals: np.ndarray) -> Detections:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from rfd_tf.atomic import write_text
+from rfd_tf.json_text import fits, parse_json
 
 RESULT_FILE = "evaluation.json"
 EVALUATIONS_FOLDER = "evaluations"  # of a run's folder: one folder per evaluation
@@ -104,11 +105,13 @@ def save_result(result: EvaluationResult, folder: Path) -> Path:
 def load_result(path: Path) -> EvaluationResult:
     """Read what `save_result` wrote; anything else raises ValueError that names the file."""
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = parse_json(path.read_text(encoding="utf-8"))
         if fields.pop("format") > FORMAT:
             raise ValueError("it was written by a newer version")
         figures = {name: _figures(values) for name, values in fields.pop("figures").items()}
-        return EvaluationResult(figures=figures, **fields)
+        result = EvaluationResult(figures=figures, **fields)
+        _check(result)
+        return result
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: no result of an evaluation ({error})") from error
 
@@ -116,6 +119,20 @@ def load_result(path: Path) -> EvaluationResult:
 def _figures(values: dict) -> Figures:
     kind = MultiLabelFigures if "average_precision" in values else ClassifierFigures
     return kind(**values)
+
+
+def _check(result: EvaluationResult) -> None:
+    """Raise ValueError where a field is not of its type, or figures are not of the classes that there are."""
+    classes = len(result.class_names)
+    for part in (result, *result.figures.values()):
+        for field in dataclasses.fields(part):
+            if field.name != "figures" and not fits(value := getattr(part, field.name), field.type):
+                raise ValueError(f"its field {field.name} is {value!r:.80}")
+    for name, figures in result.figures.items():
+        rows = [value for value in dataclasses.astuple(figures) if isinstance(value, list)]
+        rows += [row for value in rows for row in value if isinstance(row, list)]
+        if any(len(row) != classes for row in rows):
+            raise ValueError(f"the figures of {name!r} are not of its {classes} classes")
 
 
 def load_results(workdir: Path) -> list[EvaluationResult]:

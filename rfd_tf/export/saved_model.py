@@ -1,5 +1,6 @@
 """A feature model as a SavedModel that takes pixels or files."""
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -43,6 +44,7 @@ def save_functions(
 
     Raises:
         FileExistsError: if the folder holds anything.
+        OSError: if it cannot be written.
     """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
@@ -53,8 +55,12 @@ def save_functions(
         module = tf.Module()
         module.facts = tf.saved_model.Asset(str(file))
         module.weights = [variable.value for variable in model.variables]
-        with quiet():
-            tf.saved_model.save(module, str(folder), signatures)
+        try:
+            with quiet():
+                tf.saved_model.save(module, str(folder), signatures)
+        except tf.errors.OpError as error:  # of a full disk, mostly
+            number = errno.ENOSPC if isinstance(error, tf.errors.ResourceExhaustedError) else errno.EIO
+            raise OSError(number, os.strerror(number), str(folder)) from error
 
 
 def _signatures(extractor: KerasExtractor) -> dict:
