@@ -39,6 +39,14 @@ def check_encoded(
     return _check(io.BytesIO(data), max_pixels, max_aspect)
 
 
+def encoded_size(data: bytes) -> tuple[int, int]:
+    """(width, height) of an encoded picture that `check_encoded` passes; ValueError says why it does not."""
+    if problem := check_encoded(data):
+        raise ValueError(problem)
+    width, height, _ = _size_and_mode(io.BytesIO(data), data[:30])
+    return width, height
+
+
 def _check(file: BinaryIO, max_pixels: int, max_aspect: float) -> str | None:
     start = file.read(30)
     if not start:

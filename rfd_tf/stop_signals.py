@@ -2,6 +2,19 @@ import signal
 import threading
 
 
+class Stopped(Exception):  # noqa: N818 - not an error: the work can be continued
+    """Work ended early, on SIGTERM or Ctrl-C, with what was done kept.
+
+    Args:
+        signal_number: which of them came.
+        done: what is done, in a few words.
+    """
+
+    def __init__(self, signal_number: int, done: str):
+        self.signal_number = signal_number
+        super().__init__(f"Stopped by {signal.Signals(signal_number).name}: {done}.")
+
+
 class StopSignals:
     """Within its block, SIGTERM and Ctrl-C are noted; a second one ends the process at once.
 

@@ -22,7 +22,7 @@ LAYERS = {
     "rfd_tf.extractors": 3,
     "zoo": 3,
     "rfd_tf.training": 4,
-    "rfd_tf.detection": 5,
+    "rfd_tf.detection": 6,
     "rfd_tf.evaluation": 5,
     "rfd_tf.export": 5,
     "rfd_tf.extraction": 5,

@@ -6,14 +6,11 @@ import keras
 from absl import logging
 
 from rfd_tf.callbacks.training_checkpoint import TrainingCheckpoint
+from rfd_tf.stop_signals import Stopped
 
 
-class TrainingStopped(Exception):  # noqa: N818 - not an error: the run can be continued
+class TrainingStopped(Stopped):
     """Training ended on a signal, its state saved."""
-
-    def __init__(self, signal_number: int, step: int):
-        super().__init__(f"Stopped by {signal.Signals(signal_number).name} after step {step}; state saved.")
-        self.signal_number = signal_number
 
 
 class GracefulStop(keras.callbacks.Callback):
@@ -74,4 +71,5 @@ class GracefulStop(keras.callbacks.Callback):
         asked = self._received is not None
         if asked if self.any_worker is None else self.any_worker(asked):
             self.checkpoint.save()
-            raise TrainingStopped(self._received or signal.SIGTERM, self.checkpoint.step)
+            done = f"saved after step {self.checkpoint.step}"
+            raise TrainingStopped(self._received or signal.SIGTERM, done)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 
 from absl import flags, logging
 
+from rfd_tf.stop_signals import Stopped
+
 USAGE_ERROR = 2
 
 
@@ -34,12 +36,17 @@ def fail(program: str, error: object, status: int) -> int:
 
 
 def run(program: str, action: Callable[[], int | None], expected: tuple[type[Exception], ...]) -> int:
-    """`action()`'s exit status; an expected error becomes a message, without a traceback, and status 1."""
+    """`action()`'s exit status; an expected error becomes a message, without a traceback, and status 1.
+
+    Work that a signal stopped says that it can go on; the status is a shell's, 128 + the signal's number.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's news of the machine
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     try:
         return action() or 0
+    except Stopped as stop:
+        return fail(program, f"{stop} The same command continues.", 128 + stop.signal_number)
     except expected as error:
         return fail(program, error, 1)
     except KeyboardInterrupt:

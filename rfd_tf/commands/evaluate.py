@@ -63,20 +63,14 @@ def _opener(model: str, config, control: bool):
 
 
 def _evaluate(program: str, opened, protocol: str, config, workdir, command: str) -> int:
-    from rfd_tf.callbacks import NonFiniteLossError, TrainingStopped
+    from rfd_tf.callbacks import NonFiniteLossError
     from rfd_tf.evaluation.evaluate import evaluate
     from rfd_tf.evaluation.results import RESULT_FILE
     from rfd_tf.evaluation.tables import text_table
 
     def action():
-        try:
-            result = evaluate(protocol, config, workdir, opened, command)
-        except TrainingStopped as stop:
-            print(f"{program}: {stop} The same command continues.", file=sys.stderr)
-            return 128 + stop.signal_number
-        print(text_table(result))
+        print(text_table(evaluate(protocol, config, workdir, opened, command)))
         print(f"\nFigures: {Path(workdir) / RESULT_FILE}")
-        return 0
 
     return command_line.run(program, action, (ValueError, OSError, ImportError, NonFiniteLossError))
 

@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     if beam_flags and not values.runner:
         message = f"{beam_flags[0]!r} after `--` is for Beam, which needs --runner"
         return command_line.fail(argv[0], message, command_line.USAGE_ERROR)
-    return command_line.run(argv[0], lambda: _extract(argv[0], values, beam_flags), _expected())
+    return command_line.run(argv[0], lambda: _extract(values, beam_flags), _expected())
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -62,18 +62,11 @@ def _define(values: flags.FlagValues) -> None:
     )
 
 
-def _extract(program: str, values: flags.FlagValues, beam_flags: list[str]) -> int:
-    from rfd_tf.extraction import ExtractionStopped
-
-    try:
-        skipped = _on_beam(values, beam_flags) if values.runner else _here(values)
-    except ExtractionStopped as stop:
-        print(f"{program}: {stop} The same command continues.", file=sys.stderr)
-        return 128 + stop.signal_number
+def _extract(values: flags.FlagValues, beam_flags: list[str]) -> None:
+    skipped = _on_beam(values, beam_flags) if values.runner else _here(values)
     if skipped:
         print(f"Skipped pictures: {len(skipped)} (the first is {skipped[0].path}: {skipped[0].reason})")
     print(f"Features: {os.path.join(values.out, 'manifest.json')}")
-    return 0
 
 
 def _here(values: flags.FlagValues):

@@ -43,19 +43,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _rotations(program: str, config, out: Path, workdir: str, folds: int) -> int:
-    from rfd_tf.callbacks import NonFiniteLossError, TrainingStopped
+    from rfd_tf.callbacks import NonFiniteLossError
     from rfd_tf.training.out_of_sample import predict_out_of_sample
 
     def action():
         import pyarrow  # noqa: F401  before work is lost
 
-        try:
-            found = predict_out_of_sample(config, workdir, folds, partial(initialize, config.init))
-        except TrainingStopped as stop:
-            print(f"{program}: {stop} The same command continues.", file=sys.stderr)
-            return 128 + stop.signal_number
+        found = predict_out_of_sample(config, workdir, folds, partial(initialize, config.init))
         _write(found, config, out)
-        return 0
 
     return command_line.run(program, action, (ValueError, OSError, ImportError, NonFiniteLossError))
 

@@ -47,11 +47,10 @@ def _sweep(program: str, config, workdir: Path, jobs: int, job_memory: float):
         try:
             with StopSignals() as signals:
                 failed = run_plan(cells, jobs, job_memory, lambda: signals.received)
-        except SweepStopped as stop:
+        except SweepStopped:
             if collect(cells):
                 write_tables(cells, workdir)
-            print(f"{program}: {stop} The same command continues.", file=sys.stderr)
-            return 128 + stop.signal_number
+            raise
         print(write_tables(cells, workdir))
         print(f"Table: {workdir / MARKDOWN}")
         for cell, log in failed.items():

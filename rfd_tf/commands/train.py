@@ -51,16 +51,10 @@ def _classify(config, workdir: str, command: str) -> Path:
 
 
 def _run(program: str, train, config, workdir: str, command: str) -> int:
-    from rfd_tf.callbacks import NonFiniteLossError, TrainingStopped
+    from rfd_tf.callbacks import NonFiniteLossError
 
     def action():
-        try:
-            backbone = train(config, workdir, command)
-        except TrainingStopped as stop:
-            print(f"{program}: {stop} The same command continues.", file=sys.stderr)
-            return 128 + stop.signal_number
-        print(f"Trained: {backbone}")
-        return 0
+        print(f"Trained: {train(config, workdir, command)}")
 
     return command_line.run(program, action, (ValueError, OSError, ImportError, NonFiniteLossError))
 

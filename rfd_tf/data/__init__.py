@@ -10,6 +10,7 @@ from rfd_tf.data.image_list import ImageList
 from rfd_tf.data.localized_rotation import LOCALIZED_ROTATIONS, localized_rotation
 from rfd_tf.data.long_tail import long_tailed
 from rfd_tf.data.open_source import open_source
+from rfd_tf.data.open_voc import VOC_SOURCES, VocSource, open_voc
 from rfd_tf.data.pipeline import evaluation_dataset, training_dataset
 from rfd_tf.data.places205 import places205
 from rfd_tf.data.preprocessing import Preprocessing
@@ -19,6 +20,7 @@ from rfd_tf.data.source import Source
 from rfd_tf.data.subset import Subset
 from rfd_tf.data.tfds_source import TfdsSource
 from rfd_tf.data.voc import VOC_CLASSES, VocDevkit, VocError
+from rfd_tf.data.voc_tfds import VocTfds
 
 __all__ = [
     "CIFAR_MEAN",
@@ -27,6 +29,7 @@ __all__ = [
     "IMAGENET_STD",
     "LOCALIZED_ROTATIONS",
     "VOC_CLASSES",
+    "VOC_SOURCES",
     "ArraySource",
     "BadImageError",
     "FlatFolder",
@@ -38,6 +41,8 @@ __all__ = [
     "TfdsSource",
     "VocDevkit",
     "VocError",
+    "VocSource",
+    "VocTfds",
     "digits",
     "evaluation_dataset",
     "find_bad_images",
@@ -47,6 +52,7 @@ __all__ = [
     "localized_rotation",
     "long_tailed",
     "open_source",
+    "open_voc",
     "places205",
     "save_rotation_probabilities",
     "steps_per_epoch",

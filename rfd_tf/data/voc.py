@@ -6,6 +6,7 @@ Reference: Everingham et al., "The PASCAL Visual Object Classes (VOC) Challenge"
 import dataclasses
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
@@ -88,11 +89,27 @@ class VocDevkit(ImageFiles):
     @property
     def targets(self) -> np.ndarray:
         """int8 [N, 20]: 1 where a class is in the picture, -1 where not, 0 where only difficult ones are."""
-        targets = np.full((len(self), len(VOC_CLASSES)), ABSENT, "int8")
-        for row, annotation in zip(targets, self.annotations, strict=True):
-            row[annotation.labels] = ONLY_DIFFICULT
-            row[annotation.labels[~annotation.difficult]] = PRESENT
-        return targets
+        return multi_label_targets(self.annotations)
+
+
+def multi_label_targets(annotations: Sequence[Annotation]) -> np.ndarray:
+    """The classes of pictures, int8 [N, 20], as of `VocDevkit.targets`."""
+    targets = np.full((len(annotations), len(VOC_CLASSES)), ABSENT, "int8")
+    for row, annotation in zip(targets, annotations, strict=True):
+        row[annotation.labels] = ONLY_DIFFICULT
+        row[annotation.labels[~annotation.difficult]] = PRESENT
+    return targets
+
+
+def box_error(number: int, name: str, corners: Sequence[float], width: int, height: int) -> str | None:
+    """Why the box of a picture's object `number` is refused; None if it is within. Pixels count from 1."""
+    x1, y1, x2, y2 = corners
+    if 1 <= x1 <= x2 <= width and 1 <= y1 <= y2 <= height:
+        return None
+    return (
+        f"the box of object {number} ({name}; {x1:g}, {y1:g}, {x2:g}, {y2:g}) is not within the "
+        f"picture of {width} x {height} pixels"
+    )
 
 
 def read_annotation(path: str | os.PathLike) -> Annotation:
@@ -124,12 +141,8 @@ def _annotation(root: Element) -> Annotation:
         if name not in VOC_CLASSES:
             raise VocError(f"object {place + 1} is a {name!r}, which is no class of VOC")
         corners = [_number(found, f"bndbox/{end}") for end in ("xmin", "ymin", "xmax", "ymax")]
-        x1, y1, x2, y2 = corners
-        if not (1 <= x1 <= x2 <= width and 1 <= y1 <= y2 <= height):
-            raise VocError(
-                f"the box of object {place + 1} ({name}; {x1:g}, {y1:g}, {x2:g}, {y2:g}) is not within the "
-                f"picture of {width} x {height} pixels"
-            )
+        if problem := box_error(place + 1, name, corners, width, height):
+            raise VocError(problem)
         boxes[place] = np.subtract(corners, 1)
         labels[place] = VOC_CLASSES.index(name)
         difficult[place] = found.find("difficult") is not None and _number(found, "difficult") != 0

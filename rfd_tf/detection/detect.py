@@ -1,14 +1,16 @@
-"""What a trained detector finds in a picture."""
+"""What a trained detector finds in a picture, in operations of TensorFlow: for Python and for graphs."""
 
 import dataclasses
 
 import numpy as np
 import tensorflow as tf
 
-from rfd_tf.data.preprocessing import Preprocessing
 from rfd_tf.detection import boxes as box_functions
-from rfd_tf.detection.scaling import scale_factor, scaled_boxes, scaled_picture
+from rfd_tf.detection.scaling import scale_factors, scaled_picture
 from rfd_tf.models import FastRCNN
+
+_BEST_SIDE = 224  # of a scaled proposal, in pixels: what the trunk was pretrained on
+_FARTHEST_CELL = 2**14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +18,8 @@ class DetectionOptions:
     """How detections are made of scores and boxes.
 
     Args:
-        short_side: of the picture as the network sees it, in pixels; 600 in Fast R-CNN.
+        short_sides: of the picture as the network sees it, in pixels; 600 in Fast R-CNN. Of several scales,
+            each proposal is scored at that which brings its area nearest to 224 x 224 pixels.
         longest: limit of its long side, which goes before.
         score: detections of lower probability are dropped, in [0, 1).
         nms_iou: of two detections of one class that overlap by more, the one of lower score is dropped.
@@ -24,16 +27,23 @@ class DetectionOptions:
 
     Raises:
         ValueError: on a number out of range.
+
+    Reference: Girshick, "Fast R-CNN", ICCV 2015, section 2.4; He et al., "Spatial Pyramid Pooling", ECCV 2014
+    (the choice of the scale).
     """
 
-    short_side: int = 600
+    short_sides: tuple[int, ...] = (600,)
     longest: int = 1000
     score: float = 0.05
     nms_iou: float = 0.3
     most: int = 100
 
     def __post_init__(self):
-        for name in ("short_side", "longest", "most"):
+        if not self.short_sides or min(self.short_sides) < 1:
+            raise ValueError(
+                f"`short_sides` must be at least 1. Received: short_sides={tuple(self.short_sides)}"
+            )
+        for name in ("longest", "most"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1. Received: {name}={getattr(self, name)}")
         for name in ("score", "nms_iou"):
@@ -56,75 +66,114 @@ class Detections:
     labels: np.ndarray
 
 
-_NOTHING = Detections(np.zeros((0, 4), "float32"), np.zeros(0, "float32"), np.zeros(0, "int64"))
-
-
 def detect(
-    model: FastRCNN,
-    image: np.ndarray,
-    proposals: np.ndarray,
-    preprocessing: Preprocessing,
-    options: DetectionOptions | None = None,
-) -> Detections:
+    model: FastRCNN, image: tf.Tensor, proposals: tf.Tensor, mean, std, options: DetectionOptions
+) -> dict[str, tf.Tensor]:
     """Classify the proposals of a picture, move their boxes, and drop what is unlikely or found twice.
 
     Args:
         model: trained.
         image: uint8 [H, W, 3].
-        proposals: [P, 4], boxes in that picture.
-        preprocessing: of the trunk; its mean and deviation are used.
-        options: those of Fast R-CNN by default.
+        proposals: float32 [P, 4], boxes in that picture.
+        mean, std: of the trunk's channels, as of `data.Preprocessing`.
+        options: see there.
+
+    Returns:
+        Dict of `boxes`, `scores` and `labels`, as of `Detections`.
     """
-    options = options or DetectionOptions()
-    height, width = image.shape[:2]
-    factor = scale_factor(height, width, options.short_side, options.longest)
-    scaled = scaled_boxes(np.asarray(proposals).reshape(-1, 4), factor)
-    if not len(scaled):
-        return _NOTHING
-    distinct, inverse = distinct_regions(scaled, model.stride)
-    inputs = {
-        "image": scaled_picture(tf.constant(image), factor, preprocessing)[None],
-        "regions": scaled[distinct][None],
-    }
-    found = model(inputs, training=False)
-    # Proposals that share their cells share what the network says; each moves its own box by it.
-    probabilities = tf.nn.softmax(found["class_logits"][0]).numpy()[inverse]
-    deltas = tf.convert_to_tensor(model.denormalized(found["deltas"][0])).numpy()[inverse]
-    return select(np.asarray(proposals, "float32"), probabilities, deltas, height, width, options)
+    height, width = tf.unstack(tf.shape(image)[:2])
+    factors = scale_factors(height, width, options.short_sides, options.longest)
+    scale = _nearest_scale(proposals, factors)
+    rows, parts = [], []
+    for place in range(len(options.short_sides)):
+        own = tf.where(scale == place)[:, 0]
+        rows.append(tf.cast(own, tf.int32))
+        parts.append(_scored(model, image, tf.gather(proposals, own), factors[place], mean, std))
+    probabilities, deltas = (tf.dynamic_stitch(rows, part) for part in zip(*parts, strict=True))
+    return select(proposals, probabilities, deltas, height, width, options)
 
 
-def distinct_regions(scaled: np.ndarray, stride: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the first region on each quadruple of cells, and for every region which of those it shares."""
-    cells = np.floor(scaled / stride + 0.5).astype("int64")
-    _, rows, inverse = np.unique(cells, axis=0, return_index=True, return_inverse=True)
-    return rows, inverse.reshape(-1)
+def _nearest_scale(proposals: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
+    """For each proposal the factor, by its place, that brings its area nearest to that of pretraining."""
+    areas = tf.reduce_prod(proposals[:, 2:] - proposals[:, :2] + 1, axis=1)
+    return tf.argmin(tf.abs(areas[:, None] * factors**2 - _BEST_SIDE**2), axis=1)
+
+
+def _scored(model: FastRCNN, image, proposals, factor, mean, std) -> tuple[tf.Tensor, tf.Tensor]:
+    """Probabilities [P, C + 1] and deltas [P, C + 1, 4] of proposals [P, 4] at one scale."""
+    classes = model.num_classes + 1
+
+    def found():
+        scaled = proposals * factor
+        distinct, shared = distinct_regions(scaled, model.stride)
+        inputs = {
+            "image": scaled_picture(image, factor, mean, std)[None],
+            "regions": tf.gather(scaled, distinct)[None],
+        }
+        outputs = model(inputs, training=False)
+        # Proposals that share their cells share what the network says; each moves its own box by it.
+        probabilities = tf.nn.softmax(tf.cast(outputs["class_logits"][0], tf.float32))
+        deltas = model.denormalized(tf.cast(outputs["deltas"][0], tf.float32))
+        return tf.gather(probabilities, shared), tf.gather(deltas, shared)
+
+    def nothing():
+        return tf.zeros([0, classes]), tf.zeros([0, classes, 4])
+
+    probabilities, deltas = tf.cond(tf.shape(proposals)[0] > 0, found, nothing)
+    return tf.ensure_shape(probabilities, [None, classes]), tf.ensure_shape(deltas, [None, classes, 4])
+
+
+def distinct_regions(scaled: tf.Tensor, stride: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Rows of the first region on each quadruple of cells, and for every region which of those it shares.
+
+    Args:
+        scaled: [P, 4], in pixels of the network's input.
+        stride: pixels per cell.
+    """
+    cells = tf.cast(tf.floor(scaled / stride + 0.5), tf.int64)
+    # Beyond the map all cells are alike. One number for four, since GPUs have no `unique` of rows.
+    cells = tf.clip_by_value(cells, -_FARTHEST_CELL, _FARTHEST_CELL - 1) + _FARTHEST_CELL
+    places = (2 * _FARTHEST_CELL) ** np.arange(4, dtype="int64")
+    keys, shared = tf.unique(tf.reduce_sum(cells * places, axis=1))
+    rows = tf.range(tf.size(shared))
+    return tf.math.unsorted_segment_min(rows, shared, tf.size(keys)), shared
 
 
 def select(
-    proposals: np.ndarray,
-    probabilities: np.ndarray,
-    deltas: np.ndarray,
-    height: int,
-    width: int,
+    proposals: tf.Tensor,
+    probabilities: tf.Tensor,
+    deltas: tf.Tensor,
+    height,
+    width,
     options: DetectionOptions,
-) -> Detections:
-    """Detections of proposals [P, 4], given probabilities [P, C + 1] and deltas [P, C + 1, 4] by class."""
-    boxes, scores, labels = [], [], []
-    for label in range(1, probabilities.shape[1]):
-        likely = np.flatnonzero(probabilities[:, label] >= options.score)
-        if not len(likely):
-            continue
-        moved = box_functions.decode(proposals[likely], deltas[likely, label])
-        moved = np.asarray(box_functions.clip(moved, height, width))
-        own = probabilities[likely, label]
-        kept = tf.image.non_max_suppression(
-            (moved + np.float32([0, 0, 1, 1]))[:, [1, 0, 3, 2]], own, options.most, options.nms_iou
-        ).numpy()
-        boxes.append(moved[kept])
-        scores.append(own[kept])
-        labels.append(np.full(len(kept), label - 1))
-    if not boxes:
-        return _NOTHING
-    boxes, scores, labels = np.concatenate(boxes), np.concatenate(scores), np.concatenate(labels)
-    order = np.argsort(-scores, kind="stable")[: options.most]
-    return Detections(boxes[order], scores[order].astype("float32"), labels[order].astype("int64"))
+) -> dict[str, tf.Tensor]:
+    """Detections of proposals [P, 4], given probabilities [P, C + 1] and deltas [P, C + 1, 4] by class.
+
+    Of equal scores the class that comes first goes first.
+    """
+    proposals = tf.cast(proposals, tf.float32)
+    scores, deltas = probabilities[:, 1:], tf.cast(deltas[:, 1:], tf.float32)
+    classes = scores.shape[1]
+    moved = box_functions.decode(tf.repeat(proposals, classes, axis=0), tf.reshape(deltas, [-1, 4]))
+    moved = box_functions.clip(moved, tf.cast(height, tf.float32), tf.cast(width, tf.float32))
+    moved = tf.reshape(moved, [-1, classes, 4])
+
+    def kept(label: tf.Tensor) -> tf.Tensor:
+        likely = tf.where(scores[:, label] >= options.score)[:, 0]
+        beyond = tf.gather(moved[:, label], likely) + [0.0, 0.0, 1.0, 1.0]
+        best = tf.image.non_max_suppression(
+            tf.gather(beyond, [1, 0, 3, 2], axis=1),
+            tf.gather(scores[:, label], likely),
+            options.most,
+            options.nms_iou,
+        )
+        rows = tf.gather(likely, best)
+        return tf.pad(rows, [[0, options.most - tf.size(rows)]], constant_values=-1)
+
+    rows = tf.map_fn(kept, tf.range(classes), fn_output_signature=tf.TensorSpec([options.most], tf.int64))
+    found = tf.where(rows >= 0)  # by class, then by score
+    pairs = tf.stack([tf.gather_nd(rows, found), found[:, 0]], axis=1)
+    scores = tf.gather_nd(scores, pairs)
+    order = tf.argsort(scores, direction="DESCENDING", stable=True)[: options.most]
+    pairs = tf.gather(pairs, order)
+    return {"boxes": tf.gather_nd(moved, pairs), "scores": tf.gather(scores, order), "labels": pairs[:, 1]}

@@ -101,9 +101,8 @@ def detection_batches(
             stateful=False,
         )
         image = decode(source.fetch(index))
-        image = scaled_picture(
-            tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image), factor, preprocessing
-        )
+        image = tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image)
+        image = scaled_picture(image, factor, preprocessing.mean, preprocessing.std)
         return (
             {
                 "image": tf.ensure_shape(image, [None, None, 3]),

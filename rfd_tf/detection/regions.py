@@ -77,11 +77,13 @@ def sample_regions(
 def delta_statistics(regions: list[Regions], num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation of the foreground regions' deltas by class, two float32 [num_classes + 1, 4].
 
-    Targets are normalised by them. They are 0 and 1 for the background and for a class without foreground,
-    and a deviation of 0 (of a single region) becomes 1.
+    Targets are normalised by them. They are of the pictures and their mirror images alike, since training
+    sees both: sideways shifts have mean 0. They are 0 and 1 for the background and for a class without
+    foreground, and a deviation of 0 becomes 1.
     """
     labels = np.concatenate([r.labels[r.overlaps >= FOREGROUND_IOU] for r in regions])
     deltas = np.concatenate([r.deltas[r.overlaps >= FOREGROUND_IOU] for r in regions]).astype("float64")
+    labels, deltas = np.tile(labels, 2), np.concatenate([deltas, deltas * [-1, 1, 1, 1]])
     means, deviations = np.zeros((num_classes + 1, 4)), np.ones((num_classes + 1, 4))
     for label in range(1, num_classes + 1):
         own = deltas[labels == label]

@@ -1,6 +1,5 @@
 """Features of a collection of pictures, on this machine."""
 
-import signal
 import sys
 
 from tqdm import tqdm
@@ -13,18 +12,13 @@ from rfd_tf.extraction.picture_reader import PictureReader
 from rfd_tf.extraction.settings import Settings, claim
 from rfd_tf.extraction.shard import Skipped, shard_format, write_shard
 from rfd_tf.extractors import FeatureExtractor
-from rfd_tf.stop_signals import StopSignals
+from rfd_tf.stop_signals import Stopped, StopSignals
 
 NAMED = 20  # skipped pictures that are printed
 
 
-class ExtractionStopped(Exception):  # noqa: N818 - not an error: it can be continued
-    """A signal came; the shards so far are kept."""
-
-    def __init__(self, signal_number: int, done: int, total: int):
-        name = signal.Signals(signal_number).name
-        super().__init__(f"Stopped by {name}: {done} of {total} shards are written.")
-        self.signal_number = signal_number
+class ExtractionStopped(Stopped):
+    """Shards remain to be written."""
 
 
 def extract(
@@ -71,7 +65,9 @@ def extract(
             def on_batch(pictures: int, done: int = done) -> None:
                 bar.update(pictures)
                 if signals.received is not None:
-                    raise ExtractionStopped(signals.received, done, settings.num_shards)
+                    raise ExtractionStopped(
+                        signals.received, f"{done} of {settings.num_shards} shards are written"
+                    )
 
             shard = extract_shard(reader, extractor, settings, number, batch_size, on_error, on_batch)
             write_shard(storage, settings, number, shard)

@@ -1,23 +1,21 @@
 import functools
 import hashlib
 import json
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
 
-import rfd_tf.models  # noqa: F401  registers our layers
-from rfd_tf.atomic import atomic_path
 from rfd_tf.data.preprocessing import Preprocessing
 from rfd_tf.extractors.extractor import FeatureExtractor
 from rfd_tf.extractors.feature_maps import check_feature_maps
 from rfd_tf.extractors.model_info import UINT8, ModelInfo
 from rfd_tf.models.feature_model import ROTATION_PROBABILITIES, feature_model
+from rfd_tf.models.keras_file import facts_inside, read_keras, write_keras
 from rfd_tf.precision import to_float32
 
-INFO_MEMBER = "rfd_tf_model.json"  # within a `.keras` file, which is a ZIP archive
+INFO_MEMBER = "rfd_tf_model.json"  # within a `.keras` file
 _BACKBONE, _HEADS, _CONFIG = "backbone.keras", "heads.keras", "config.json"
 
 
@@ -127,9 +125,9 @@ def open_keras(path: Path, feature_maps: Sequence[str] | None = None) -> KerasEx
         path = path / _BACKBONE
     if not path.is_file():
         raise FileNotFoundError(f"No model at {path}")
-    model = _load(path)
-    if (info := _info_inside(path)) is not None:
-        return _exported(model, info, path, feature_maps)
+    model = read_keras(path)
+    if (facts := facts_inside(path, INFO_MEMBER)) is not None:
+        return _exported(model, ModelInfo.from_json(facts, str(path)), path, feature_maps)
     config_file = path.with_name(_CONFIG)
     if not config_file.exists():
         raise ValueError(
@@ -145,34 +143,16 @@ def open_keras(path: Path, feature_maps: Sequence[str] | None = None) -> KerasEx
         str(path),
         feature_name=config["backbone"]["feature"],
         feature_maps=feature_maps,
-        heads=_load(heads) if heads.exists() else None,
+        heads=read_keras(heads) if heads.exists() else None,
     )
 
 
 def save_keras(extractor: KerasExtractor, path: Path) -> None:
     """Writes the model with its facts inside, as a `.keras` file that can be opened here or fine-tuned."""
-    with atomic_path(path) as temporary:
-        extractor.model.save(temporary)
-        with zipfile.ZipFile(temporary, "a") as archive:
-            archive.writestr(INFO_MEMBER, extractor.info.to_json())
+    write_keras(extractor.model, path, INFO_MEMBER, extractor.info.to_json())
 
 
 def _exported(model, info: ModelInfo, path: Path, feature_maps) -> KerasExtractor:
     to_float32(model)
     check_feature_maps(info, feature_maps, str(path))
     return KerasExtractor(model, info, str(path))
-
-
-def _load(path: Path) -> keras.Model:
-    try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises whatever its parts raise
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"{path}: Keras cannot read it ({reason})") from error
-
-
-def _info_inside(path: Path) -> ModelInfo | None:
-    with zipfile.ZipFile(path) as archive:
-        if INFO_MEMBER not in archive.namelist():
-            return None
-        return ModelInfo.from_json(archive.read(INFO_MEMBER), str(path))

@@ -13,18 +13,13 @@ from tqdm import tqdm
 
 from rfd_tf.atomic import atomic_file, write_text
 from rfd_tf.proposals.selective_search import ProposalError, SelectiveSearch
-from rfd_tf.stop_signals import StopSignals
+from rfd_tf.stop_signals import Stopped, StopSignals
 
 _SETTINGS = "settings.json"
 
 
-class ProposalsStopped(Exception):  # noqa: N818 - not an error: it can be continued
-    """SIGTERM or Ctrl-C came; `signal_number` is which."""
-
-    def __init__(self, signal_number: int, done: int, total: int):
-        self.signal_number = signal_number
-        name = signal.Signals(signal_number).name
-        super().__init__(f"Stopped by {name}: {done} of {total} pictures have proposals.")
+class ProposalsStopped(Stopped):
+    """Pictures without proposals remain."""
 
 
 def propose(
@@ -84,7 +79,7 @@ def propose(
             pool.shutdown(cancel_futures=True)
     if signals.received is not None:
         done = sum(_file(target, name).exists() for name in names)
-        raise ProposalsStopped(signals.received, done, len(names))
+        raise ProposalsStopped(signals.received, f"{done} of {len(names)} pictures have proposals")
     return target
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,22 +11,15 @@ from pathlib import Path
 
 from rfd_tf.atomic import write_text
 from rfd_tf.shell import shell_join
+from rfd_tf.stop_signals import Stopped
 from rfd_tf.sweeps.plan import Cell
 
 _POLL_SECONDS = 0.2
 _GIB = 2**30
 
 
-class SweepStopped(Exception):  # noqa: N818  as TrainingStopped
-    """A signal ended the sweep; its commands were told to save and stop.
-
-    Attributes:
-        signal_number: which.
-    """
-
-    def __init__(self, signal_number: int):
-        super().__init__(f"stopped by {signal.Signals(signal_number).name}.")
-        self.signal_number = signal_number
+class SweepStopped(Stopped):
+    """A signal ended the sweep; its commands were told to save and stop."""
 
 
 @dataclasses.dataclass
@@ -76,7 +68,7 @@ def run_plan(
                 running.append(_start(*waiting.pop(0), program, report))
             time.sleep(_POLL_SECONDS)
             if (number := stop_asked()) is not None:
-                raise SweepStopped(number)
+                raise SweepStopped(number, f"{count} of {total} experiments are done")
             for job in [job for job in running if job.process.poll() is not None]:
                 running.remove(job)
                 if job.process.returncode:

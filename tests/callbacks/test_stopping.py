@@ -41,7 +41,7 @@ def test_a_signal_saves_after_the_step_and_stops(tmp_path, number, at_step, stop
     before = signal.getsignal(number)
     checkpoint = TrainingCheckpoint(tmp_path, STEPS)
     stop = GracefulStop(checkpoint)
-    with pytest.raises(TrainingStopped, match=f"{number.name} after step {stopped_after}"):
+    with pytest.raises(TrainingStopped, match=f"{number.name}: saved after step {stopped_after}."):
         model_of().fit(
             X,
             X[:, :1],

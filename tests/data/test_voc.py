@@ -9,37 +9,17 @@ from PIL import Image
 
 from rfd_tf.data import VOC_CLASSES, VocDevkit, VocError
 from rfd_tf.data.voc import read_annotation
-
-OBJECT = """<object><name>{name}</name><difficult>{difficult}</difficult>
-<bndbox><xmin>{box[0]}</xmin><ymin>{box[1]}</ymin><xmax>{box[2]}</xmax><ymax>{box[3]}</ymax></bndbox>
-<part><name>head</name><bndbox><xmin>0</xmin><ymin>0</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></part></object>"""
-
-
-def annotation(*objects, size=(40, 30)) -> str:
-    found = "".join(
-        OBJECT.format(name=name, box=box, difficult=int(difficult)) for name, box, difficult in objects
-    )
-    return (
-        f"<annotation><size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>{found}"
-        "</annotation>"
-    )
+from tests.data.devkits import annotation, write_devkit
 
 
 @pytest.fixture
 def devkit(tmp_path) -> Path:
-    folder = tmp_path / "VOC2007"
-    for name in ("Annotations", "ImageSets/Main", "JPEGImages"):
-        (folder / name).mkdir(parents=True)
     contents = {
         "000005": [("cat", (1, 1, 40, 30), False), ("dog", (3, 4, 10.5, 12), True)],
         "000007": [("dog", (5, 6, 5, 6), False), ("dog", (1, 2, 3, 4), True)],
         "000009": [],
     }
-    for name, objects in contents.items():
-        Image.new("RGB", (40, 30)).save(folder / "JPEGImages" / f"{name}.jpg")
-        (folder / "Annotations" / f"{name}.xml").write_text(annotation(*objects))
-    (folder / "ImageSets" / "Main" / "trainval.txt").write_text("000007\n000005\n\n000009\n")
-    return folder
+    return write_devkit(tmp_path / "VOC2007", contents, {"trainval": ["000007", "000005", "", "000009"]})
 
 
 def test_order_boxes_and_targets(devkit):

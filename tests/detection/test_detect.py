@@ -1,23 +1,23 @@
-import keras
 import numpy as np
 import pytest
 
-from rfd_tf.data import Preprocessing
 from rfd_tf.detection import boxes as box_functions
-from rfd_tf.detection.detect import DetectionOptions, detect, distinct_regions, select
+from rfd_tf.detection import detect as module
+from rfd_tf.detection.detect import DetectionOptions, distinct_regions
+from rfd_tf.detection.scaling import scale_factor, scale_factors
 from rfd_tf.metrics import inclusive_iou
-from rfd_tf.models import FastRCNN
-from tests.contract import to_numpy
 from tests.detection.test_boxes import random_boxes
 
-PLAIN = Preprocessing(32, train="resize", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+def select(*arguments):
+    return {name: value.numpy() for name, value in module.select(*arguments).items()}
 
 
 def suppressed(boxes, scores, iou):
     """Greedy, from the definition."""
-    kept = []
+    kept, overlaps = [], inclusive_iou(boxes, boxes)
     for row in np.argsort(-scores, kind="stable"):
-        if all(inclusive_iou(boxes[row : row + 1], boxes[other : other + 1])[0, 0] <= iou for other in kept):
+        if (overlaps[row, kept] <= iou).all():
             kept.append(row)
     return kept
 
@@ -42,9 +42,9 @@ def test_selection_equals_a_loop(seed):
             expected.append((probabilities[likely[row], label], label - 1, moved[likely[row]]))
     expected = sorted(expected, key=lambda found: -found[0])[:25]
     assert len(expected) == 25
-    np.testing.assert_allclose(found.scores, [score for score, _, _ in expected])
-    assert found.labels.tolist() == [label for _, label, _ in expected]
-    np.testing.assert_allclose(found.boxes, [box for _, _, box in expected], atol=1e-4)
+    np.testing.assert_allclose(found["scores"], [score for score, _, _ in expected])
+    assert found["labels"].tolist() == [label for _, label, _ in expected]
+    np.testing.assert_allclose(found["boxes"], [box for _, _, box in expected], atol=1e-4)
 
 
 def test_nothing_likely_nothing_found():
@@ -57,57 +57,43 @@ def test_nothing_likely_nothing_found():
         500,
         DetectionOptions(),
     )
-    assert found.boxes.shape == (0, 4)
-    assert len(found.scores) == len(found.labels) == 0
+    assert found["boxes"].shape == (0, 4)
+    assert len(found["scores"]) == len(found["labels"]) == 0
 
 
-@pytest.fixture(scope="module")
-def model():
-    keras.utils.set_random_seed(0)
-    images = keras.Input((None, None, 3))
-    maps = keras.layers.Conv2D(4, 3, 8, padding="same", activation="relu")(images)
-    detector = FastRCNN(keras.Model(images, maps), 3, stride=8, pool_size=2, dense_width=8)
-    for layer in detector.head.layers:  # the published deviations leave nothing of so few inputs
-        if isinstance(layer, keras.layers.Dense):
-            layer.kernel.assign(keras.initializers.GlorotUniform(seed=1)(layer.kernel.shape) * 2)
-    detector.set_delta_statistics(np.full((4, 4), 0.01), np.full((4, 4), 0.1))
-    return detector
+def test_regions_of_the_same_cells_are_one():
+    rng = np.random.default_rng(3)
+    scaled = rng.uniform(-40, 90, (300, 4)).astype("float32").round(1)
+    scaled[200:] = scaled[:100] + 0.01
+    scaled[0], scaled[1] = -1e9, 1e9
+    rows, shared = (value.numpy() for value in distinct_regions(scaled, 16))
+    cells = np.clip(np.floor(scaled / np.float32(16) + 0.5), -(2**14), 2**14 - 1)
+    first = {}
+    for row, four in enumerate(map(tuple, cells)):
+        first.setdefault(four, row)
+    assert len(first) < 220
+    assert sorted(rows) == sorted(first.values())
+    np.testing.assert_array_equal(rows[shared], [first[tuple(four)] for four in cells])
 
 
-def test_shared_cells_are_computed_once_and_change_nothing(model):
-    rng = np.random.default_rng(1)
-    image = rng.integers(0, 256, (60, 90, 3), dtype="uint8")
-    proposals = random_boxes(rng, 40, side=59)
-    proposals = np.concatenate([proposals, proposals + 0.2])
-    options = DetectionOptions(short_side=120, longest=150, score=0.2, nms_iou=0.99, most=1000)
-    found = detect(model, image, proposals, PLAIN, options)
-    factor = 150 / 90
-    rows, inverse = distinct_regions(proposals * np.float32(factor), 8)
-    assert len(rows) < 60
-    np.testing.assert_array_equal(np.sort(rows), np.unique(rows))
-    assert len(inverse) == 80
-    from rfd_tf.detection.scaling import scaled_picture
-
-    picture = np.array(scaled_picture(image, factor, PLAIN))
-    assert picture.shape == (100, 150, 3)
-    outputs = model({"image": picture[None], "regions": (proposals * np.float32(factor))[None]})
-    logits = to_numpy(outputs["class_logits"])[0].astype("float64")
-    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    deltas = to_numpy(outputs["deltas"])[0] * 0.1 + 0.01
-    expected = select(proposals, probabilities.astype("float32"), deltas, 60, 90, options)
-    assert len(expected.scores) > 20
-    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
-    assert (found.boxes >= 0).all()
-    assert (found.boxes <= [89, 59, 89, 59]).all()
-
-
-def test_no_proposals(model):
-    found = detect(model, np.zeros((40, 40, 3), "uint8"), np.zeros((0, 4)), PLAIN)
-    assert found.boxes.shape == (0, 4)
+def test_scale_factors_are_those_of_training():
+    rng = np.random.default_rng(4)
+    for height, width in rng.integers(20, 2000, (200, 2)):
+        found = scale_factors(height, width, (480, 600, 1200), 1000).numpy()
+        expected = [scale_factor(int(height), int(width), short, 1000) for short in (480, 600, 1200)]
+        np.testing.assert_array_equal(found, np.float32(expected))
 
 
 @pytest.mark.parametrize(
-    "options", [{"short_side": 0}, {"longest": 0}, {"most": 0}, {"score": 1.0}, {"nms_iou": -0.1}]
+    "options",
+    [
+        {"short_sides": ()},
+        {"short_sides": (600, 0)},
+        {"longest": 0},
+        {"most": 0},
+        {"score": 1.0},
+        {"nms_iou": -0.1},
+    ],
 )
 def test_bad_options(options):
     with pytest.raises(ValueError, match=next(iter(options))):

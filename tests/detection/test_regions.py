@@ -98,7 +98,7 @@ def test_statistics_of_the_deltas():
     for region in regions:
         for overlap, label, delta in zip(region.overlaps, region.labels, region.deltas, strict=True):
             if overlap >= 0.5:
-                chosen[label].append(delta)
+                chosen[label] += [delta, delta * [-1, 1, 1, 1]]  # as it is and mirrored
     assert not means[0].any()
     for label in range(1, 21):
         if len(chosen[label]) > 1:

@@ -192,7 +192,7 @@ def test_killed_and_stopped_it_ends_as_if_nothing_had_happened(done, folder):
     output = signalled_at(8, signal.SIGKILL, broken, folder)
     assert processes.latest_step(folder / "broken") == 6
     output = signalled_at(11, signal.SIGTERM, broken, folder)
-    assert "Stopped by SIGTERM after step 12" in output
+    assert "Stopped by SIGTERM: saved after step 12." in output
     assert "Continuing after step 6" in output
     status, output = processes.finish(start(folder, broken))
     assert status == 0, output

@@ -71,7 +71,7 @@ def test_sigterm_saves_and_exits_cleanly(uninterrupted, overrides, tmp_path):
     options = (*overrides, "--config.checkpoint_steps=4")
     status, output = processes.stop_at(processes.start(workdir, *options), workdir, 4, signal.SIGTERM)
     assert status == 128 + signal.SIGTERM, output
-    assert "Stopped by SIGTERM after step" in output
+    assert "Stopped by SIGTERM: saved after step" in output
     assert "Traceback" not in output
     stopped_at = processes.latest_step(workdir)
     assert f"after step {stopped_at}" in output

@@ -1,0 +1,85 @@
+"""Every field of a config of `rfd detect`, with its default. The other files of this folder edit some."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Fast R-CNN (Girshick, ICCV 2015) on PASCAL VOC 2007, as RFD (Feng et al., CVPR 2019) trains it."""
+    config = ConfigDict()
+    config.seed = 0
+    config.steps = 200_000  # a multiple of log_steps
+    config.log_steps = 1000  # a row of the history, and a checkpoint, every so many steps
+    config.batch_size = 2  # pictures a step over all replicas
+    config.strategy = "one_device"  # or "mirrored", "multi_worker" (TF_CONFIG)
+    config.logical_cpus = 0  # mirrored without GPUs: split the CPU into so many devices
+    config.dtype_policy = "float32"  # or "mixed_bfloat16"
+    config.deterministic = True  # bit-equal runs on one device; False is faster on GPUs
+    config.checkpoint_steps = 0  # checkpoint every so many steps besides
+    config.keep_checkpoints = 2
+    config.tensorboard = True
+
+    # Pictures with annotated objects: to learn from, and to measure on.
+    config.data = voc_fields("trainval")
+    config.validation = voc_fields("test")
+
+    config.proposals = ConfigDict(
+        {
+            # "selective_search", computed here, or "mat": Fast R-CNN's files
+            "source": "selective_search",
+            "mode": "fast",  # of selective search, or "quality", "single"
+            "min_side": 1,  # of its boxes, in pixels
+            "folder": "",  # keeps them, for other runs too; "": the run's own cache
+            "processes": 0,  # pictures at once; 0: one a core
+            "mat_files": (),  # one or more of "mat"; together they must have every picture
+            "convention": "",  # of these files, see `proposals.read_mat`; "": as they look
+            "most": 2000,  # the first so many of a picture; 0: all
+        }
+    )
+
+    config.detector = ConfigDict(
+        {
+            "feature": "conv5",  # the network's map that regions are pooled from
+            "stride": 16,  # pixels a cell of it
+            "frozen": "conv1",  # the network up to this map stays as it is; "": all of it learns
+            "fold_batch_norm": True,  # into the layers before, as in the network released for VOC
+            "pretrained_dense": True,  # fc6 and fc7 begin as the network's own, not at random
+            "pool_size": 6,
+            "dense_width": 4096,
+            "dropout": 0.5,
+        }
+    )
+
+    config.regions = ConfigDict({"count": 128, "foreground_share": 0.25})  # a step, over all pictures
+    config.scales = (480, 576, 688, 864, 1200)  # of the short side in training; one is drawn for a picture
+    config.longest = 2000  # pixels of the long side at most
+
+    config.optimizer = ConfigDict(
+        {
+            "milestones": ((80_000, 1e-3), (160_000, 1e-4), (200_000, 1e-5)),  # (until step, rate)
+            "warmup_epochs": 0,
+            "momentum": 0.9,
+            "nesterov": False,
+            "weight_decay": 5e-4,  # coupled; not of biases
+            "bias_rate": 2.0,  # the rate of biases, over that of weights
+        }
+    )
+
+    # How pictures are tested, see `detection.DetectionOptions`.
+    config.test = ConfigDict(
+        {"short_sides": (600,), "longest": 1000, "score": 0.05, "nms_iou": 0.3, "most": 100}
+    )
+    config.draw = 20  # test pictures that are drawn with what was found in them
+    return config
+
+
+def voc_fields(split: str) -> ConfigDict:
+    """Where annotated pictures come from."""
+    return ConfigDict(
+        {
+            "source": "voc_devkit",  # or "voc_tfds"
+            "root": "",  # the devkit's folder; for voc_tfds its data_dir
+            "year": "2007",
+            "split": split,
+            "limit": 0,  # the first so many pictures; 0: all
+        }
+    )
