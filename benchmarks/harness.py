@@ -1,8 +1,9 @@
-"""Candidates measured in turn, each in a process of its own: none disturbs another, and all see the same machine.
+"""Candidates measured in turn, each in a process of its own: none disturbs another, all see the same machine.
 
-A candidate is a function without arguments (`functools.partial` gives it some) that prepares what it needs and
-returns a step: a function without arguments, which is timed. Both are sent to another process, so they are
-defined at the top of a module. Within a round every candidate takes its turn, so that a slow moment hits all.
+A candidate is a function without arguments (`functools.partial` gives it some) that prepares what it needs
+and returns a step: a function without arguments, which is timed. Both are sent to another process, so they
+are defined at the top of a module. Within a round every candidate takes its turn, so that a slow moment hits
+all.
 """
 
 import dataclasses
@@ -161,3 +162,16 @@ def plain_torch(threads: int = THREADS):
 
     torch.set_num_threads(threads)
     return torch
+
+
+def keras_stepper(model, dataset, steps: int) -> Callable[[], object]:
+    """A function that takes that many training steps as `model.fit` does, from one batch to the next."""
+    batches = iter(dataset)
+    model.make_train_function()
+
+    def step():
+        for _ in range(steps):
+            logs = model.train_function(batches)
+        return {name: float(value) for name, value in logs.items()}
+
+    return step

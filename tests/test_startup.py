@@ -1,4 +1,4 @@
-"""Nothing heavy is loaded before it is used: this is why commands answer at once (`benchmarks/startup.py`)."""
+"""Nothing heavy is loaded before it is used, so that commands answer at once (`benchmarks/startup.py`)."""
 
 import json
 import subprocess
@@ -10,10 +10,22 @@ import pytest
 from rfd_tf import cli
 
 ROOT = Path(__file__).parents[1]
-HEAVY = """
-    cryptography cv2 grpc google.protobuf h5py jax keras matplotlib numpy onnx onnxruntime pandas
-    pyarrow requests scipy sklearn tensorboard tensorflow tensorflow_datasets tf2onnx torch
-""".split()
+HEAVY = (
+    *(
+        "cryptography",
+        "cv2",
+        "google.protobuf",
+        "grpc",
+        "h5py",
+        "jax",
+        "keras",
+        "matplotlib",
+        "numpy",
+        "onnx",
+    ),
+    *("onnxruntime", "pandas", "pyarrow", "requests", "scipy", "sklearn", "tensorboard", "tensorflow"),
+    *("tensorflow_datasets", "tf2onnx", "torch"),
+)
 
 
 def loaded_after(code: str) -> list[str]:
