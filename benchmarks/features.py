@@ -2,8 +2,8 @@
 
     python -m benchmarks.features [--batch=32]
 
-AlexNet at 224 up to its 4096 features, two threads, normalised float32 images in, NumPy arrays out. Every form
-was compared with the Keras model when it was exported, before it is timed here.
+AlexNet at 224 up to its 4096 features, two threads, normalised float32 images in, NumPy arrays out. Every
+form was compared with the Keras model when it was exported, before it is timed here.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
     python -m benchmarks.input_pipeline [--epochs=10]
 
-Batches of 32 normalised crops of side 224, of VOC's pictures (about 500 x 375) and of photographs of 224 x 224,
-both from `$RFD_TF_TEST_DATA`; a core for each of the two threads or worker processes. `--epochs=N` writes down
-the memory after each of N passes instead.
+Batches of 32 normalised crops of side 224, of VOC's pictures (about 500 x 375) and of photographs of
+224 x 224, both from `$RFD_TF_TEST_DATA`; a core for each of the two threads or worker processes. `--epochs=N`
+writes down the memory after each of N passes instead.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def source(folder: str):
 
     paths = files(folder)
     root = needed_data() / folder
-    return ImageFiles(root, [str(path.relative_to(root)) for path in paths])
+    return ImageFiles(root, [str(path.relative_to(root)) for path in paths], None, None)
 
 
 def batches(folder: str, epochs: int, **options):

@@ -14,9 +14,9 @@ def fuse_batch_norm(model: keras.Model) -> None:
     the same, up to rounding, in about a quarter of that time (`benchmarks/NOTES.md`).
 
     Only how the layers compute changes: they stay Keras's own, with their variables, also when they are
-    saved. Those that it does not fit stay as they are: synchronized over replicas, with renormalisation, of
-    another axis than the last, of inputs that are not maps [B, H, W, C]; so do all on other backends.
-    Inference stays as it is, too.
+    saved. Those that it does not fit stay as they are: synchronized over replicas, with renormalisation, in
+    doubles, of another axis than the last, of inputs that are not maps [B, H, W, C]; so do all on other
+    backends. Inference stays as it is, too.
     """
     if keras.backend.backend() != "tensorflow":
         return
@@ -27,6 +27,8 @@ def fuse_batch_norm(model: keras.Model) -> None:
 
 def _fits(layer: keras.layers.BatchNormalization) -> bool:
     if not layer.built or layer.synchronized or layer.renorm:
+        return False
+    if layer.variable_dtype != "float32" or layer.compute_dtype == "float64":
         return False
     axes = layer.input_spec.axes
     return layer.input_spec.ndim == 4 and (-1 in axes or 3 in axes)

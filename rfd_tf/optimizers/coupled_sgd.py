@@ -89,7 +89,7 @@ class CoupledSGD(keras.optimizers.Optimizer):
 
         variable, velocity = (v.value if isinstance(v, keras.Variable) else v for v in (variable, velocity))
         add_scaled = tf.raw_ops.ResourceApplyGradientDescent  # subtracts alpha * delta
-        momentum = ops.cast(self.momentum, variable.dtype)
+        momentum = tf.constant(self.momentum, variable.dtype)
         ahead = self.nesterov and decay
         if ahead:
             add_scaled(var=variable.handle, alpha=-rate * momentum, delta=tf.convert_to_tensor(velocity))

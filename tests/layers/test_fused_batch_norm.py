@@ -83,7 +83,13 @@ def test_frozen_layers_stay():
 
 @pytest.mark.parametrize(
     ("shape", "options"),
-    [(SHAPE, {"axis": 1}), (SHAPE, {"synchronized": True}), ((3, 6), {}), ((3, 4, 6), {})],
+    [
+        (SHAPE, {"axis": 1}),
+        (SHAPE, {"synchronized": True}),
+        ((3, 6), {}),
+        ((3, 4, 6), {}),
+        (SHAPE, {"dtype": "float64"}),
+    ],
 )
 def test_what_does_not_fit_is_left_alone(shape, options):
     model = network(shape, **options)
