@@ -1,22 +1,19 @@
 """Cost of the memory bank per step, by its size: read of B x (1 + K) rows, normalizer, loss, in-place update.
 
-    python benchmarks/memory_bank.py [--rounds=15]
+    python -m benchmarks.memory_bank [--rounds=15]
 
-The sizes take turns within each round, so that a slow moment of the machine hits all of them. Prints the
-median and the range of the step time for each size, its ratio to the smallest, and each bank's memory.
+The sizes take turns within each round, so that a slow moment of the machine hits all of them; what counts is
+each size's time over the smallest one's in the same round.
 """
 
 import argparse
-import statistics
 import time
 
+from benchmarks.harness import quiet_tensorflow, resident_bytes, spread
+from benchmarks.outcome import Row, save
+
 SIZES = (10_000, 100_000, 1_281_167)
-BATCH, NEGATIVES, STEPS = 16, 4096, 5
-
-
-def resident_bytes() -> int:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * 4096
+BATCH, NEGATIVES, STEPS, GOAL, SPARE_MIB = 16, 4096, 5, 1.1, 100
 
 
 def stepper(num_instances: int):
@@ -48,8 +45,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     rounds = parser.parse_args().rounds
-    import tensorflow as tf
-
+    tf = quiet_tensorflow()
+    stepper(1000)  # takes the memory that any first step takes
     steppers, memory = {}, {}
     for size in SIZES:
         steppers[size], memory[size] = stepper(size)
@@ -60,15 +57,27 @@ def main() -> None:
             for turn in range(STEPS):
                 step(tf.constant([number, turn]))
             seconds[size].append((time.perf_counter() - start) / STEPS)
-    smallest = statistics.median(seconds[SIZES[0]])
-    print(f"{'rows':>10} {'median ms':>10} {'range ms':>15} {'ratio':>6} {'memory MB':>10} {'table MB':>9}")
-    for size, values in seconds.items():
-        median, spread = statistics.median(values), f"{min(values) * 1e3:.1f} - {max(values) * 1e3:.1f}"
-        table = size * 128 * 4 / 1e6
-        print(
-            f"{size:>10} {median * 1e3:>10.1f} {spread:>15} {median / smallest:>6.2f} "
-            f"{memory[size] / 1e6:>10.0f} {table:>9.0f}"
-        )
+    save("memory_bank", [row for size in SIZES for row in _rows(size, seconds, memory)])
+
+
+def _rows(size: int, seconds: dict, memory: dict) -> list[Row]:
+    ratios = spread([own / first for own, first in zip(seconds[size], seconds[SIZES[0]], strict=True)])
+    spare = (memory[size] - 4 * 128 * size) / 2**20
+    last = size == SIZES[-1]
+    goal = {"goal": f"{GOAL} times", "met": ratios["median"] <= GOAL} if last else {}
+    return [
+        Row(2, f"the bank's step, N = {size:,}", "ms", spread([1e3 * s for s in seconds[size]])),
+        Row(2, f"over that of N = {SIZES[0]:,}", "times", ratios, **goal, why="see NOTES.md, bank"),
+        Row(
+            2,
+            f"memory beyond the bank's {4 * 128 * size / 2**20:.0f} MiB",
+            "MiB",
+            spread([spare]),
+            goal=f"under {SPARE_MIB} MiB",
+            met=spare < SPARE_MIB,
+            why="see NOTES.md, bank",
+        ),
+    ]
 
 
 if __name__ == "__main__":

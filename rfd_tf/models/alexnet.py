@@ -76,11 +76,15 @@ def _check_input_shape(input_shape, needs_fixed_size: bool) -> None:
 def _convolution(x, name: str, use_batch_norm: bool, synchronized: bool):
     filters, kernel, stride, padding = _CONVOLUTIONS[name]
     fan_in = kernel * kernel * x.shape[-1]
-    x = layers.ZeroPadding2D(padding, name=f"{name}_pad")(x)
+    # With stride 1 Keras's "same" is that padding, and copies neither the map nor its gradient.
+    same = stride == 1
+    if not same:
+        x = layers.ZeroPadding2D(padding, name=f"{name}_pad")(x)
     x = layers.Conv2D(
         filters,
         kernel,
         stride,
+        padding="same" if same else "valid",
         kernel_initializer=fan_in_uniform(fan_in),
         bias_initializer=fan_in_uniform(fan_in),
         name=f"{name}_conv",

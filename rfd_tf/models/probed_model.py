@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from rfd_tf.distribution import num_replicas
+from rfd_tf.layers.fused_batch_norm import fuse_batch_norm
 
 
 @keras.saving.register_keras_serializable(package="rfd_tf")
@@ -84,6 +85,8 @@ class ProbedModel(keras.Model):
         ]
         self._add_metrics()
         self.built = True
+        for network in (*self.probes.values(), *([] if backbone is None else [backbone])):
+            fuse_batch_norm(network)
 
     def _add_metrics(self) -> None:
         self.loss_trackers = {name: keras.metrics.Mean(name=f"{name}_loss") for name in self.probes}

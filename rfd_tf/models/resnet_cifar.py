@@ -73,11 +73,15 @@ def resnet_cifar(
 
 def _conv_bn(x, filters: int, strides: int, prefix: str, synchronized: bool):
     fan_in = 9 * x.shape[-1]
-    x = layers.ZeroPadding2D(1, name=f"{prefix}_pad")(x)
+    # With stride 1 Keras's "same" pads alike on both sides, and copies neither the map nor its gradient.
+    same = strides == 1
+    if not same:
+        x = layers.ZeroPadding2D(1, name=f"{prefix}_pad")(x)
     x = layers.Conv2D(
         filters,
         3,
         strides,
+        padding="same" if same else "valid",
         use_bias=False,
         # PyTorch's kaiming_normal_: not truncated.
         kernel_initializer=keras.initializers.RandomNormal(stddev=(2.0 / fan_in) ** 0.5),

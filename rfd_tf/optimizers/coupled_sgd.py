@@ -65,14 +65,45 @@ class CoupledSGD(keras.optimizers.Optimizer):
         index = self._get_variable_index(variable)
         rate = ops.cast(learning_rate * self._rate_factors.get(index, 1.0), variable.dtype)
         step = ops.cast(gradient, variable.dtype)
-        if self.coupled_weight_decay and index not in self._without_decay:
-            step = ops.add(step, ops.multiply(variable, self.coupled_weight_decay))
+        decay = 0.0 if index in self._without_decay else self.coupled_weight_decay
+        if self.momentum and keras.backend.backend() == "tensorflow":
+            self._update_in_place(variable, self.velocities[index], step, rate, decay)
+            return
+        if decay:
+            step = ops.add(step, ops.multiply(variable, decay))
         if self.momentum:
             velocity = self.velocities[index]
             new_velocity = ops.add(ops.multiply(velocity, self.momentum), step)
             self.assign(velocity, new_velocity)
             step = ops.add(step, ops.multiply(new_velocity, self.momentum)) if self.nesterov else new_velocity
         self.assign_sub(variable, ops.multiply(step, rate))
+
+    def _update_in_place(self, variable, velocity, gradient, rate, decay: float) -> None:
+        """The same by TensorFlow's in-place operations, without a tensor of the variable's size in between.
+
+        Decay and Nesterov's look-ahead become two steps before the plain momentum step, with r the rate and m
+        the momentum: `w1 = w + r m v`, then `m v + decay w = m (1 - r decay) v + decay w1`, so that
+        `v' = m (1 - r decay) (v + c w1) + g`, and `w' = w1 - r (1 + m) v'`.
+        """
+        import tensorflow as tf
+
+        variable, velocity = (v.value if isinstance(v, keras.Variable) else v for v in (variable, velocity))
+        add_scaled = tf.raw_ops.ResourceApplyGradientDescent  # subtracts alpha * delta
+        momentum = tf.constant(self.momentum, variable.dtype)
+        ahead = self.nesterov and decay
+        if ahead:
+            add_scaled(var=variable.handle, alpha=-rate * momentum, delta=tf.convert_to_tensor(velocity))
+            momentum, rate = momentum * (1 - rate * decay), rate * (1 + momentum)
+        if decay:
+            add_scaled(var=velocity.handle, alpha=-decay / momentum, delta=tf.convert_to_tensor(variable))
+        tf.raw_ops.ResourceApplyMomentum(
+            var=variable.handle,
+            accum=velocity.handle,
+            lr=rate,
+            grad=tf.convert_to_tensor(gradient),
+            momentum=momentum,
+            use_nesterov=self.nesterov and not ahead,
+        )
 
     def get_config(self):
         return {

@@ -1,0 +1,133 @@
+"""Features of images in each form that a model comes in, against eager PyTorch, by batch size.
+
+    python -m benchmarks.features [--batch=32]
+
+AlexNet at 224 up to its 4096 features, two threads, normalised float32 images in, NumPy arrays out. Every
+form was compared with the Keras model when it was exported, before it is timed here.
+"""
+
+import argparse
+import functools
+import multiprocessing
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.harness import THREADS, measure, plain_torch, quiet_tensorflow
+from benchmarks.outcome import Row, save
+
+SIDE, GOAL = 224, 1.3
+STEPS = {1: 10, 32: 1}  # within a turn
+EXACT = ("Keras predict", "SavedModel", "ONNX", "ONNX, folded")
+
+
+def images(batch: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(batch, SIDE, SIDE, 3)).astype("float32")
+
+
+def export(folder: Path) -> None:
+    """Write the forms: `plain`, and `folded` with its batch norm within the convolutions."""
+    quiet_tensorflow()
+    import zoo
+    from rfd_tf.data import Preprocessing
+    from rfd_tf.export.export_model import export_model
+    from rfd_tf.export.export_options import ExportOptions
+    from rfd_tf.extractors.keras_extractor import keras_extractor
+    from rfd_tf.models import alexnet
+
+    extractor = keras_extractor(alexnet(feature_names=["fc_block"]), Preprocessing(SIDE), "benchmark")
+    export_model(extractor, folder / "plain")
+    precisions = ExportOptions(("onnx",), onnx_precisions=("float32", "int8"))
+    export_model(extractor, folder / "folded", precisions, fold_batch_norm=zoo.fold_batch_norm)
+
+
+def keras_predict(folder: Path, batch: int):
+    quiet_tensorflow()
+    import keras
+
+    model, given = keras.saving.load_model(folder / "plain" / "model.keras"), images(batch)
+    return lambda: model.predict(given, batch_size=batch, verbose=0)["features"]
+
+
+def extractor(path: Path, batch: int):
+    import os
+
+    quiet_tensorflow()
+    from rfd_tf.extractors.onnx_extractor import THREADS_VARIABLE
+    from rfd_tf.extractors.open_extractor import open_extractor
+
+    os.environ[THREADS_VARIABLE] = str(THREADS)
+    opened, given = open_extractor(path), images(batch)
+    return lambda: opened(given, ["features"])["features"]
+
+
+def pytorch(batch: int):
+    torch = plain_torch()
+    from benchmarks.torch_alexnet import alexnet
+
+    model = alexnet().eval()
+    given = images(batch).transpose(0, 3, 1, 2).copy()
+
+    def step():
+        with torch.inference_mode():
+            return model(torch.from_numpy(given)).numpy()
+
+    return step
+
+
+def measure_batch(folder: Path, batch: int) -> list[Row]:
+    plain, folded = folder / "plain", folder / "folded"
+    found = measure(
+        {
+            "PyTorch": functools.partial(pytorch, batch),
+            "Keras predict": functools.partial(keras_predict, folder, batch),
+            "SavedModel": functools.partial(extractor, plain / "saved_model", batch),
+            "ONNX": functools.partial(extractor, plain / "model.onnx", batch),
+            "ONNX, folded": functools.partial(extractor, folded / "model.onnx", batch),
+            "ONNX, folded, int8": functools.partial(extractor, folded / "model.int8.onnx", batch),
+        },
+        steps=STEPS.get(batch, 1),
+        warm=3,
+        limit_seconds=70,
+    )
+    theirs = found.pop("PyTorch")
+    for name in EXACT:
+        np.testing.assert_allclose(found[name].first, found["Keras predict"].first, rtol=1e-3, atol=1e-4)
+    best = min(EXACT, key=lambda name: found[name].median)
+    rows = []
+    for name, ours in found.items():
+        ratio = theirs.median / ours.median
+        goal = {"goal": f"{GOAL} times", "met": ratio >= GOAL} if name == best else {}
+        rows.append(
+            Row(
+                4,
+                f"features, batch {batch}: {name}" + (" (best of float32)" if name == best else ""),
+                "images/s",
+                ours.per_second(batch),
+                theirs.per_second(batch),
+                "eager PyTorch",
+                ratio,
+                **goal,
+                why="see NOTES.md, features",
+            )
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=0, help="1 or 32; by default both")
+    batch = parser.parse_args().batch
+    with tempfile.TemporaryDirectory() as folder:
+        exporting = multiprocessing.get_context("spawn").Process(target=export, args=(Path(folder),))
+        exporting.start()
+        exporting.join(timeout=280)
+        if exporting.exitcode != 0:
+            raise SystemExit("The export failed; its error is above")
+        for size in (batch,) if batch else STEPS:
+            save(f"features-{size}", measure_batch(Path(folder), size))
+
+
+if __name__ == "__main__":
+    main()
