@@ -19,7 +19,7 @@ from rfd_tf.evaluation.results import load_result
 from rfd_tf.extractors import open_extractor, save_keras
 from rfd_tf.training.history import read_history
 from tests.evaluation import tiny, voc
-from tests.evaluation.test_probe_protocols import ROOT, signalled_at, start
+from tests.evaluation.test_probe_protocols import ROOT, TWO_REPLICAS, signalled_at, start, weights
 from tests.training import processes
 
 WHOLE = {"preprocessing__train": "resize", "voc__test_crops": 0}  # the same pictures for learning and testing
@@ -175,11 +175,26 @@ def test_low_shot_figures_are_means_of_draws(done):
 def test_stopped_it_ends_as_if_nothing_had_happened(done, folder):
     """SIGTERM before step 7, in the middle of the second epoch: dropout, too, goes on where it was."""
     broken = job(folder, "broken", "fc6-8", **RESUMED)
-    assert "Stopped by SIGTERM after step 8" in signalled_at(7, signal.SIGTERM, broken, folder)
+    assert "after step 8" in signalled_at(7, signal.SIGTERM, broken, folder)
+    assert processes.latest_step(folder / "broken") == 8
     status, output = processes.finish(start(folder, broken))
     assert status == 0, output
     processes.assert_same_end(folder / "fc6-8", folder / "broken")
     assert figures(folder, "broken") == figures(folder, "fc6-8")
+
+
+@pytest.mark.slow
+def test_two_replicas_learn_what_one_device_learns(folder):
+    changes = {"voc__dropout": 0.0, "voc__test_crops": 1, "optimizer__clip_norm": 0.0}
+    one = job(folder, "one device", "finetune", **changes)
+    two = job(folder, "two replicas", "finetune", **changes, **TWO_REPLICAS)
+    for process in (start(folder, one), start(folder, two)):
+        status, output = processes.finish(process)
+        assert status == 0, output
+    found, expected = (weights(folder / name) for name in ("two replicas", "one device"))
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+    assert list(figures(folder, "two replicas")) == ["second, 1 crops"]
 
 
 def test_the_command_prints_a_table_of_classes(folder, tmp_path):
