@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 BEAM_VENV ?= .venv-beam
+AUDIT_VENV ?= .venv-audit
 BIN := $(VENV)/bin
 DEMO_DIR ?= .demo
 JOBS ?= 2
 
-.PHONY: setup demo test test-slow test-beam lint format clean
+.PHONY: setup demo test test-slow test-beam audit lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +15,7 @@ help:
 	@echo "make test       set up, then run the tests"
 	@echo "make test-slow  the longer checks"
 	@echo "make test-beam  extraction on Apache Beam, in an environment of its own"
+	@echo "make audit      are the installed versions consistent, and free of known vulnerabilities?"
 	@echo "make lint       style checks;  make format  mend what can be mended"
 
 $(BIN)/python:
@@ -49,6 +51,19 @@ $(BEAM_VENV)/.ready: setup.py
 test-beam: $(BEAM_VENV)/.ready
 	$(BEAM_VENV)/bin/python -m pytest tests/extraction
 
+$(AUDIT_VENV)/.ready:
+	$(PYTHON) -m venv $(AUDIT_VENV)
+	$(AUDIT_VENV)/bin/pip install --quiet --disable-pip-version-check 'pip-audit>=2.9,<3'
+	@touch $@
+
+# The first two checks need no network; the third asks PyPI's advisory service about every installed version.
+audit: $(VENV)/.test-ready $(AUDIT_VENV)/.ready
+	$(BIN)/pip check
+	$(BIN)/python -m pytest -q tests/faults/test_pins.py
+	$(BIN)/pip freeze --exclude-editable > $(AUDIT_VENV)/pins.txt
+	$(AUDIT_VENV)/bin/pip-audit --strict --disable-pip --no-deps --progress-spinner=off -r $(AUDIT_VENV)/pins.txt || \
+	  { echo "make audit: vulnerabilities were found (listed above), or the advisory service cannot be reached" >&2; exit 1; }
+
 lint: $(VENV)/.test-ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -58,4 +73,4 @@ format: $(VENV)/.test-ready
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(BEAM_VENV) $(DEMO_DIR) *.egg-info build
+	rm -rf $(VENV) $(BEAM_VENV) $(AUDIT_VENV) $(DEMO_DIR) *.egg-info build

@@ -49,6 +49,7 @@ EXTRAS["test"] = [
     *EXTRAS["onnx"],
     *EXTRAS["serving"],
     *EXTRAS["detection"],
+    "hypothesis>=6.150,<7",
     "jax==0.10.2",
     "pytest>=8.2,<10",
     "pytest-xdist>=3.6,<4",

@@ -1,14 +1,18 @@
+import math
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import keras
+import numpy as np
 
 from rfd_tf.atomic import naming
 
+_BYTES_BESIDE = 4096  # of a dataset's own: header, name, place in its group
 _STEP_NAME = re.compile(r"step-(\d{10})")
 
 
@@ -89,9 +93,12 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         partial = self.directory / f"partial-{os.getpid()}"
         partial.mkdir(parents=True, exist_ok=True)
         try:
-            with naming(final), h5py.File(partial / "state.h5", "w") as file:
-                for name, variables in self._groups(self.model).items():
-                    _write(file.create_group(name), variables)
+            groups = self._groups(self.model)
+            with naming(final):
+                _make_sure_of_room(partial, groups)
+                with h5py.File(partial / "state.h5", "w") as file:
+                    for name, variables in groups.items():
+                        _write(file.create_group(name), variables)
             _flush_to_disk(partial / "state.h5")
             partial.rename(final)
         finally:
@@ -113,9 +120,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         try:
             self._restore(model, path, self.mid_epoch(step))
         except (OSError, KeyError, RuntimeError, TypeError, AttributeError) as error:  # of h5py
-            raise ValueError(
-                f"{path} is damaged ({error}). Delete its folder to go on from before"
-            ) from error
+            raise ValueError(f"{path} is damaged ({error}): delete its folder") from error
 
     def _restore(self, model: keras.Model, path: Path, with_metrics: bool) -> None:
         with h5py.File(path, "r") as file:
@@ -144,6 +149,17 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             "optimizer": model.optimizer.variables,
             "metrics": model.metrics_variables,
         }
+
+
+def _make_sure_of_room(folder: Path, groups) -> None:
+    """Raise OSError where the disk or a quota has too little.
+
+    An HDF5 file that cannot be finished may end the process by a segmentation fault, at once or on exit.
+    """
+    variables = [variable for group in groups.values() for variable in group]
+    numbers = sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in variables)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, numbers + _BYTES_BESIDE * (len(variables) + 16))
 
 
 def _write(group, variables) -> None:

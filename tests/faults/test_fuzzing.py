@@ -50,7 +50,6 @@ def check(outcome: dict, count: int, record_property) -> None:
     assert outcome["accepted"] >= 1
     assert outcome["swelled"] < MOST_SWELLING
     record_property("count: inputs fuzzed", outcome["inputs"])
-    record_property(f"inputs fuzzed: {outcome['reader']}", outcome["inputs"])
 
 
 @pytest.mark.parametrize("part", [0, 1])

@@ -85,11 +85,6 @@ def survive(name: str, world, out: Path, kills: int, seed: int) -> int:
     return hits
 
 
-def test_a_conversion_is_killed_while_it_writes(world, tmp_path, record_property):
-    """The other commands have fast tests of their own, beside them."""
-    record_property("count: kills survived", survive("convert", world, tmp_path, 1, seed=0))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_is_killed_again_and_again(name, world, tmp_path, record_property):

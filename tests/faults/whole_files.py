@@ -83,7 +83,7 @@ _CHECKS: dict[str, Callable[[Path], object]] = {
     ".json": lambda path: json.loads(path.read_text(encoding="utf-8")),
     ".parquet": _parquet,
     ".h5": _hdf5,
-    ".pb": _saved_model,
+    "saved_model.pb": _saved_model,
     ".onnx": _onnx,
     ".png": _picture,
     ".html": _page,

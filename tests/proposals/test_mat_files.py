@@ -1,8 +1,13 @@
+import struct
+import tracemalloc
+import zlib
+
 import numpy as np
 import pytest
 import scipy.io
 
 from rfd_tf.proposals import ProposalError, read_mat
+from rfd_tf.proposals.mat5 import parse_mat5
 
 
 @pytest.mark.parametrize(
@@ -90,3 +95,35 @@ def test_broken_files(tmp_path):
         path.write_bytes(content)
         with pytest.raises(ProposalError, match=r"x\.mat"):
             read_mat(path)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize(
+    "dtype", ["float64", "float32", "uint8", "int16", "uint16", "int32", "uint32", "int64"]
+)
+def test_numbers_and_cells_are_those_that_scipy_reads(tmp_path, dtype, compressed):
+    boxes = np.random.default_rng(0).integers(0, 99, (7, 2)).repeat(2, axis=1).astype(dtype)
+    content = {"other": np.ones((2, 3)), "boxes": cells(boxes, boxes[:0]), "images": cells("åb", "2")}
+    scipy.io.savemat(tmp_path / "x.mat", content, do_compression=compressed)
+    found = parse_mat5((tmp_path / "x.mat").read_bytes(), ("boxes", "images"))
+    expected = scipy.io.loadmat(tmp_path / "x.mat", variable_names=("boxes", "images"))
+    assert found.keys() == {"boxes", "images"}
+    for ours, theirs in zip(found["boxes"].ravel(), expected["boxes"].ravel(), strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours, theirs)
+    assert [str(name) for name in found["images"].ravel()] == [
+        name.item() for name in expected["images"].ravel()
+    ]
+
+
+def test_packed_to_burst(tmp_path):
+    bomb = zlib.compress(bytes(2**27))
+    header = b"MATLAB 5.0".ljust(124) + struct.pack("<H2s2I", 0x100, b"IM", 15, len(bomb))
+    (tmp_path / "x.mat").write_bytes(header + bomb)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ProposalError, match="unpacks to far more"):
+            read_mat(tmp_path / "x.mat")
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()

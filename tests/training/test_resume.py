@@ -1,7 +1,6 @@
 """Killed or stopped at any moment, a run goes on and ends as if nothing had happened, bit for bit."""
 
 import json
-import random
 import re
 import signal
 
@@ -110,20 +109,3 @@ def test_a_workdir_of_another_config_is_refused_and_named(uninterrupted, overrid
     assert status == 1
     assert "holds a run of another config. seed: 0 there, 3 now" in output
     assert "Traceback" not in output
-
-
-@pytest.mark.slow
-def test_sigkill_at_twenty_random_moments(uninterrupted, overrides, tmp_path):
-    """Within start-up, steps, checkpoint writing and validation, wherever it hits."""
-    import time
-
-    rng = random.Random(0)
-    workdir = tmp_path / "run"
-    for _ in range(20):
-        process = processes.start(workdir, *overrides)
-        time.sleep(rng.uniform(4, 14))
-        if process.poll() is None:
-            process.kill()
-        processes.finish(process)
-    processes.run(workdir, *overrides)
-    processes.assert_same_end(uninterrupted, workdir)

@@ -12,7 +12,7 @@ from tests.faults.readers.json_documents import changed_documents
 TOKENS = (b"\xff\xd8\xff", b"\xff\xc0", b"\xff\xc2", b"\xff\xd9", b"IHDR", b"IDAT", b"IEND", b"VP8X", b"VP8L")
 
 
-def _png(width: int, height: int, data: bytes = b"\0") -> bytes:
+def png(width: int, height: int, data: bytes = b"\0") -> bytes:
     """A PNG that claims these sides."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
@@ -40,7 +40,7 @@ def good_pictures(folder: Path) -> list[bytes]:
     files += [
         encoded(small.convert(mode), kind) for mode, kind in (("CMYK", "JPEG"), ("L", "PNG"), ("P", "PNG"))
     ]
-    return [*files, _png(65_000, 65_000), _png(1, 60_000), _png(8_000, 8_000), b"", b"hello"]
+    return [*files, png(65_000, 65_000), png(1, 60_000), png(8_000, 8_000), b"", b"hello"]
 
 
 def made_headers(seeds):
@@ -51,7 +51,7 @@ def made_headers(seeds):
         0, 2**32 - 1
     )
     numbers = st.tuples(sides, sides)
-    png = numbers.map(lambda n: _png(*n))
+    png = numbers.map(lambda n: png(*n))
     bmp = st.builds(
         lambda n, bits, rest: (
             b"BM" + bytes(12) + b"\x36\0\0\0\x28\0\0\0" + struct.pack("<2IHH", *n, 1, bits) + rest
