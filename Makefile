@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DEMO_DIR ?= .demo
 JOBS ?= 2
 
-.PHONY: setup demo test test-slow test-beam lint format clean
+.PHONY: setup demo test test-slow test-beam bench lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make test       set up, then run the tests"
 	@echo "make test-slow  the longer checks"
 	@echo "make test-beam  extraction on Apache Beam, in an environment of its own"
+	@echo "make bench      measure speed against what else one would run, and print the table"
 	@echo "make lint       style checks;  make format  mend what can be mended"
 
 $(BIN)/python:
@@ -48,6 +49,9 @@ $(BEAM_VENV)/.ready: setup.py
 
 test-beam: $(BEAM_VENV)/.ready
 	$(BEAM_VENV)/bin/python -m pytest tests/extraction
+
+bench: $(VENV)/.test-ready
+	$(BIN)/python -m benchmarks
 
 lint: $(VENV)/.test-ready
 	$(BIN)/ruff check .

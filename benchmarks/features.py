@@ -1,6 +1,6 @@
 """Features of images in each form that a model comes in, against eager PyTorch, by batch size.
 
-    python -m benchmarks.features [--batch=32]
+    python -m benchmarks.features [--batch=32] [--forms=FOLDER]
 
 AlexNet at 224 up to its 4096 features, two threads, normalised float32 images in, NumPy arrays out. Every
 form was compared with the Keras model when it was exported, before it is timed here.
@@ -88,8 +88,8 @@ def measure_batch(folder: Path, batch: int) -> list[Row]:
             "ONNX, folded, int8": functools.partial(extractor, folded / "model.int8.onnx", batch),
         },
         steps=STEPS.get(batch, 1),
-        warm=3,
-        limit_seconds=70,
+        warm=2,
+        limit_seconds=90,
     )
     theirs = found.pop("PyTorch")
     for name in EXACT:
@@ -118,15 +118,23 @@ def measure_batch(folder: Path, batch: int) -> list[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=0, help="1 or 32; by default both")
-    batch = parser.parse_args().batch
-    with tempfile.TemporaryDirectory() as folder:
-        exporting = multiprocessing.get_context("spawn").Process(target=export, args=(Path(folder),))
-        exporting.start()
-        exporting.join(timeout=280)
-        if exporting.exitcode != 0:
-            raise SystemExit("The export failed; its error is above")
-        for size in (batch,) if batch else STEPS:
-            save(f"features-{size}", measure_batch(Path(folder), size))
+    parser.add_argument("--forms", help="folder to keep the exports in; one that has them is used as it is")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(arguments.forms or temporary)
+        if not (folder / "folded").exists():
+            _export_elsewhere(folder)
+        for size in (arguments.batch,) if arguments.batch else STEPS:
+            save(f"features-{size}", measure_batch(folder, size))
+
+
+def _export_elsewhere(folder: Path) -> None:
+    """In a process of its own, so that this one stays small."""
+    exporting = multiprocessing.get_context("spawn").Process(target=export, args=(folder,))
+    exporting.start()
+    exporting.join(timeout=600)
+    if exporting.exitcode != 0:
+        raise SystemExit("The export failed; its error is above")
 
 
 if __name__ == "__main__":
