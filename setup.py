@@ -31,7 +31,8 @@ CORE = [
     "tqdm>=4.66,<5",
 ]
 EXTRAS = {
-    "detection": ["opencv-contrib-python-headless>=4.14,<5"],  # selective search is in "contrib"
+    # selective search is in "contrib"
+    "detection": ["opencv-contrib-python-headless>=4.14,<5", "pycocotools>=2.0.11,<3"],
     "parquet": ["pyarrow>=18,<27"],
     "jax": ["jax>=0.10,<0.11"],
     "onnx": ["onnx>=1.20,<2", "onnxruntime>=1.23,<2", "tf2onnx>=1.17,<2"],

@@ -11,21 +11,26 @@ from pathlib import Path
 import numpy as np
 
 from rfd_tf.evaluation.results import EVALUATIONS_FOLDER, RESULT_FILE, load_result
+from rfd_tf.evaluation.tables import headline
 
 
-def top1(run: Path, evaluation: str) -> dict[str, float]:
-    """Top-1 in % by classifier; empty where the run was not evaluated so."""
+def first_figure(run: Path, evaluation: str) -> dict[str, float]:
+    """Top-1 (11-point mAP of multi-label protocols) in % by classifier; empty where there is none."""
     path = run / EVALUATIONS_FOLDER / evaluation / RESULT_FILE
     if not path.exists():
         return {}
-    return {name: 100 * figures.top1 for name, figures in load_result(path).figures.items()}
+    found = load_result(path).figures.items()
+    return {name: 100 * next(iter(headline(figures).values())) for name, figures in found}
 
 
 def table(runs: list[Path], protocols: list[str]) -> str:
-    lines = ["| top-1 in % | trained | untrained control | gain | least gain |", "|---|---:|---:|---:|---:|"]
+    lines = [
+        "| top-1 or mAP in % | trained | untrained control | gain | least gain |",
+        "|---|---:|---:|---:|---:|",
+    ]
     for protocol in protocols:
-        trained = [top1(run, protocol) for run in runs]
-        control = [top1(run, f"{protocol}-control") for run in runs]
+        trained = [first_figure(run, protocol) for run in runs]
+        control = [first_figure(run, f"{protocol}-control") for run in runs]
         for name in trained[0]:
             if not all(name in found for found in (*trained, *control)):
                 continue

@@ -9,6 +9,17 @@ from typing import BinaryIO
 
 
 @contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """Within, an OSError that tells of no file tells of `path`: of a full disk one learns without a name."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from error
+
+
+@contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary path beside `path`, with its endings, to write a file at.
 
@@ -19,8 +30,9 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     temporary = _temporary(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with naming(path):
+            yield temporary
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

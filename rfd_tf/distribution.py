@@ -140,7 +140,7 @@ def gather_over_replicas(rows):
 
 @contextlib.contextmanager
 def keras_workarounds(strategy):
-    """Lets `model.fit` run under MultiWorkerMirroredStrategy; does nothing under other strategies.
+    """Lets `model.fit` run on several replicas and workers; does nothing under other strategies.
 
     The model and its optimizer must have been built under the strategy's scope. `tests/distribution` has a
     test of each work-around that fails as soon as Keras no longer needs it.
@@ -148,15 +148,18 @@ def keras_workarounds(strategy):
     import tensorflow as tf
 
     with contextlib.ExitStack() as stack:
-        if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        if strategy.num_replicas_in_sync > 1:
             stack.enter_context(_no_symbolic_build())
+        if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
             stack.enter_context(_scalar_logs_averaged())
         yield
 
 
 @contextlib.contextmanager
 def _no_symbolic_build():
-    """Keras 3.15 calls `convert_to_tensor` on a distributed batch: "Attempt to convert a value (PerReplica".
+    """Keras 3.15 takes the mean of the replicas' batches, which may differ in shape ("Inputs to operation
+    AddN [...] must have the same size and shape"), and on several workers calls `convert_to_tensor` on them
+    ("Attempt to convert a value (PerReplica").
 
     All that the method would do is to build a model, which is built already.
     """

@@ -39,11 +39,12 @@ def check_encoded(
     return _check(io.BytesIO(data), max_pixels, max_aspect)
 
 
-def encoded_size(data: bytes) -> tuple[int, int]:
-    """(width, height) of an encoded picture that `check_encoded` passes; ValueError says why it does not."""
+def encoded_size(data: bytes | str | os.PathLike) -> tuple[int, int]:
+    """(width, height) of a picture, as of `check_encoded`; ValueError where that has something to say."""
     if problem := check_encoded(data):
         raise ValueError(problem)
-    width, height, _ = _size_and_mode(io.BytesIO(data), data[:30])
+    with io.BytesIO(data) if isinstance(data, bytes) else open(data, "rb") as file:
+        width, height, _ = _size_and_mode(file, file.read(30))
     return width, height
 
 

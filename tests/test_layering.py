@@ -22,14 +22,14 @@ LAYERS = {
     "rfd_tf.extractors": 3,
     "zoo": 3,
     "rfd_tf.training": 4,
-    "rfd_tf.detection": 6,
     "rfd_tf.evaluation": 5,
-    "rfd_tf.export": 5,
     "rfd_tf.extraction": 5,
+    "rfd_tf.detection": 6,
     "rfd_tf.report": 6,
     "rfd_tf.sweeps": 6,
-    "rfd_tf.commands": 7,
-    "rfd_tf.cli": 8,
+    "rfd_tf.export": 7,
+    "rfd_tf.commands": 8,
+    "rfd_tf.cli": 9,
     "configs": 0,
 }
 

@@ -54,6 +54,8 @@ def _layers(net) -> dict[str, LayerBlobs]:
     for layer in [*net.layers, *net.layer]:
         if not layer.blobs:
             continue
+        if not isinstance(layer.name, str):  # protobuf gives bytes where they are no text
+            raise FormatError(f"has a layer of the name {layer.name!r:.80}, which is no UTF-8")
         if layer.name in found:
             raise FormatError(f"has two layers with weights named {layer.name!r}")
         kind = layer.type if isinstance(layer.type, str) else _V1_TYPES.get(layer.type, f"V1 {layer.type}")

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from rfd_tf.image_header import check_encoded
 from zoo.errors import ZooError
 from zoo.preprocessing import Preprocessing
 
@@ -43,14 +44,20 @@ def _spread(items, count: int) -> list:
 
 
 def _from_array(path: Path, count: int) -> list[Image.Image]:
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")  # an array of plain numbers, as long as it says
+    except Exception as error:  # NumPy's reader of headers raises whatever the bytes lead it to
+        raise ZooError(f"{path}: is no .npy file that can be read ({error})") from error
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3:
         raise ZooError(f"{path}: must be uint8 [N, H, W, 3]. Received: {array.dtype} {array.shape}")
     return [Image.fromarray(image) for image in _spread(array, count)]
 
 
 def _open(path: Path) -> Image.Image:
+    reason = check_encoded(path)
     try:
-        return Image.open(path).convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise ZooError(f"{path}: cannot be read as a picture ({error})") from error
+        if not reason:
+            return Image.open(path).convert("RGB")
+    except Exception as error:  # PIL's decoders raise whatever damaged bytes lead to
+        reason = str(error)
+    raise ZooError(f"{path}: cannot be read as a picture ({reason})")

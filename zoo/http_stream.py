@@ -14,6 +14,8 @@ from zoo.network import Network
 
 MAX_BYTES = 16 << 30
 _PIECE = 1 << 16
+_LENGTH = re.compile(r"[0-9]{1,18}")
+_RANGE = re.compile(r"bytes [0-9]{1,18}-[0-9]{1,18}/([0-9]{1,18})")
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -58,8 +60,12 @@ def stream_to(
             total = _total(response, offset, size)
             _check_space(part, total, offset)
             _write(part, response, offset, total, decryptor(offset) if decryptor else None, network)
+    except DownloadError:
+        raise
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         raise TransientDownloadError(f"the connection broke ({type(error).__name__})") from error
+    except ValueError as error:  # what `requests` lets through of a malformed address or redirection
+        raise DownloadError(f"the server's answer is not understood ({error})") from error
 
 
 def _checked_offset(response: requests.Response, url: str, offset: int, part: Path) -> int:
@@ -96,9 +102,9 @@ def _note_validator(response: requests.Response, file: Path | None) -> None:
 
 def _total(response: requests.Response, offset: int, size: int | None) -> int | None:
     """The content's whole size, if anyone says it, and as everyone says it."""
-    match = re.fullmatch(r"bytes \d+-\d+/(\d+)", response.headers.get("Content-Range", ""))
-    length = response.headers.get("Content-Length", "")
-    announced = int(match[1]) if match else offset + int(length) if length.isdigit() else None
+    match = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    length = _LENGTH.fullmatch(response.headers.get("Content-Length", ""))
+    announced = int(match[1]) if match else offset + int(length[0]) if length else None
     if None not in (size, announced) and size != announced:
         raise DownloadError(f"the server offers {announced} bytes where {size} were promised")
     total = announced if size is None else size

@@ -6,6 +6,7 @@ import keras
 
 import rfd_tf.models  # noqa: F401  registers our layers
 from rfd_tf.atomic import atomic_path
+from rfd_tf.models import keras_file
 from zoo.errors import FormatError
 
 
@@ -18,10 +19,9 @@ def read_keras(path: str | Path) -> keras.Model:
     if not Path(path).is_file():
         raise FormatError(f"{path}: there is no such file")
     try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises whatever its parts raise
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise FormatError(f"{path}: Keras cannot read it ({reason})") from error
+        return keras_file.read_keras(Path(path))
+    except ValueError as error:
+        raise FormatError(str(error)) from error
 
 
 def write_keras(model: keras.Model, path: str | Path) -> None:

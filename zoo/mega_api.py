@@ -4,11 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import requests
+import urllib3
 
+from rfd_tf.json_text import parse_json
 from zoo.errors import DownloadError, TransientDownloadError
 from zoo.mega_link import MegaLink
 from zoo.network import Network
 
+_MAX_ANSWER = 1 << 20
 _TRANSIENT = {
     -3: "MEGA asks to try again later",
     -4: "MEGA limits the rate of requests",
@@ -41,20 +44,29 @@ def locate(link: MegaLink, network: Network) -> MegaFile:
         DownloadError: if not; the message says in plain words why.
     """
     question = [{"a": "g", "g": 1, "p": link.handle}]
-    try:
-        answer = requests.post(network.mega_api, params={"id": 1}, json=question, timeout=network.timeout)
-    except requests.RequestException as error:
-        raise TransientDownloadError(f"MEGA does not answer ({type(error).__name__})") from error
-    if answer.status_code in (429, 500, 502, 503, 504):
-        raise TransientDownloadError(f"MEGA answers HTTP {answer.status_code}")
-    if answer.status_code == 509:
+    status, answer = _ask(question, network)
+    if status in (429, 500, 502, 503, 504):
+        raise TransientDownloadError(f"MEGA answers HTTP {status}")
+    if status == 509:
         raise DownloadError(QUOTA)
-    if answer.status_code != 200:
-        raise DownloadError(f"MEGA answers HTTP {answer.status_code}")
+    if status != 200:
+        raise DownloadError(f"MEGA answers HTTP {status}")
     try:
-        return _file(answer.json())
-    except requests.JSONDecodeError as error:
-        raise DownloadError(f"MEGA's answer is not understood: {answer.text[:80]!r}") from error
+        content = parse_json(answer)
+    except ValueError as error:
+        shown = answer[:80].decode(errors="replace")
+        raise DownloadError(f"MEGA's answer is not understood: {shown!r}") from error
+    return _file(content)
+
+
+def _ask(question: list, network: Network) -> tuple[int, bytes]:
+    """Status and content of the answer, of which no more is read than the question can need."""
+    address, options = network.mega_api, {"params": {"id": 1}, "json": question, "timeout": network.timeout}
+    try:
+        with requests.post(address, stream=True, **options) as answer:
+            return answer.status_code, answer.raw.read(_MAX_ANSWER, decode_content=True)
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        raise TransientDownloadError(f"MEGA does not answer ({type(error).__name__})") from error
 
 
 def _file(answer: Any) -> MegaFile:

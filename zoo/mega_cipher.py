@@ -1,11 +1,11 @@
 """MEGA's encryption: AES-CTR content with a chained CBC-MAC, AES-CBC attributes."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from rfd_tf.json_text import parse_json
 from zoo.errors import DownloadError
 from zoo.mega_link import MegaLink, decode_base64
 
@@ -32,7 +32,7 @@ def file_name(link: MegaLink, attributes: str) -> str:
     try:
         if not plain.startswith(b"MEGA{"):
             raise ValueError("no MEGA header")
-        return str(json.loads(plain[4:].rstrip(b"\0"))["n"])
+        return str(parse_json(plain[4:].rstrip(b"\0"))["n"])
     except (ValueError, KeyError, TypeError) as error:
         raise DownloadError(
             f"The key in the MEGA link does not fit its file {link.handle!r}: check the link"

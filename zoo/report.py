@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rfd_tf.atomic import atomic_path
+from rfd_tf.json_text import parse_json
 from zoo.verification import Difference
 
 _PACKAGES = ("rfd_tf", "keras", "tensorflow", "numpy", "torch", "protobuf", "h5py")
@@ -78,9 +79,9 @@ class Report:
 def recorded_counters(path: str | Path) -> dict[str, int]:
     """The counters in the report beside a converted file; empty without a readable report."""
     try:
-        counters = json.loads(report_path(path).read_text(encoding="utf-8"))["counters"]
+        counters = parse_json(report_path(path).read_text(encoding="utf-8"))["counters"]
         return {str(key): int(value) for key, value in counters.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return {}
 
 

@@ -162,6 +162,8 @@ class SafePickle:
 
     def _op_stack_global(self, _):
         name, module = self._pop(), self._pop()
+        if not isinstance(name, str) or not isinstance(module, str):  # a nested tuple takes for ever to print
+            raise FormatError("The pickle asks for a name that is no text: refused")
         self._push_known(f"{module}.{name}")
 
     def _push_known(self, name: str) -> None:

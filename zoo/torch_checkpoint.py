@@ -79,7 +79,9 @@ def _read_legacy(file: BinaryIO) -> Any:
         raise FormatError("was not written by a little-endian machine")
     content = _unpickle(file, table)
     keys = _unpickle(file)
-    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(table.storages):
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise FormatError("its list of storages is no list of names")
+    if sorted(keys) != sorted(table.storages):
         raise FormatError("its list of storages is not the one that its tensors need")
     return _fill(content, _map_storages(file, keys, table))
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import h5py
 import keras
 
+from rfd_tf.atomic import naming
+
 _STEP_NAME = re.compile(r"step-(\d{10})")
 
 
@@ -86,11 +88,14 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             return final
         partial = self.directory / f"partial-{os.getpid()}"
         partial.mkdir(parents=True, exist_ok=True)
-        with h5py.File(partial / "state.h5", "w") as file:
-            for name, variables in self._groups(self.model).items():
-                _write(file.create_group(name), variables)
-        _flush_to_disk(partial / "state.h5")
-        partial.rename(final)
+        try:
+            with naming(final), h5py.File(partial / "state.h5", "w") as file:
+                for name, variables in self._groups(self.model).items():
+                    _write(file.create_group(name), variables)
+            _flush_to_disk(partial / "state.h5")
+            partial.rename(final)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the room
         _flush_to_disk(self.directory)
         oldest_kept = self.steps()[-self.keep :][0]
         self.discard(lambda saved: saved < oldest_kept)
@@ -105,6 +110,14 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     def restore(self, model: keras.Model, step: int) -> None:
         """Set `model` and its optimizer to the state after `step`; its running metrics once `fit` begins."""
         path = self._folder(step) / "state.h5"
+        try:
+            self._restore(model, path, self.mid_epoch(step))
+        except (OSError, KeyError, RuntimeError, TypeError, AttributeError) as error:  # of h5py
+            raise ValueError(
+                f"{path} is damaged ({error}). Delete its folder to go on from before"
+            ) from error
+
+    def _restore(self, model: keras.Model, path: Path, with_metrics: bool) -> None:
         with h5py.File(path, "r") as file:
             groups = self._groups(model)
             del groups["metrics"]  # many metrics make their variables in the first step only
@@ -113,7 +126,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             for name, variables in groups.items():
                 for variable, value in zip(variables, _values(file[name]), strict=True):
                     variable.assign(value)
-            if self.mid_epoch(step):
+            if with_metrics:
                 self._metrics_to_restore = list(_values(file["metrics"]))
 
     def clean(self) -> None:

@@ -8,7 +8,12 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 # command -> (folder below `configs`, a field that only its configs have)
-_KINDS = {"train": ("", "init"), "evaluate": ("evaluation", "pool_sizes"), "sweep": ("sweeps", "variants")}
+_KINDS = {
+    "train": ("", "init"),
+    "evaluate": ("evaluation", "pool_sizes"),
+    "detect": ("detection", "proposals"),
+    "sweep": ("sweeps", "variants"),
+}
 
 
 def packaged_configs(command: str) -> dict[str, Path]:

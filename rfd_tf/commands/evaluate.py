@@ -1,12 +1,13 @@
 """`rfd evaluate`: measure a model's features by one of the field's protocols."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from absl import flags
 
 from rfd_tf.commands import command_line, config_flag
-from rfd_tf.commands.models import MODEL_HELP, open_model
+from rfd_tf.commands.models import MODEL_HELP, open_control, open_model
 from rfd_tf.evaluation.protocols import PROTOCOLS
 from rfd_tf.shell import shell_join
 
@@ -44,22 +45,13 @@ def main(argv: list[str] | None = None) -> int:
         problem = "--workdir is needed, unless --model is the folder of a run"
         return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)
     command = f"rfd evaluate {shell_join(given[1:])}"
-    opened = _opener(model.value, config.value, control.value)
+    opened = partial(_opened, model.value, config.value, control.value)
     return _evaluate(argv[0], opened, protocol.value, config.value, folder, command)
 
 
-def _opener(model: str, config, control: bool):
-    """A function that opens what is to be measured."""
-
-    def opened():
-        maps = _feature_maps(config)
-        if not control:
-            return open_model(model, maps)
-        from rfd_tf.evaluation.control import open_control
-
-        return open_control(Path(model), maps)
-
-    return opened
+def _opened(model: str, config, control: bool):
+    """What is to be measured."""
+    return (open_control if control else open_model)(model, _feature_maps(config))
 
 
 def _evaluate(program: str, opened, protocol: str, config, workdir, command: str) -> int:

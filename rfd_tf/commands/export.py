@@ -1,4 +1,4 @@
-"""`rfd export`: a model as SavedModel, ONNX and `.keras`, proven equal."""
+"""`rfd export`: a model or a detector as SavedModel, ONNX and `.keras`, proven equal."""
 
 import signal
 import sys
@@ -13,7 +13,10 @@ USAGE = """rfd export --model=MODEL --out=DIR [flags]
 
 Writes DIR/saved_model/1, DIR/model.onnx and DIR/model.keras, compares each with the model on real pictures,
 and leaves nothing if one of them computes something else. DIR/parity.json keeps the figures.
+
+Of a detector (a run of rfd detect, or its detector.keras) DIR/saved_model/1 and DIR/detector.keras.
 """
+_NOT_FOR_DETECTORS = ("features", "input", "fold_batch_norm", "onnx_precision")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,7 +39,8 @@ def _define_flags() -> flags.FlagValues:
     define = {"flag_values": values}
     flags.DEFINE_string("model", None, KERAS_MODEL_HELP, **define)
     flags.DEFINE_string("out", None, "the export's folder", **define)
-    flags.DEFINE_list("formats", "saved_model,onnx,keras", "what to write", **define)
+    formats = "what to write, of saved_model, onnx, keras; by default all, of a detector all but onnx"
+    flags.DEFINE_list("formats", None, formats, **define)
     flags.DEFINE_list("features", "", "feature maps to give besides, such as conv1,conv5; or all", **define)
     flags.DEFINE_string("input", "normalized", "of SavedModel and ONNX: normalized or uint8 pixels", **define)
     flags.DEFINE_bool(
@@ -52,14 +56,43 @@ def _define_flags() -> flags.FlagValues:
 
 
 def _export(given: flags.FlagValues) -> None:
+    from rfd_tf.detection.detector import is_detector
+
+    if is_detector(given.model):
+        _export_detector(given)
+    else:
+        _export_model(given)
+    print(f"\nExported: {given.out}")
+
+
+def _export_detector(given: flags.FlagValues) -> None:
+    from rfd_tf.detection.detector import open_detector
+    from rfd_tf.export.detection_examples import searched_examples
+    from rfd_tf.export.export_detector import DETECTOR_FORMATS, export_detector
+    from rfd_tf.export.export_options import ExportOptions
+
+    if changed := [name for name in _NOT_FOR_DETECTORS if not given[name].using_default_value]:
+        raise ValueError(f"--{changed[0]} is not for detectors, which {given.model} is one of")
+    options = ExportOptions(
+        formats=DETECTOR_FORMATS if given.formats is None else tuple(given.formats),
+        version=given.version,
+        overwrite=given.overwrite,
+        serving=given.serving,
+    )
+    pictures = _pictures(given.model, given.images, given.num_images)
+    detector, examples = open_detector(given.model), searched_examples(pictures)
+    parities = export_detector(detector, given.out, options, examples, source=given.model)
+    _print_parities(detector.name, pictures, parities)
+
+
+def _export_model(given: flags.FlagValues) -> None:
     import zoo
     from rfd_tf.export.export_model import export_model
-    from rfd_tf.export.export_options import ExportOptions
-    from rfd_tf.export.parity import parity_table
+    from rfd_tf.export.export_options import FORMATS, ExportOptions
     from rfd_tf.extractors import KerasExtractor
 
     options = ExportOptions(
-        formats=tuple(given.formats),
+        formats=FORMATS if given.formats is None else tuple(given.formats),
         input=given.input,
         onnx_precisions=tuple(given.onnx_precision),
         version=given.version,
@@ -75,9 +108,14 @@ def _export(given: flags.FlagValues) -> None:
     pictures = _pictures(given.model, given.images, given.num_images)
     fold = zoo.fold_batch_norm if given.fold_batch_norm else None
     parities = export_model(extractor, given.out, options, pictures, fold)
-    print(f"{extractor.info.name}, compared on {len(pictures)} pictures, {pictures[0][0]} and on:")
+    _print_parities(extractor.info.name, pictures, parities)
+
+
+def _print_parities(name: str, pictures, parities) -> None:
+    from rfd_tf.export.parity import parity_table
+
+    print(f"{name}, compared on {len(pictures)} pictures, {pictures[0][0]} and on:")
     print(parity_table(parities))
-    print(f"\nExported: {given.out}")
 
 
 def _pictures(model: str, images: str | None, count: int):

@@ -1,6 +1,7 @@
 """`--model` of the commands: a location, `zoo:NAME`, or `zoo:NAME=FILE`."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 KERAS_MODEL_HELP = (
     "a run's folder, a .keras file, zoo:NAME, zoo:NAME=FILE with the weights in a file of yours"
@@ -21,6 +22,13 @@ def open_model(location: str, feature_maps: Sequence[str] | None = None, **servi
     if location.startswith(_ZOO):
         return _open_zoo(location, feature_maps)
     return open_extractor(location, feature_maps, **serving_options)
+
+
+def open_control(location: str, feature_maps: Sequence[str] | None = None):
+    """The untrained control of the run at `location`."""
+    from rfd_tf.evaluation import control
+
+    return control.open_control(Path(location), feature_maps)
 
 
 def initialize(init: str, backbone) -> None:

@@ -14,9 +14,10 @@ from rfd_tf.data.open_voc import VOC_SOURCES, VocSource, open_voc
 from rfd_tf.data.pipeline import evaluation_dataset, training_dataset
 from rfd_tf.data.places205 import places205
 from rfd_tf.data.preprocessing import Preprocessing
+from rfd_tf.data.random_crops import random_crops_dataset
 from rfd_tf.data.rotation_probabilities import load_rotation_probabilities, save_rotation_probabilities
 from rfd_tf.data.schedule import steps_per_epoch, training_indices
-from rfd_tf.data.source import Source
+from rfd_tf.data.source import Source, host_constant
 from rfd_tf.data.subset import Subset
 from rfd_tf.data.tfds_source import TfdsSource
 from rfd_tf.data.voc import VOC_CLASSES, VocDevkit, VocError
@@ -47,6 +48,7 @@ __all__ = [
     "evaluation_dataset",
     "find_bad_images",
     "first_bad_image",
+    "host_constant",
     "load_npz",
     "load_rotation_probabilities",
     "localized_rotation",
@@ -54,6 +56,7 @@ __all__ = [
     "open_source",
     "open_voc",
     "places205",
+    "random_crops_dataset",
     "save_rotation_probabilities",
     "steps_per_epoch",
     "training_dataset",

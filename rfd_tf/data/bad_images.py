@@ -17,6 +17,7 @@ from rfd_tf.data.augmentation import decode
 from rfd_tf.data.progress import logged
 from rfd_tf.data.source import Source, host_constant
 from rfd_tf.data.subset import checked_rows
+from rfd_tf.json_text import fits, parse_json
 
 LISTED = 20  # bad pictures named in the log
 
@@ -113,10 +114,12 @@ def _cached_bad_images(source: Source, cache_file: str | os.PathLike | None) -> 
     if cache_file is None:
         return find_bad_images(source)
     listing = _listing_hash(source)
-    with contextlib.suppress(FileNotFoundError, ValueError, KeyError):  # absent or damaged: made anew
-        cached = json.loads(Path(cache_file).read_text(encoding="utf-8"))
-        if cached["listing"] == listing:
-            return {index: reason for index, _, reason in cached["bad"]}
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # absent or damaged
+        cached = parse_json(Path(cache_file).read_text(encoding="utf-8"))
+        bad = {index: reason for index, _, reason in cached["bad"]} if fits(cached, dict) else {}
+        known = fits(list(bad), list[int]) and all(0 <= index < len(source) for index in bad)
+        if known and cached["listing"] == listing:
+            return bad
     bad = find_bad_images(source)
     rows = [[index, source.describe(index), reason] for index, reason in bad.items()]
     with atomic_file(cache_file) as file:

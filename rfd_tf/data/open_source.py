@@ -8,11 +8,12 @@ from rfd_tf.data.digits import digits
 from rfd_tf.data.flat_folder import FlatFolder
 from rfd_tf.data.image_folder import ImageFolder
 from rfd_tf.data.image_list import ImageList
+from rfd_tf.data.open_voc import VOC_SOURCES, open_voc
 from rfd_tf.data.places205 import places205
 from rfd_tf.data.source import Source
 from rfd_tf.data.tfds_source import TfdsSource
 
-KINDS = ("image_folder", "flat_folder", "image_list", "places205", "npz", "tfds", "digits")
+KINDS = ("image_folder", "flat_folder", "image_list", "places205", "npz", "tfds", "digits", *VOC_SOURCES)
 
 
 def open_source(kind: str, root: str | os.PathLike = "", split: str = "train", **options) -> Source:
@@ -29,6 +30,7 @@ def open_source(kind: str, root: str | os.PathLike = "", split: str = "train", *
             `"npz"`: `root` is the file; `images_key` is `SPLIT_images` by default, `labels_key`
                 `SPLIT_labels`; options of `load_npz`;
             `"tfds"`: `root` is TFDS's data_dir; the option `name` is the builder; options of `TfdsSource`;
+            `"voc_devkit"`, `"voc_tfds"`: as of `open_voc`, with the option `year`;
             `"digits"`: scikit-learn's scans, no `root`.
         root: see `kind`.
         split: which part of the data.
@@ -44,6 +46,8 @@ def open_source(kind: str, root: str | os.PathLike = "", split: str = "train", *
         raise ValueError(f"`kind` must be one of {', '.join(KINDS)}. Received: kind={kind!r}")
     if kind == "digits":
         return digits(split, **options)
+    if kind in VOC_SOURCES:
+        return open_voc(kind, root, split, **options)
     if kind == "tfds":
         if "name" not in options:
             raise ValueError('kind="tfds" needs the builder\'s `name`, such as name="imagenet2012"')

@@ -13,7 +13,8 @@ import tensorflow as tf
 from rfd_tf.data.source import host_constant
 from rfd_tf.data.subset import checked_rows
 
-ORDER, AUGMENTATION, NEGATIVES, SAMPLING, LOCALIZED_ROTATION = range(5)  # independent random streams
+# Independent random streams.
+ORDER, AUGMENTATION, NEGATIVES, SAMPLING, LOCALIZED_ROTATION, TEST_CROPS = range(6)
 
 
 def steps_per_epoch(num_valid: int, batch_size: int) -> int:

@@ -6,13 +6,12 @@ import keras
 from keras import layers
 from ml_collections import ConfigDict
 
-from rfd_tf.models import FastRCNN
+from rfd_tf.models import FastRCNN, dense_weights
 from rfd_tf.models.any_size import any_size
 from rfd_tf.optimizers import CoupledSGD
 from rfd_tf.training import assembly
 
 Fold = Callable[[keras.Model], keras.Model]
-DENSE = ("fc6", "fc7")
 
 
 def build_detector(
@@ -25,15 +24,14 @@ def build_detector(
         network: functional, with a dict of outputs, `detector.feature` among them. It stays as it is.
         num_classes: without the background.
         fold: folds batch norms into the layers before them, such as `zoo.fold_batch_norm`; needed where the
-            config asks for it and the network has any. The dense layers have none in a detector: those of
-            the network are folded in any case.
+            config asks for it and the network has any. (Those of fc6 and fc7 are folded in any case: a
+            detector's dense layers have none.)
 
     Raises:
         ValueError: if the network does not fit the config.
     """
     options = config.detector
-    folded = _folded(network, options, fold)
-    trunk = any_size(folded if options.fold_batch_norm else network, options.feature)
+    trunk = any_size(_folded(network, fold) if options.fold_batch_norm else network, options.feature)
     _freeze(trunk, options.frozen)
     model = FastRCNN(
         trunk,
@@ -43,8 +41,9 @@ def build_detector(
         dense_width=options.dense_width,
         dropout=options.dropout,
     )
+    _check_sides(model, config)
     if options.pretrained_dense:
-        _copy_dense(folded, model.head)
+        _copy_dense(network, model)
     return model
 
 
@@ -61,13 +60,11 @@ def build_optimizer(config: ConfigDict, model: FastRCNN) -> CoupledSGD:
     return optimizer
 
 
-def _folded(network: keras.Model, options: ConfigDict, fold: Fold | None) -> keras.Model:
-    """The network without batch norms, where that is asked for."""
-    wanted = options.fold_batch_norm or options.pretrained_dense
-    if not wanted or not any(isinstance(layer, layers.BatchNormalization) for layer in network.layers):
+def _folded(network: keras.Model, fold: Fold | None) -> keras.Model:
+    if not any(isinstance(layer, layers.BatchNormalization) for layer in network.layers):
         return network
     if fold is None:
-        raise ValueError("`detector.fold_batch_norm` and `detector.pretrained_dense` need a way to fold")
+        raise ValueError("`detector.fold_batch_norm` needs a function that folds")
     return fold(network)
 
 
@@ -82,18 +79,29 @@ def _freeze(trunk: keras.Model, last: str) -> None:
         layer.trainable = False
 
 
-def _copy_dense(network: keras.Model, head: keras.Model) -> None:
-    own = {layer.name: layer for layer in network.layers if isinstance(layer, layers.Dense)}
-    for name in DENSE:
-        if name not in own:
+def _check_sides(model: FastRCNN, config: ConfigDict) -> None:
+    """What pictures will be tested at is known before anything is trained."""
+    limit = model.pool.max_side * model.stride
+    for name, longest in (("longest", config.longest), ("test.longest", config.test.longest)):
+        if longest > limit:
             raise ValueError(
-                f"`detector.pretrained_dense`: {network.name!r} has no dense layer {name!r}; it has "
-                f"{', '.join(own) or 'none'}"
+                f"`{name}` must be {limit} pixels at most, which the region pooling covers: {longest}"
             )
-        shapes = [tuple(layer.kernel.shape) for layer in (own[name], head.get_layer(name))]
-        if shapes[0] != shapes[1]:
+
+
+def _copy_dense(network: keras.Model, model: FastRCNN) -> None:
+    """fc6 and fc7 of the detector begin as the network's."""
+    shape = tuple(model.head.input_shape[1:])
+    own = dense_weights(network, shape)
+    if own is None:
+        raise ValueError(
+            f"`detector.pretrained_dense`: {network.name!r} has no fc6 on a map of {shape} with fc7 behind "
+            "it; see `detector.pool_size`"
+        )
+    for name, weights in zip(("fc6", "fc7"), own, strict=True):
+        if len(weights[1]) != model.dense_width:
             raise ValueError(
-                f"`detector.pretrained_dense`: {name} of {network.name!r} is {shapes[0]}, the detector's "
-                f"{shapes[1]}; see `detector.pool_size` and `detector.dense_width`"
+                f"`detector.pretrained_dense`: {name} of {network.name!r} has {len(weights[1])} units. "
+                f"Received: detector.dense_width={model.dense_width}"
             )
-        head.get_layer(name).set_weights(own[name].get_weights())
+        model.head.get_layer(name).set_weights(weights)

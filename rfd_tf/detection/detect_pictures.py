@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from rfd_tf.atomic import atomic_file
 from rfd_tf.detection.detect import Detections
 from rfd_tf.detection.detector import Detector
+from rfd_tf.progress_bar import progress_bar
 from rfd_tf.stop_signals import Stopped, StopSignals
 
 
@@ -43,7 +43,7 @@ def detect_pictures(
     """
     files = {name: Path(folder, f"{name}.npz") for name in names}
     done = sum(file.exists() for file in files.values())
-    with StopSignals() as signals, tqdm(total=len(files), initial=done, desc="Detecting", unit="img") as bar:
+    with StopSignals() as signals, progress_bar("Detecting", len(files), done=done) as bar:
         for index, file in enumerate(files.values()):
             if file.exists():
                 continue

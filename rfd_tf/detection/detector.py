@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from rfd_tf.detection.detect import DetectionOptions, Detections, detect
+from rfd_tf.json_text import parse_json
 from rfd_tf.models import FastRCNN
 from rfd_tf.models.keras_file import facts_inside, read_keras, write_keras
 from rfd_tf.precision import to_float32
@@ -101,7 +102,7 @@ class Detector:
             "class_names": list(self.class_names),
             "mean": list(self.mean),
             "std": list(self.std),
-            "options": dataclasses.asdict(self.options),
+            "options": {**dataclasses.asdict(self.options), "short_sides": list(self.options.short_sides)},
         }
 
 
@@ -112,6 +113,14 @@ def save_detector(detector: Detector, path: str | os.PathLike) -> None:
         model = FastRCNN.from_config(model.get_config())
         model.set_weights(detector.model.get_weights())
     write_keras(model, Path(path), _FACTS, json.dumps(detector.facts()))
+
+
+def is_detector(path: str | os.PathLike) -> bool:
+    """Whether `open_detector` would take this for a detector: by what is inside, unread."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / DETECTOR_FILE
+    return path.is_file() and facts_inside(path, _FACTS) is not None
 
 
 def open_detector(path: str | os.PathLike) -> Detector:
@@ -133,7 +142,7 @@ def open_detector(path: str | os.PathLike) -> Detector:
         raise ValueError(f"{path} is no file of a detector of ours: it has no {_FACTS} inside")
     model = read_keras(path)
     try:
-        return _detector(model, json.loads(facts))
+        return _detector(model, parse_json(facts))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: no valid description of a detector ({error})") from error
 

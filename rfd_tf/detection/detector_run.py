@@ -7,35 +7,38 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from rfd_tf import distribution
-from rfd_tf.data import Preprocessing
+from rfd_tf.data import steps_per_epoch
 from rfd_tf.detection.assembly import Fold, build_detector, build_optimizer
-from rfd_tf.detection.inputs import detection_batches
-from rfd_tf.detection.regions import Regions, delta_statistics
+from rfd_tf.detection.inputs import check_regions, check_scales, detection_batches
+from rfd_tf.detection.proposed_pictures import ProposedPictures
+from rfd_tf.detection.regions import delta_statistics, match_regions
+from rfd_tf.extractors import KerasExtractor
 from rfd_tf.models import FastRCNN
-from rfd_tf.training.resumable_run import ResumableRun
+from rfd_tf.training.resumable_run import ResumableRun, check_run_values
 from rfd_tf.training.sources import Pictures, check_same_on_all_workers, name_bad_image
 
 
-def check_detector_values(config: ConfigDict) -> None:
-    """Raise ValueError where the steps are out of range."""
+def in_epochs(config: ConfigDict) -> ConfigDict:
+    """The config with `epochs`, each of `log_steps` steps; ValueError where a field of the run is off."""
     if config.log_steps < 1 or config.steps < 1 or config.steps % config.log_steps:
         raise ValueError(
             "`steps` must be a positive multiple of `log_steps`. "
             f"Received: steps={config.steps}, log_steps={config.log_steps}"
         )
+    found = ConfigDict({**config, "epochs": config.steps // config.log_steps})
+    check_run_values(found)
+    return found
 
 
 class DetectorRun(ResumableRun):
     """Trains a `FastRCNN`. What `fit` calls an epoch is `config.log_steps` steps here.
 
     Args:
-        config: see `configs/detection/base.py`.
+        config: see `configs/detection/base.py`, with `epochs` (`in_epochs`).
         workdir: folder of this worker.
         strategy: of `distribution.create_strategy`.
-        source: the training pictures, with `annotations`.
-        regions: of each of them.
-        network: pretrained, see `build_detector`.
-        preprocessing: of the network's images.
+        pictures: to learn from.
+        extractor: of the pretrained network.
         fold: as of `build_detector`.
     """
 
@@ -44,24 +47,25 @@ class DetectorRun(ResumableRun):
         config: ConfigDict,
         workdir: Path,
         strategy,
-        source,
-        regions: list[Regions],
-        network: keras.Model,
-        preprocessing: Preprocessing,
+        pictures: ProposedPictures,
+        extractor: KerasExtractor,
         fold: Fold | None,
     ):
-        check_detector_values(config)
-        in_epochs = ConfigDict({**config, "epochs": config.steps // config.log_steps})
-        super().__init__(in_epochs, workdir, strategy, config.log_steps * config.batch_size)
-        self.pictures = Pictures(source, preprocessing, np.arange(len(source)), [])
-        self.regions = regions
-        self.network = network
+        super().__init__(config, workdir, strategy, config.log_steps * config.batch_size)
+        source = pictures.source
+        self.pictures = Pictures(source, extractor.info.preprocessing, np.arange(len(source)), [])
+        matched = zip(pictures.proposals, source.annotations, strict=True)
+        self.regions = [match_regions(proposals, annotation) for proposals, annotation in matched]
+        self._passes = math.ceil(config.steps / steps_per_epoch(len(source), config.batch_size))
+        self.extractor = extractor
         self.fold = fold
         check_same_on_all_workers(self.pictures, strategy)
+        check_regions(config.batch_size, config.regions.count, config.regions.foreground_share)
+        check_scales(config.scales, config.longest)
 
     def build_model(self, synchronized: bool) -> FastRCNN:
         num_classes = len(self.pictures.source.class_names)
-        model = build_detector(self.config, self.network, num_classes, self.fold)
+        model = build_detector(self.config, self.extractor.model, num_classes, self.fold)
         model.set_delta_statistics(*delta_statistics(self.regions, num_classes))
         # Pictures differ in size, and XLA would compile anew for each.
         model.compile(build_optimizer(self.config, model), jit_compile=False)
@@ -69,7 +73,6 @@ class DetectorRun(ResumableRun):
 
     def training_batches(self, start_step: int, epochs: int):
         config, source = self.config, self.pictures.source
-        passes = math.ceil(config.steps / max(1, len(source) // config.batch_size))
 
         def make(num_workers, worker_index, replicas_per_worker):
             return detection_batches(
@@ -77,7 +80,7 @@ class DetectorRun(ResumableRun):
                 self.regions,
                 self.pictures.preprocessing,
                 seed=config.seed,
-                epochs=passes,
+                epochs=self._passes,
                 start_step=start_step,
                 batch_size=config.batch_size,
                 num_regions=config.regions.count,

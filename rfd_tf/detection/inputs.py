@@ -60,7 +60,10 @@ def detection_batches(
     Raises:
         ValueError: on numbers out of range or another number of `regions` than pictures.
     """
-    _check(source, regions, batch_size, num_regions, foreground_share, scales, longest)
+    if len(regions) != len(source):
+        raise ValueError(f"There are {len(source)} pictures, and regions of {len(regions)}")
+    check_regions(batch_size, num_regions, foreground_share)
+    check_scales(scales, longest)
     schedule = Schedule(
         np.arange(len(source)),
         seed,
@@ -138,9 +141,8 @@ def _drawn(source, regions, index, flip, scale, seed_pair, count, foreground_sha
     return np.float32(factor), scaled_boxes(boxes, factor), labels, deltas
 
 
-def _check(source, regions, batch_size, num_regions, foreground_share, scales, longest) -> None:
-    if len(regions) != len(source):
-        raise ValueError(f"There are {len(source)} pictures, and regions of {len(regions)}")
+def check_regions(batch_size: int, num_regions: int, foreground_share: float) -> None:
+    """Raise ValueError where `detection_batches` would."""
     if num_regions < batch_size or num_regions % batch_size:
         raise ValueError(
             "`num_regions` must be a multiple of `batch_size`. "
@@ -148,5 +150,9 @@ def _check(source, regions, batch_size, num_regions, foreground_share, scales, l
         )
     if not 0 <= foreground_share <= 1:
         raise ValueError(f"`foreground_share` must be in [0, 1]. Received: {foreground_share}")
+
+
+def check_scales(scales: Sequence[int], longest: int) -> None:
+    """Raise ValueError where `detection_batches` would."""
     if not scales or min(scales) < 1 or longest < 1:
         raise ValueError(f"Sides must be positive. Received: scales={tuple(scales)}, longest={longest}")

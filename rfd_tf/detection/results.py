@@ -44,8 +44,8 @@ class DetectionFigures:
         lines = ["| class | objects | AP, 11 points | AP, area |", "|---|---:|---:|---:|"]
         columns = [self.average_precisions(rule) for rule in RULES]
         for name, curve, *values in zip(self.class_names, self.curves, *columns, strict=True):
-            lines.append(f"| {name} | {curve.num_positives} | {' | '.join(map(_percent, values))} |")
-        means = " | ".join(_percent(self.mean_average_precision(rule)) for rule in RULES)
+            lines.append(f"| {name} | {curve.num_positives} | {' | '.join(map(percent, values))} |")
+        means = " | ".join(percent(self.mean_average_precision(rule)) for rule in RULES)
         objects = sum(curve.num_positives for curve in self.curves)
         return "\n".join([*lines, f"| **mean** | {objects} | {means} |"])
 
@@ -61,9 +61,7 @@ def evaluate_detections(
     Raises:
         ValueError: if a picture has no entry in `detections`, or one of them is of no such picture.
     """
-    if detections.keys() != annotations.keys():
-        odd = min(detections.keys() ^ annotations.keys())
-        raise ValueError(f"Detections and annotations must be of the same pictures; {odd} is in one only")
+    check_same_pictures(detections, annotations)
     names = list(annotations)
     images = [name for name in names for _ in detections[name].scores]
     scores, labels, boxes = (
@@ -83,6 +81,13 @@ def evaluate_detections(
             )
         )
     return DetectionFigures(tuple(class_names), tuple(curves))
+
+
+def check_same_pictures(detections: Mapping[str, Detections], annotations: Mapping[str, Annotation]) -> None:
+    """Raises ValueError if a picture is in one of them only."""
+    if detections.keys() != annotations.keys():
+        odd = min(detections.keys() ^ annotations.keys())
+        raise ValueError(f"Detections and annotations must be of the same pictures; {odd} is in one only")
 
 
 def write_voc_results(
@@ -135,7 +140,7 @@ def _result(line: str, place: str) -> tuple:
         values = [float(value) for value in values]
     except (AttributeError, ValueError):
         raise ValueError(f"{place} must be `picture score x1 y1 x2 y2`. Received: {line[:80]!r}") from None
-    if not np.isfinite(values).all():
+    if not (np.abs(values) < np.finfo("float32").max).all():
         raise ValueError(f"{place} has a number that is not finite: {line[:80]!r}")
     return (name, *values)
 
@@ -168,5 +173,6 @@ def write_coco_results(path: str | os.PathLike, detections: Mapping[str, Detecti
     write_text(path, json.dumps(results))
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
+    """A share with one decimal; a dash for NaN."""
     return "-" if np.isnan(value) else f"{100 * value:.1f}"

@@ -1,7 +1,6 @@
 """What a run began with: the network that every figure of it is to be compared with."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +11,8 @@ from ml_collections import ConfigDict
 from rfd_tf import data
 from rfd_tf.extractors import KerasExtractor, keras_extractor
 from rfd_tf.training.assembly import build_backbone
+from rfd_tf.training.run_config import read_run_config
 from rfd_tf.training.sources import Pictures, open_run_pictures
-from rfd_tf.training.workdir import CONFIG_FILE
 
 _CALIBRATION_PASSES = 3
 
@@ -46,10 +45,9 @@ def open_control(run: Path, feature_maps: Sequence[str] | None = None) -> KerasE
 
     Raises:
         FileNotFoundError: if that is no folder of a run, or its pictures are gone.
+        ValueError: if its config cannot be read.
     """
-    if not (run / CONFIG_FILE).exists():
-        raise FileNotFoundError(f"{run} is no folder of a run: it holds no {CONFIG_FILE}")
-    config = ConfigDict(json.loads((run / CONFIG_FILE).read_text(encoding="utf-8")))
+    config = read_run_config(run)
     training, _ = open_run_pictures(config, run)
     return keras_extractor(
         untrained_control(config, training),

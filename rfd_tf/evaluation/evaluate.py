@@ -8,9 +8,9 @@ from ml_collections import ConfigDict
 
 from rfd_tf import distribution
 from rfd_tf.evaluation import circumstances
-from rfd_tf.evaluation.experiment import Experiment, open_experiment
+from rfd_tf.evaluation.experiment import CLASSES, Experiment, open_experiment
 from rfd_tf.evaluation.protocols import protocol as protocol_of
-from rfd_tf.evaluation.results import ClassifierFigures, EvaluationResult, save_result
+from rfd_tf.evaluation.results import EvaluationResult, Figures, save_result
 from rfd_tf.evaluation.stopwatch import stopwatch
 from rfd_tf.extractors import FeatureExtractor
 from rfd_tf.training.resumable_run import check_run_values, set_up_keras
@@ -45,24 +45,24 @@ def evaluate(
         ValueError, OSError: what the protocol, the model and the pictures have to say.
     """
     chosen = protocol_of(protocol)
-    return measured(protocol, chosen.load(), config, workdir, open_model, command, chosen.rotations)
+    return measured(protocol, chosen.load(), config, workdir, open_model, command, chosen.labels)
 
 
 def measured(
     name: str,
-    run: Callable[[Experiment], dict[str, ClassifierFigures]],
+    run: Callable[[Experiment], dict[str, Figures]],
     config: ConfigDict,
     workdir: str | os.PathLike,
     open_model: Callable[[], FeatureExtractor],
     command: str = "",
-    rotations: bool = False,
+    labels: str = CLASSES,
 ) -> EvaluationResult:
     """What `run` finds of a model, with the circumstances, saved; the rest as of `evaluate`.
 
     Args:
         name: of what is done.
         run: does it, and gives the figures by classifier.
-        rotations: the classes to tell apart are the four rotations.
+        labels: what is told apart, one of `experiment.LABELS`.
     """
     check_run_values(config)
     strategy = distribution.create_strategy(config.strategy, config.logical_cpus)
@@ -72,8 +72,8 @@ def measured(
     with open_model() as extractor:
         claimed = claim_of(name, config, extractor)
         check_workdir(workdir, claimed)
-        with lock_workdir(workdir), stopwatch(_seconds_file(workdir)) as seconds:
-            experiment = open_experiment(config, extractor, strategy, workdir, rotations)
+        with lock_workdir(workdir), stopwatch(seconds_file(workdir)) as seconds:
+            experiment = open_experiment(config, extractor, strategy, workdir, labels)
             claim_workdir(workdir, claimed)
             try:
                 figures = run(experiment)
@@ -96,7 +96,7 @@ def claim_of(protocol: str, config: ConfigDict, extractor: FeatureExtractor) -> 
     }
 
 
-def _seconds_file(workdir: Path) -> Path:
+def seconds_file(workdir: Path) -> Path:
     folder = workdir / CACHE_FOLDER
     folder.mkdir(exist_ok=True)
     return folder / _SECONDS_FILE
@@ -105,7 +105,7 @@ def _seconds_file(workdir: Path) -> Path:
 def _result(
     protocol: str,
     experiment: Experiment,
-    figures: dict[str, ClassifierFigures],
+    figures: dict[str, Figures],
     command: str,
     seconds: float,
 ) -> EvaluationResult:

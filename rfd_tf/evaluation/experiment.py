@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from rfd_tf.data import Preprocessing
+from rfd_tf.data import VOC_SOURCES, Preprocessing
 from rfd_tf.evaluation.label_fraction import labelled_fraction
 from rfd_tf.extractors import FeatureExtractor
 from rfd_tf.imbalance import class_counts_of
@@ -14,6 +14,7 @@ from rfd_tf.rotations import NUM_ROTATIONS
 from rfd_tf.training.sources import Pictures, open_pictures
 from rfd_tf.training.workdir import CACHE_FOLDER
 
+CLASSES, ROTATIONS, MULTI_LABEL = LABELS = ("classes", "rotations", "multi_label")
 ROTATION_NAMES = ("0 degrees", "90 degrees", "180 degrees", "270 degrees")
 
 
@@ -52,15 +53,26 @@ class Experiment:
         """int64, of the pictures at `test.valid`, in that order."""
         return self.test.source.labels[self.test.valid]
 
+    @property
+    def training_targets(self) -> np.ndarray:
+        """int8 [N, C] of 1, -1 and 0 (does not count), of the pictures at `training.valid`, in that order."""
+        return self.training.source.targets[self.training.valid]
+
+    @property
+    def test_targets(self) -> np.ndarray:
+        """int8 [M, C], of the pictures at `test.valid`, in that order."""
+        return self.test.source.targets[self.test.valid]
+
 
 def open_experiment(
-    config: ConfigDict, extractor: FeatureExtractor, strategy, workdir: Path, rotations: bool = False
+    config: ConfigDict, extractor: FeatureExtractor, strategy, workdir: Path, labels: str = CLASSES
 ) -> Experiment:
     """Open the pictures of an evaluation.
 
     Args:
         config, extractor, strategy, workdir: the experiment's.
-        rotations: the classes to tell apart are the four rotations; then pictures need no labels.
+        labels: `"classes"`: each picture's one class; `"rotations"`: the four rotations; then pictures need
+            no labels; `"multi_label"`: the classes of a source with `targets`, any number in a picture.
 
     Raises:
         ValueError: on missing labels, test classes that training does not have, or a field out of range.
@@ -78,9 +90,11 @@ def open_experiment(
     training.valid = labelled_fraction(
         training.source.labels, training.valid, config.label_fraction, config.label_seed
     )
-    if rotations:
+    if labels == ROTATIONS:
         training.valid = _evenly_chosen(training.valid, config.rotation.training_images)
         names, counts = ROTATION_NAMES, np.full(NUM_ROTATIONS, len(training.valid))
+    elif labels == MULTI_LABEL:
+        names, counts = _classes_of_targets(training, test)
     else:
         names, counts = _classes(training, test)
     return Experiment(config, extractor, strategy, workdir, training, test, names, counts)
@@ -96,8 +110,13 @@ def training_preprocessing(config: ConfigDict, prepared: Preprocessing) -> Prepr
             "The model sees whole pictures, not their centre: `preprocessing.train='random_crop'` needs a "
             "`preprocessing.resize`"
         )
+    areas = {name: wanted[name] for name in ("min_area", "max_area") if wanted.get(name)}
     return dataclasses.replace(
-        prepared, train=train, resize=wanted.resize or prepared.resize, flip=wanted.flip and prepared.flip
+        prepared,
+        train=train,
+        resize=wanted.resize or prepared.resize,
+        flip=wanted.flip and prepared.flip,
+        **areas,
     )
 
 
@@ -108,6 +127,16 @@ def _evenly_chosen(indices: np.ndarray, count: int) -> np.ndarray:
     if count == 0 or count >= len(indices):
         return indices
     return indices[np.linspace(0, len(indices) - 1, count).astype("int64")]
+
+
+def _classes_of_targets(training: Pictures, test: Pictures) -> tuple[tuple[str, ...], np.ndarray]:
+    for what, pictures in (("training", training), ("test", test)):
+        if not hasattr(pictures.source, "targets"):
+            raise ValueError(
+                f"The {what} images ({pictures.source.name}) have no multi-label targets: their `source` "
+                f"must be one of {', '.join(VOC_SOURCES)}"
+            )
+    return training.source.class_names, (training.source.targets[training.valid] == 1).sum(axis=0)
 
 
 def _classes(training: Pictures, test: Pictures) -> tuple[tuple[str, ...], np.ndarray]:

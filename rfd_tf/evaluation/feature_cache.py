@@ -5,18 +5,18 @@ import dataclasses
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from absl import logging
-from tqdm import tqdm
 
 from rfd_tf import data
 from rfd_tf.atomic import write_text
 from rfd_tf.extractors import FeatureExtractor
+from rfd_tf.json_text import fits, parse_json
+from rfd_tf.progress_bar import progress_bar
 from rfd_tf.training.sources import IMAGE_ERRORS, Pictures
 
 DTYPES = ("float32", "float16")
@@ -94,16 +94,18 @@ class _Store:
     def _rows_of_same(self) -> int:
         """Rows there of the same features; 0 if there are none, or others."""
         with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-            state = json.loads((self.folder / _STATE_FILE).read_text(encoding="utf-8"))
+            state = parse_json((self.folder / _STATE_FILE).read_text(encoding="utf-8"))
+            if not fits(state, dict) or not fits(state["key"], dict) or not fits(state["done"], int):
+                return 0
             if changed := [part for part, value in self.key.items() if state["key"].get(part) != value]:
                 logging.info("Features in %s are of another %s: made anew", self.folder, ", ".join(changed))
                 return 0
             if all(len(values) == self.rows for values in self.maps("r").values()):
-                return state["done"]
+                return min(max(state["done"], 0), self.rows)
         return 0
 
     def maps(self, mode: str) -> dict[str, np.ndarray]:
-        return {name: np.load(self._file(name), mmap_mode=mode) for name in self.names}
+        return {name: np.load(self._file(name), mmap_mode=mode, allow_pickle=False) for name in self.names}
 
     def create(self, first: dict[str, np.ndarray]) -> None:
         """Files for rows like those of the `first` batch, at full size: a full disk is an error here, and
@@ -135,7 +137,7 @@ def _fill(
 
     saved = time.monotonic()
     try:
-        with _progress_bar(store, extractor) as bar:
+        with progress_bar(f"Features of {extractor.info.name}", store.rows, done=store.done) as bar:
             for images, index in _batches(pictures, extractor, batch_size, rows):
                 outputs = _outputs(extractor, images, store, transform, pictures, index)
                 if maps is None:
@@ -151,16 +153,6 @@ def _fill(
     finally:
         if store.done:
             save()
-
-
-def _progress_bar(store: _Store, extractor: FeatureExtractor) -> tqdm:
-    return tqdm(
-        desc=f"Features of {extractor.info.name}",
-        total=store.rows,
-        initial=store.done,
-        unit="img",
-        mininterval=0.5 if sys.stderr.isatty() else 30,
-    )
 
 
 def _batches(pictures: Pictures, extractor: FeatureExtractor, batch_size: int, rows: np.ndarray):

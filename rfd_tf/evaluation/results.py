@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from rfd_tf.atomic import write_text
+from rfd_tf.json_text import fits, parse_json
 
 RESULT_FILE = "evaluation.json"
 EVALUATIONS_FOLDER = "evaluations"  # of a run's folder: one folder per evaluation
@@ -37,6 +38,25 @@ class ClassifierFigures:
 
 
 @dataclasses.dataclass(frozen=True)
+class MultiLabelFigures:
+    """How well one classifier finds classes of which an image may show several; precisions in [0, 1].
+
+    Attributes:
+        mean_average_precision: by rule (`metrics.voc_average_precision.RULES`), the mean over the classes
+            that test images show.
+        average_precision: by rule, of each class; None for a class that no test image shows.
+        extra: further figures by name, such as the spread over several samples.
+    """
+
+    mean_average_precision: dict[str, float]
+    average_precision: dict[str, list[float | None]]
+    extra: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+Figures = ClassifierFigures | MultiLabelFigures
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluationResult:
     """One protocol on one model.
 
@@ -46,7 +66,7 @@ class EvaluationResult:
         command: the command line that made this.
         figures: classifier (a feature map, a loss, ...) -> its figures.
         class_names: C names.
-        class_counts: training images of each class that were used.
+        class_counts: training images of each class that were used; an image may count for several.
         test_images: number of test images.
         settings: the whole config.
         seconds: wall-clock time, of all the runs that it took.
@@ -58,7 +78,7 @@ class EvaluationResult:
     protocol: str
     model: str
     command: str
-    figures: dict[str, ClassifierFigures]
+    figures: dict[str, Figures]
     class_names: list[str]
     class_counts: list[int]
     test_images: int
@@ -67,6 +87,11 @@ class EvaluationResult:
     machine: dict[str, str]
     versions: dict[str, str]
     date: str
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether the figures are `MultiLabelFigures`."""
+        return any(isinstance(figures, MultiLabelFigures) for figures in self.figures.values())
 
 
 def save_result(result: EvaluationResult, folder: Path) -> Path:
@@ -80,13 +105,34 @@ def save_result(result: EvaluationResult, folder: Path) -> Path:
 def load_result(path: Path) -> EvaluationResult:
     """Read what `save_result` wrote; anything else raises ValueError that names the file."""
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = parse_json(path.read_text(encoding="utf-8"))
         if fields.pop("format") > FORMAT:
             raise ValueError("it was written by a newer version")
-        figures = {name: ClassifierFigures(**values) for name, values in fields.pop("figures").items()}
-        return EvaluationResult(figures=figures, **fields)
+        figures = {name: _figures(values) for name, values in fields.pop("figures").items()}
+        result = EvaluationResult(figures=figures, **fields)
+        _check(result)
+        return result
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: no result of an evaluation ({error})") from error
+
+
+def _figures(values: dict) -> Figures:
+    kind = MultiLabelFigures if "average_precision" in values else ClassifierFigures
+    return kind(**values)
+
+
+def _check(result: EvaluationResult) -> None:
+    """Raise ValueError where a field is not of its type, or figures are not of the classes that there are."""
+    classes = len(result.class_names)
+    for part in (result, *result.figures.values()):
+        for field in dataclasses.fields(part):
+            if field.name != "figures" and not fits(value := getattr(part, field.name), field.type):
+                raise ValueError(f"its field {field.name} is {value!r:.80}")
+    for name, figures in result.figures.items():
+        rows = [value for value in dataclasses.astuple(figures) if isinstance(value, list)]
+        rows += [row for value in rows for row in value if isinstance(row, list)]
+        if any(len(row) != classes for row in rows):
+            raise ValueError(f"the figures of {name!r} are not of its {classes} classes")
 
 
 def load_results(workdir: Path) -> list[EvaluationResult]:

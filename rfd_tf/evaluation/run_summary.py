@@ -1,7 +1,6 @@
 """What a finished pretraining run has learned, beside an untrained control of the same architecture."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import keras
@@ -14,8 +13,10 @@ from rfd_tf.evaluation.logistic_regression import logistic_scores
 from rfd_tf.evaluation.rotatability import agnosticness, shown_images
 from rfd_tf.metrics import weighted_knn_predict
 from rfd_tf.models import extract_features
+from rfd_tf.models.keras_file import read_keras
 from rfd_tf.training.assembly import measured_feature
 from rfd_tf.training.history import read_history
+from rfd_tf.training.run_config import read_run_config
 from rfd_tf.training.sources import Pictures, open_run_pictures
 
 
@@ -47,7 +48,7 @@ def summarize_run(workdir: Path) -> RunSummary:
     """
     if not (workdir / "backbone.keras").exists():
         raise FileNotFoundError(f"{workdir} holds no backbone.keras: the run has not finished")
-    config = ConfigDict(json.loads((workdir / "config.json").read_text(encoding="utf-8")))
+    config = read_run_config(workdir)
     if "method" not in config:
         raise ValueError(f"{workdir} is a run on labels, not a pretraining: evaluation.json has its figures")
     training, test = open_run_pictures(config, workdir)
@@ -57,7 +58,7 @@ def summarize_run(workdir: Path) -> RunSummary:
         raise ValueError("Both the training and the validation source must be labelled to measure accuracies")
 
     backbones = {
-        "trained": keras.saving.load_model(workdir / "backbone.keras"),
+        "trained": read_keras(workdir / "backbone.keras"),
         "untrained control": untrained_control(config, training),
     }
     accuracies = {}

@@ -1,8 +1,6 @@
 """A model in every form that others can run, each proven equal to it."""
 
 import dataclasses
-import datetime
-import importlib.metadata
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,8 +11,9 @@ import tensorflow as tf
 
 from rfd_tf.export.export_options import ExportOptions
 from rfd_tf.export.onnx_file import FILES, OPSET, check_onnx_packages, onnx_model, write_onnx
-from rfd_tf.export.parity import LIMITS, Form, OutputParity, check_parity, measure_parity
+from rfd_tf.export.parity import Form, OutputParity, check_parity, measure_parity
 from rfd_tf.export.parity_pictures import Picture, bundled_pictures
+from rfd_tf.export.parity_report import parity_entry
 from rfd_tf.export.saved_model import write_saved_model
 from rfd_tf.export.staging import SAVED_MODEL, check_target, staged_folder, write_report
 from rfd_tf.extractors.keras_extractor import KerasExtractor, open_keras, save_keras
@@ -23,7 +22,6 @@ from rfd_tf.extractors.saved_model_extractor import open_saved_model
 
 KERAS_FILE = "model.keras"
 _DEFAULT_PICTURES = 16
-_PACKAGES = ("tensorflow", "keras", "onnx", "onnxruntime", "tf2onnx")
 
 
 def export_model(
@@ -83,7 +81,14 @@ def export_model(
         check_parity(parities)
         if options.serving:
             write_serving_files(staging, served.info, options.version, files, published=out)
-        entry = _entry(extractor, options, [name for name, _ in pictures], parities, staging)
+        entry = parity_entry(
+            parities,
+            [name for name, _ in pictures],
+            staging,
+            source=extractor.location,
+            input=options.input,
+            onnx_opset=OPSET if "onnx" in options.formats else None,
+        )
         write_report(staging, out, extractor.info.name, options.version, entry)
     return parities
 
@@ -121,32 +126,3 @@ def _on_images(opened) -> Callable:
 
 def _on_files(opened) -> Callable:
     return lambda images, files: opened.from_files(files)
-
-
-def _entry(extractor, options: ExportOptions, names, parities, staging: Path) -> dict:
-    """What `parity.json` tells of one version."""
-    figures: dict[str, dict] = {}
-    for parity in parities:
-        values = dataclasses.asdict(parity)
-        form, output, precision = (values.pop(key) for key in ("form", "output", "precision"))
-        limit = {
-            key: value for key, value in dataclasses.asdict(LIMITS[precision]).items() if np.isfinite(value)
-        }
-        figures.setdefault(form, {"limit": limit, "outputs": {}})["outputs"][output] = values
-    return {
-        "source": extractor.location,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "input": options.input,
-        "onnx_opset": OPSET if "onnx" in options.formats else None,
-        "files": sorted(path.name for path in staging.iterdir()),
-        "pictures": names,
-        "forms": figures,
-        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

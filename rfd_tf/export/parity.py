@@ -100,9 +100,9 @@ def measure_parity(
             expected = form.expected(images[rows])
             actual = form.compute(images[rows], files[rows])
             for output, values in expected.items():
-                part = _compared(form, output, actual.get(output), values)
+                part = compared(form.name, output, form.precision, actual.get(output), values)
                 measured.setdefault(output, []).append(part)
-        found += [_merged(parts) for parts in measured.values()]
+        found += [merged(parts) for parts in measured.values()]
     return found
 
 
@@ -131,18 +131,26 @@ def parity_table(parities: Sequence[OutputParity]) -> str:
     return "\n".join(lines)
 
 
-def _compared(form: Form, output: str, actual: np.ndarray | None, expected: np.ndarray) -> OutputParity:
+def compared(
+    form: str, output: str, precision: str, actual: np.ndarray | None, expected: np.ndarray
+) -> OutputParity:
+    """One output of a form beside the model's, [B, ...], row by row.
+
+    Raises:
+        ParityError: if it is lacking, or of another shape.
+    """
     shape = None if actual is None else actual.shape
     if shape != expected.shape:
-        raise ParityError(f"{form.name}: {output} has shape {shape}, the model's {expected.shape}")
-    first, second = (values.astype("float64").reshape(len(values), -1) for values in (actual, expected))
+        raise ParityError(f"{form}: {output} has shape {shape}, the model's {expected.shape}")
+    rows = len(expected), int(np.prod(expected.shape[1:]))
+    first, second = (values.astype("float64").reshape(rows) for values in (actual, expected))
     return OutputParity(
-        form.name,
+        form,
         output,
-        form.precision,
-        float(np.abs(first - second).max()),
-        float(np.abs(second).max()),
-        float(_cosines(first, second).min()),
+        precision,
+        float(np.abs(first - second).max(initial=0.0)),
+        float(np.abs(second).max(initial=0.0)),
+        float(_cosines(first, second).min(initial=1.0)),
     )
 
 
@@ -154,8 +162,8 @@ def _cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.where(both_zero, 1.0, np.divide(products, norms, out=np.zeros_like(norms), where=norms != 0))
 
 
-def _merged(parts: Sequence[OutputParity]) -> OutputParity:
-    """Of all batches; NaN wins."""
+def merged(parts: Sequence[OutputParity]) -> OutputParity:
+    """One output of one form in all batches; NaN wins."""
     return dataclasses.replace(
         parts[0],
         max_difference=float(np.max([part.max_difference for part in parts])),

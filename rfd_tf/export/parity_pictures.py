@@ -1,7 +1,6 @@
 """Real pictures to compare a model's forms on."""
 
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from absl import logging
 
 from rfd_tf import data
 from rfd_tf.data.picture_checks import unusable_picture
+from rfd_tf.json_text import parse_json
 
 Picture = tuple[str, bytes]  # where it is from, and a picture file's bytes
 _CROP = 240  # pixels of the bundled photographs' crops
@@ -36,7 +36,7 @@ def pictures_at(path: Path, count: int) -> list[Picture]:
 def pictures_of_run(workdir: Path, count: int) -> list[Picture]:
     """Up to `count` training pictures of a run, by its config; none where they are not there any more."""
     try:
-        config = json.loads((workdir / "config.json").read_text(encoding="utf-8"))["data"]
+        config = parse_json((workdir / "config.json").read_text(encoding="utf-8"))["data"]
         options = {"name": config["name"]} if config.get("name") else {}
         if config["source"] == "tfds":
             options["cache_dir"] = workdir / "cache"

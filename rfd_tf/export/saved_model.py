@@ -1,9 +1,11 @@
 """A feature model as a SavedModel that takes pixels or files."""
 
+import errno
 import os
 import tempfile
 from pathlib import Path
 
+import keras
 import tensorflow as tf
 
 from rfd_tf.data.augmentation import normalize
@@ -32,18 +34,33 @@ def write_saved_model(extractor: KerasExtractor, folder: str | os.PathLike) -> N
     Raises:
         FileExistsError: if it does.
     """
+    save_functions(folder, INFO_ASSET, extractor.info.to_json(), extractor.model, _signatures(extractor))
+
+
+def save_functions(
+    folder: str | os.PathLike, asset: str, facts: str, model: keras.Model, signatures: dict
+) -> None:
+    """Writes a SavedModel of functions that use `model`, with the text `facts` as `assets/ASSET`.
+
+    Raises:
+        FileExistsError: if the folder holds anything.
+        OSError: if it cannot be written.
+    """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty")
-    signatures = _signatures(extractor)
     with tempfile.TemporaryDirectory() as temporary:
-        asset = Path(temporary) / INFO_ASSET
-        asset.write_text(extractor.info.to_json(), encoding="utf-8")
+        file = Path(temporary) / asset
+        file.write_text(facts, encoding="utf-8")
         module = tf.Module()
-        module.info = tf.saved_model.Asset(str(asset))
-        module.weights = [variable.value for variable in extractor.model.variables]
-        with quiet():
-            tf.saved_model.save(module, str(folder), signatures)
+        module.facts = tf.saved_model.Asset(str(file))
+        module.weights = [variable.value for variable in model.variables]
+        try:
+            with quiet():
+                tf.saved_model.save(module, str(folder), signatures)
+        except tf.errors.OpError as error:  # of a full disk, mostly
+            number = errno.ENOSPC if isinstance(error, tf.errors.ResourceExhaustedError) else errno.EIO
+            raise OSError(number, os.strerror(number), str(folder)) from error
 
 
 def _signatures(extractor: KerasExtractor) -> dict:

@@ -14,6 +14,12 @@ from rfd_tf.serving.client import MAX_BATCH
 TEMPLATES = Path(__file__).with_name("serving_templates")
 IMAGE = "tensorflow/serving:2.21.0"  # of the version that this package's TensorFlow has
 BATCH_SIZES = tuple(2**power for power in range(MAX_BATCH.bit_length()))  # 1, 2, 4, ... MAX_BATCH
+BATCHING, MONITORING = "serving/batching.config", "serving/monitoring.config"
+COMPOSE, README = "compose.yaml", "README.md"
+_BATCHING = """\
+      - --enable_batching=true
+      - --batching_parameters_file=/serving/batching.config
+"""
 
 
 class _Template(Template):
@@ -50,26 +56,38 @@ def write_serving_files(
         ValueError: on no sample images or ones that cannot be used, and if `out` serves a model of another
             name.
     """
+    saved_model = saved_model_version(out, version)
+    config = updated_model_config(out, info.name, version, make_stable, published)
+    write_warmup_requests(saved_model, info, sample_images, BATCH_SIZES)
+    values = {
+        "name": info.name,
+        "batching": _BATCHING,
+        "max_batch": MAX_BATCH,
+        "batch_sizes": "\n".join(f"allowed_batch_sizes: {size}" for size in BATCH_SIZES),
+        "outputs": ", ".join(f"`{name}` {list(shape)}" for name, shape in info.outputs.items()),
+    }
+    write_from_templates(
+        out, {name: Path(name).name for name in (BATCHING, MONITORING, COMPOSE, README)}, values, published
+    )
+    # Last: a running server reads it anew and loads what it names.
+    write_text(out / MODELS_CONFIG, config)
+
+
+def saved_model_version(out: Path, version: int) -> Path:
+    """The folder of a version of an export; ValueError on no such number, FileNotFoundError if it is none."""
     if version < 1:
         raise ValueError(f"`version` must be at least 1. Received: version={version}")
     saved_model = out / "saved_model" / str(version)
     if not (saved_model / "saved_model.pb").is_file():
         raise FileNotFoundError(f"{saved_model} holds no SavedModel")
-    config = updated_model_config(out, info.name, version, make_stable, published)
-    write_warmup_requests(saved_model, info, sample_images, BATCH_SIZES)
-    values = {
-        "name": info.name,
-        "image": IMAGE,
-        "max_batch": MAX_BATCH,
-        "batch_sizes": "\n".join(f"allowed_batch_sizes: {size}" for size in BATCH_SIZES),
-        "label": STABLE,
-        "outputs": ", ".join(f"`{name}` {list(shape)}" for name, shape in info.outputs.items()),
-    }
-    for name in ("serving/batching.config", "serving/monitoring.config", "compose.yaml", "README.md"):
-        if name != "README.md" and ((published or out) / name).exists():
-            logging.info("%s stays as it is", name)  # it may have been tuned
+    return saved_model
+
+
+def write_from_templates(out: Path, files: dict[str, str], values: dict, published: Path | None) -> None:
+    """Writes files, by name and template, but those that are in `published` (or `out`): they may be tuned."""
+    for name, template in files.items():
+        if name != README and ((published or out) / name).exists():
+            logging.info("%s stays as it is", name)
             continue
-        template = _Template((TEMPLATES / Path(name).name).read_text(encoding="utf-8"))
-        write_text(out / name, template.substitute(values))
-    # Last: a running server reads it anew and loads what it names.
-    write_text(out / MODELS_CONFIG, config)
+        text = _Template((TEMPLATES / template).read_text(encoding="utf-8"))
+        write_text(out / name, text.substitute(image=IMAGE, label=STABLE, **values))

@@ -7,7 +7,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from rfd_tf.atomic import write_text
+from rfd_tf.atomic import naming, write_text
+from rfd_tf.json_text import parse_json
 
 REPORT = "parity.json"
 SAVED_MODEL = "saved_model"
@@ -43,7 +44,7 @@ def read_report(out: Path) -> dict:
     """What `out/parity.json` says; ValueError if it is something else."""
     path = out / REPORT
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = parse_json(path.read_text(encoding="utf-8"))
         if report["format"] > FORMAT or not isinstance(report["versions"], dict):
             raise ValueError("it was written by a newer version")
         return report
@@ -76,7 +77,8 @@ def staged_folder(out: Path) -> Iterator[Path]:
     shutil.rmtree(staging, ignore_errors=True)  # of a killed process with this one's number
     staging.mkdir(parents=True)
     try:
-        yield staging
+        with naming(out):
+            yield staging
         if exists:
             _publish(staging, out)
         else:

@@ -1,7 +1,7 @@
 """Requests that TensorFlow Serving runs on a model before it lets anyone in."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ except ImportError as error:
     ) from error
 
 WARMUP_FILE = Path("assets.extra", "tf_serving_warmup_requests")
-_MAX_BYTES = 16 << 20  # of a signature's requests
+MAX_BYTES = 16 << 20  # of a signature's requests
 
 
 def write_warmup_requests(
@@ -44,14 +44,29 @@ def write_warmup_requests(
         raise ValueError("`sample_images` is empty: warm-up requests need a picture")
     for position, content in enumerate(sample_images):
         check_image_file(content, f"sample image {position}")
+    write_requests(saved_model, _requests(info, sample_images, batch_sizes))
+
+
+def write_requests(saved_model: Path, requests: Iterable[predict_pb2.PredictRequest]) -> None:
+    """Writes the file of these requests to the SavedModel in the folder `saved_model`."""
     with atomic_path(saved_model / WARMUP_FILE) as temporary, tf.io.TFRecordWriter(str(temporary)) as writer:
-        for request in _requests(info, sample_images, batch_sizes):
+        for request in requests:
             log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
             writer.write(log.SerializeToString())
 
 
+def predict_request(model: str, signature: str, inputs: Mapping) -> predict_pb2.PredictRequest:
+    """A request with these inputs by name, arrays."""
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = model
+    request.model_spec.signature_name = signature
+    for name, values in inputs.items():
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(values))
+    return request
+
+
 def _requests(info: ModelInfo, samples: Sequence[bytes], batch_sizes: Sequence[int]) -> Iterator:
-    yield _request(info, "about", "ignored", np.array([b""], dtype=object))
+    yield predict_request(info.name, "about", {"ignored": np.array([b""], dtype=object)})
     files = np.array(samples, dtype=object)
     images = np.stack([info.preprocessing.eval_image(tf.constant(content)) for content in samples])
     images = info.to_pixels(images) if info.input == UINT8 else images
@@ -61,15 +76,7 @@ def _requests(info: ModelInfo, samples: Sequence[bytes], batch_sizes: Sequence[i
     ):
         ends = itertools.accumulate(count * size for count in batch_sizes)
         for count, end in zip(batch_sizes, ends, strict=True):
-            if count == batch_sizes[0] or end <= _MAX_BYTES:
-                yield _request(info, signature, name, values[np.arange(count) % len(values)])
+            if count == batch_sizes[0] or end <= MAX_BYTES:
+                yield predict_request(info.name, signature, {name: values[np.arange(count) % len(values)]})
     if ROTATION_PROBABILITIES in info.outputs:
-        yield _request(info, ROTATION_PROBABILITIES, "image", images[:1])
-
-
-def _request(info: ModelInfo, signature: str, name: str, values: np.ndarray) -> predict_pb2.PredictRequest:
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name = info.name
-    request.model_spec.signature_name = signature
-    request.inputs[name].CopyFrom(tf.make_tensor_proto(values))
-    return request
+        yield predict_request(info.name, ROTATION_PROBABILITIES, {"image": images[:1]})

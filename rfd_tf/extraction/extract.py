@@ -12,6 +12,7 @@ from rfd_tf.extraction.picture_reader import PictureReader
 from rfd_tf.extraction.settings import Settings, claim
 from rfd_tf.extraction.shard import Skipped, shard_format, write_shard
 from rfd_tf.extractors import FeatureExtractor
+from rfd_tf.progress_bar import progress_bar
 from rfd_tf.stop_signals import Stopped, StopSignals
 
 NAMED = 20  # skipped pictures that are printed
@@ -80,13 +81,4 @@ def extract(
 def _progress(settings: Settings, pending: list[int]) -> tqdm:
     total = settings.num_images
     left = sum(len(settings.rows(number)) for number in pending)
-    watched = sys.stderr.isatty()
-    return tqdm(
-        total=total,
-        initial=total - left,
-        desc="Extracting",
-        unit=" images",
-        smoothing=0.05,
-        mininterval=0.1 if watched else 30.0,  # a log gets a line twice a minute
-        disable=not pending,
-    )
+    return progress_bar("Extracting", total, done=total - left, smoothing=0.05, disable=not pending)

@@ -1,6 +1,5 @@
 """Reading features back."""
 
-import json
 import os
 from collections.abc import Sequence
 
@@ -9,6 +8,7 @@ import numpy as np
 from rfd_tf.extraction.local_storage import LocalStorage
 from rfd_tf.extraction.settings import MANIFEST_FILE, ExtractionError, Settings
 from rfd_tf.extraction.shard import read_shard
+from rfd_tf.json_text import parse_json
 
 
 def load_features(
@@ -50,7 +50,7 @@ def load_features(
 def _settings(storage: LocalStorage) -> Settings:
     where = f"{storage.location}/{MANIFEST_FILE}"
     try:
-        fields = json.loads(storage.read(MANIFEST_FILE))["settings"]
+        fields = parse_json(storage.read(MANIFEST_FILE))["settings"]
     except (ValueError, KeyError, TypeError) as error:
         raise ExtractionError(f"{where}: not written by `rfd extract` ({error})") from error
     return Settings.from_dict(fields, where)

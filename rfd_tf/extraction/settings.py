@@ -11,6 +11,7 @@ from rfd_tf.extraction.names import listing_digest
 from rfd_tf.extraction.storage import Storage
 from rfd_tf.extraction.weights_check import check_values, close
 from rfd_tf.extractors import FeatureExtractor, ModelInfo
+from rfd_tf.json_text import fits, parse_json
 from rfd_tf.training.workdir import differences
 
 SETTINGS_FILE = "settings.json"
@@ -95,7 +96,7 @@ class Settings:
     def to_dict(self) -> dict:
         """JSON values."""
         fields = {"format_version": FORMAT} | dataclasses.asdict(self) | {"info": self.info.to_json()}
-        return json.loads(json.dumps(fields | {"info": json.loads(fields["info"])}))
+        return json.loads(json.dumps(fields | {"info": parse_json(fields["info"])}))
 
     @classmethod
     def from_dict(cls, fields: dict, where: str) -> "Settings":
@@ -104,6 +105,9 @@ class Settings:
             fields = dict(fields)
             if fields.pop("format_version") > FORMAT:
                 raise ValueError("it was written by a newer version")
+            for field in dataclasses.fields(cls):
+                if field.name != "info" and not fits(fields[field.name], field.type):
+                    raise ValueError(f"its field {field.name} is {fields[field.name]!r:.80}")
             fields["info"] = ModelInfo.from_json(json.dumps(fields["info"]), where)
             fields["outputs"] = {name: tuple(shape) for name, shape in fields["outputs"].items()}
             names = fields["class_names"]
@@ -159,7 +163,9 @@ def claim(storage: Storage, settings: Settings) -> None:
     if SETTINGS_FILE in names:
         where = f"{storage.location}/{SETTINGS_FILE}"
         try:
-            saved = json.loads(storage.read(SETTINGS_FILE))
+            saved = parse_json(storage.read(SETTINGS_FILE))
+            if not isinstance(saved, dict):
+                raise ValueError("it is no object")
         except ValueError as error:
             raise ExtractionError(f"{where}: not written by `rfd extract` ({error})") from error
         if found := settings.differences(saved):

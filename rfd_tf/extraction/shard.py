@@ -9,6 +9,7 @@ import numpy as np
 
 from rfd_tf.extraction.settings import ExtractionError, Settings
 from rfd_tf.extraction.storage import Storage
+from rfd_tf.json_text import parse_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,7 @@ def read_skipped(storage: Storage, settings: Settings, number: int) -> list[Skip
     """The skipped pictures of a shard, from its metadata; errors as `read_shard`."""
     name = settings.shard_file(number)
     with storage.open(name) as file, _naming(storage, name):
-        metadata = json.loads(shard_format(settings.format).read_metadata(file))
+        metadata = parse_json(shard_format(settings.format).read_metadata(file))
         skipped = [Skipped(**fields) for fields in metadata["skipped"]]
         found = settings.differences(metadata["settings"])
     if found:

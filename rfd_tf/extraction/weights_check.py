@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rfd_tf.extractors import FeatureExtractor
+from rfd_tf.json_text import fits
 
 _VALUES = 8
 _TOLERANCE = 1e-2  # relative: devices and runtimes differ by less, other weights by more
@@ -28,9 +29,10 @@ def check_values(extractor: FeatureExtractor, outputs: Sequence[str]) -> dict[st
 
 def close(here: dict, there: dict | None) -> bool:
     """Whether `check_values` are of the same weights; each begins with the size of the output."""
-    if there is None or here.keys() != there.keys():
+    if not fits(there, dict[str, list[float]]) or here.keys() != there.keys():
         return False
     return all(
-        np.allclose(there[name], values, rtol=0, atol=_TOLERANCE * max(values[0], 1e-12))
+        len(there[name]) == len(values)
+        and np.allclose(there[name], values, rtol=0, atol=_TOLERANCE * max(values[0], 1e-12))
         for name, values in here.items()
     )

@@ -1,6 +1,5 @@
 import functools
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from rfd_tf.data.preprocessing import Preprocessing
 from rfd_tf.extractors.extractor import FeatureExtractor
 from rfd_tf.extractors.feature_maps import check_feature_maps
 from rfd_tf.extractors.model_info import UINT8, ModelInfo
+from rfd_tf.json_text import parse_json
 from rfd_tf.models.feature_model import ROTATION_PROBABILITIES, feature_model
 from rfd_tf.models.keras_file import facts_inside, read_keras, write_keras
 from rfd_tf.precision import to_float32
@@ -134,7 +134,7 @@ def open_keras(path: Path, feature_maps: Sequence[str] | None = None) -> KerasEx
             f"{path} does not tell how its pictures are prepared: it is neither an export of ours nor beside "
             f"the {_CONFIG} of its run"
         )
-    config = json.loads(config_file.read_text(encoding="utf-8"))
+    config = parse_json(config_file.read_text(encoding="utf-8"))
     recipe = {key: tuple(v) if isinstance(v, list) else v for key, v in config["preprocessing"].items()}
     heads = path.with_name(_HEADS)
     return keras_extractor(

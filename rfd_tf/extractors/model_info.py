@@ -6,6 +6,7 @@ import json
 import numpy as np
 
 from rfd_tf.data.preprocessing import Preprocessing
+from rfd_tf.json_text import parse_json
 
 FORMAT = 1
 NORMALIZED, UINT8 = "normalized", "uint8"
@@ -72,7 +73,7 @@ class ModelInfo:
             ValueError: if it is something else, or of a newer format.
         """
         try:
-            fields = json.loads(text)
+            fields = parse_json(text)
             if fields.pop("format") > FORMAT:
                 raise ValueError("it was written by a newer version")
             preprocessing = fields.pop("preprocessing")
@@ -80,5 +81,5 @@ class ModelInfo:
                 preprocessing[statistic] = tuple(map(float, preprocessing[statistic]))
             outputs = {name: tuple(map(int, shape)) for name, shape in fields.pop("outputs").items()}
             return cls(preprocessing=Preprocessing(**preprocessing), outputs=outputs, **fields)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise ValueError(f"{where}: no valid description of a feature model ({error})") from error

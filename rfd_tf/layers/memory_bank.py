@@ -4,6 +4,8 @@ from keras import ops
 from rfd_tf.distribution import gather_over_replicas, num_replicas, sum_over_replicas
 from rfd_tf.layers.normalize import l2_normalize
 
+_MOST_SIMILAR = 60.0
+
 
 @keras.saving.register_keras_serializable(package="rfd_tf")
 class MemoryBank(keras.layers.Layer):
@@ -74,8 +76,12 @@ class MemoryBank(keras.layers.Layer):
         return ops.einsum("brd,bd->br", compared, embeddings) / self.temperature
 
     def normalizer_of(self, similarities):
-        """Z: the stored value, or, before the first batch set it, `mean(exp(similarities)) * N`."""
-        mean = ops.mean(ops.exp(ops.stop_gradient(similarities)))
+        """Z: the stored value, or, before the first batch set it, `mean(exp(similarities)) * N`.
+
+        Similarities beyond ±60, of temperatures below 0.017, count as that, lest Z leave float32's range.
+        """
+        bounded = ops.clip(ops.stop_gradient(similarities), -_MOST_SIMILAR, _MOST_SIMILAR)
+        mean = ops.mean(ops.exp(bounded))
         first = sum_over_replicas(mean) / num_replicas() * self.num_instances
         stored = ops.convert_to_tensor(self.normalizer)
         return ops.where(stored > 0, stored, first)

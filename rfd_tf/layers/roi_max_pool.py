@@ -3,6 +3,7 @@ import numpy as np
 from keras import ops
 
 _BEYOND = 4  # cells
+_FAR = 1e6  # cells, beyond every map; what no int32 holds would be cast to anything
 
 
 @keras.saving.register_keras_serializable(package="rfd_tf")
@@ -52,7 +53,8 @@ class RoIMaxPool(keras.layers.Layer):
         height, width = ops.shape(maps)[1], ops.shape(maps)[2]
         regions = ops.cast(regions, "float32")
         image = ops.cast(regions[:, 0], "int32")
-        corners = ops.cast(ops.floor(regions[:, 1:] / self.stride + 0.5), "int32")
+        cells = ops.clip(ops.floor(regions[:, 1:] / self.stride + 0.5), -_FAR, _FAR)
+        corners = ops.cast(cells, "int32")
         left, top, right, bottom = (corners[:, side] for side in range(4))
         rows = self._bins(top, bottom, height)
         columns = self._bins(left, right, width)

@@ -10,6 +10,7 @@ from rfd_tf.losses.classifier_loss import (
 from rfd_tf.losses.focal import FocalLoss
 from rfd_tf.losses.ldam import LDAMLoss
 from rfd_tf.losses.logit_adjusted import LogitAdjustedLoss
+from rfd_tf.losses.multi_label import MultiLabelLoss
 from rfd_tf.losses.nce import nce_loss
 from rfd_tf.losses.rotation_invariance import rotation_invariance_loss
 
@@ -20,6 +21,7 @@ __all__ = [
     "FocalLoss",
     "LDAMLoss",
     "LogitAdjustedLoss",
+    "MultiLabelLoss",
     "classifier_loss",
     "classifier_loss_names",
     "nce_loss",

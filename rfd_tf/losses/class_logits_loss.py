@@ -38,8 +38,9 @@ class ClassLogitsLoss(keras.losses.Loss, abc.ABC):
 
 
 def cross_entropy(true_class, logits):
-    """Minus the logarithm of the softmax at the true class, [B]."""
-    return ops.logsumexp(logits, axis=-1) - ops.sum(true_class * logits, axis=-1)
+    """Minus the logarithm of the softmax at the true class, [B]. Other classes may be ruled out by -inf."""
+    of_true_class = ops.sum(ops.where(true_class > 0, logits, 0.0), axis=-1)
+    return ops.logsumexp(logits, axis=-1) - of_true_class
 
 
 def flat_labels(y_true):

@@ -19,7 +19,9 @@ def nce_loss(similarities, normalizer, num_instances: int, epsilon: float = 1e-7
     """
     noise = (similarities.shape[1] - 1) / num_instances
     log_scores = similarities - ops.log(ops.stop_gradient(normalizer))
-    log_denominators = ops.log(ops.exp(log_scores) + (noise + epsilon))
+    # log(exp(s) + Pn + eps) without the exponential, which overflows where the temperature is low.
+    log_floor = math.log(noise + epsilon)
+    log_denominators = log_floor + ops.softplus(log_scores - log_floor)
     # In logarithms the positive's score cannot underflow to log(0).
     positive = log_scores[:, 0] - log_denominators[:, 0]
     negatives = ops.sum(math.log(noise) - log_denominators[:, 1:], axis=1)

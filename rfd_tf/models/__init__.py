@@ -4,8 +4,10 @@ from rfd_tf.models.alexnet import alexnet
 from rfd_tf.models.any_size import any_size
 from rfd_tf.models.backbone import first_layer_filters, select_features, wrap_backbone
 from rfd_tf.models.create_backbone import create_backbone
+from rfd_tf.models.dense_head import dense_head, dense_weights, set_dense_weights
 from rfd_tf.models.extract_features import extract_features
 from rfd_tf.models.fast_rcnn import FastRCNN
+from rfd_tf.models.multi_label_classifier import MultiLabelClassifier
 from rfd_tf.models.probed_model import ProbedModel
 from rfd_tf.models.probes import linear_probe, nonlinear_probe
 from rfd_tf.models.resnet_cifar import resnet_cifar
@@ -13,16 +15,20 @@ from rfd_tf.models.rotation_decoupling import RotationDecoupling
 
 __all__ = [
     "FastRCNN",
+    "MultiLabelClassifier",
     "ProbedModel",
     "RotationDecoupling",
     "alexnet",
     "any_size",
     "create_backbone",
+    "dense_head",
+    "dense_weights",
     "extract_features",
     "first_layer_filters",
     "linear_probe",
     "nonlinear_probe",
     "resnet_cifar",
     "select_features",
+    "set_dense_weights",
     "wrap_backbone",
 ]

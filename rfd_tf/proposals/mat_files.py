@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rfd_tf.proposals.mat5 import Mat5Error, parse_mat5
 from rfd_tf.proposals.selective_search import ProposalError
 
 CONVENTIONS = ("voc_release", "xyxy_from_0")
@@ -53,21 +54,14 @@ def read_mat(path: str | os.PathLike, convention: str = "", name: str | None = N
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
-    import scipy.io
-
     if not path.is_file():
         raise FileNotFoundError(f"No file of proposals at {path}")
     if path.stat().st_size > _MAX_BYTES:
         raise ProposalError(f"{path} has {path.stat().st_size} bytes, more than {_MAX_BYTES}")
     try:
-        content = scipy.io.loadmat(path, variable_names=("boxes", "images"), chars_as_strings=True)
-    except NotImplementedError:
-        raise ProposalError(f"{path} is of MATLAB 7.3 (HDF5); save it again with -v7") from None
-    except MemoryError:
-        raise ProposalError(f"{path} asks for more memory than there is") from None
-    except Exception as error:  # scipy's reader raises whatever the bytes lead it to
+        return parse_mat5(path.read_bytes(), ("boxes", "images"))
+    except Mat5Error as error:
         raise ProposalError(f"{path} is no MATLAB file that can be read: {error}") from None
-    return {key: value for key, value in content.items() if isinstance(value, np.ndarray)}
 
 
 def _names(content: dict[str, np.ndarray], count: int, path: Path) -> list[str]:

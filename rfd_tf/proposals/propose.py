@@ -6,12 +6,13 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from rfd_tf.atomic import atomic_file, write_text
+from rfd_tf.progress_bar import progress_bar
 from rfd_tf.proposals.selective_search import ProposalError, SelectiveSearch
 from rfd_tf.stop_signals import Stopped, StopSignals
 
@@ -42,7 +43,8 @@ def propose(
         The folder of the files, for `load_proposals`.
 
     Raises:
-        ProposalError: on a picture that cannot be decoded; what is done stays.
+        ProposalError: on a picture that cannot be decoded, or when a process that searches is killed; what
+            is done stays.
         ProposalsStopped: on SIGTERM or Ctrl-C, after the pictures at hand.
         ValueError: if two pictures have the same name.
     """
@@ -62,7 +64,7 @@ def propose(
     with (
         StopSignals() as signals,
         concurrent.futures.ProcessPoolExecutor(workers, context, _ignore_signals) as pool,
-        tqdm(total=len(paths), initial=len(paths) - len(pending), desc="Proposals", unit="picture") as bar,
+        progress_bar("Proposals", len(paths), done=len(paths) - len(pending)) as bar,
     ):
         running = {pool.submit(_search, search, path, target) for path in pending}
         try:
@@ -71,7 +73,7 @@ def propose(
                     running, timeout=0.5, return_when=concurrent.futures.FIRST_COMPLETED
                 )
                 for future in done:
-                    future.result()
+                    _finish(future)
                     bar.update()
                 if signals.received is not None:
                     break
@@ -83,6 +85,16 @@ def propose(
     return target
 
 
+def _finish(future: concurrent.futures.Future) -> None:
+    try:
+        future.result()
+    except BrokenProcessPool:
+        raise ProposalError(
+            "A process that searched a picture was ended from outside, perhaps for want of memory: try fewer "
+            "`processes`. What is done stays"
+        ) from None
+
+
 def load_proposals(folder: str | os.PathLike, name: str) -> np.ndarray:
     """The proposals of the picture called `name`, float32 [P, 4].
 
@@ -92,14 +104,15 @@ def load_proposals(folder: str | os.PathLike, name: str) -> np.ndarray:
     """
     path = _file(Path(folder), name)
     try:
-        boxes = np.load(path, allow_pickle=False)
+        # A map of the file: what it announces beyond its end is an error, and not an array of zeros.
+        boxes = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise FileNotFoundError(f"No proposals at {path}") from None
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # NumPy's reader of headers raises whatever the bytes lead it to
         raise ProposalError(f"{path} cannot be read: {error}") from None
     if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype != np.float32:
         raise ProposalError(f"{path} holds no boxes, but {boxes.dtype} of shape {boxes.shape}")
-    return boxes
+    return np.array(boxes)
 
 
 def _file(folder: Path, name: str) -> Path:

@@ -11,6 +11,8 @@ import os
 
 import numpy as np
 
+from rfd_tf.image_header import check_encoded
+
 MODES = ("fast", "quality", "single")
 
 
@@ -58,6 +60,8 @@ class SelectiveSearch:
             ImportError: without OpenCV's contributed modules.
         """
         cv2 = _opencv()
+        if reason := check_encoded(path):
+            raise ProposalError(f"{os.fspath(path)} cannot be decoded: {reason}")
         encoded = np.fromfile(path, "uint8")
         how = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # as TensorFlow decodes
         image = cv2.imdecode(encoded, how) if encoded.size else None

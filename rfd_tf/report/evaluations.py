@@ -63,7 +63,7 @@ def choose_classifier(results: dict[str, EvaluationResult]) -> ClassifierSection
     others = [
         (name, classifier, figures)
         for name, result in results.items()
-        if result.protocol != ROTATION and not is_control(name, result)
+        if result.protocol != ROTATION and not result.is_multi_label and not is_control(name, result)
         for classifier, figures in result.figures.items()
     ]
     chosen = best_of(results, LINEAR) or next(iter(others), None)

@@ -1,6 +1,5 @@
 import dataclasses
 import datetime
-import json
 from pathlib import Path
 
 import tensorflow as tf
@@ -10,11 +9,11 @@ from rfd_tf.extractors import KerasExtractor, open_keras
 from rfd_tf.models.feature_model import FEATURES
 from rfd_tf.report.contents import DataFacts, RunFacts
 from rfd_tf.training.assembly import measured_feature
+from rfd_tf.training.run_config import read_run_config
 from rfd_tf.training.sources import Pictures, open_run_pictures
-from rfd_tf.training.workdir import BACKBONE_FILE, CONFIG_FILE
+from rfd_tf.training.workdir import BACKBONE_FILE
 
 TRAINING, VALIDATION = "training", "validation"
-_FIELDS = ("epochs", "data", "validation", "preprocessing", "backbone", "knn")
 UNREADABLE = (OSError, ValueError, ImportError, tf.errors.OpError)  # what pictures that have moved can raise
 
 
@@ -67,26 +66,13 @@ def open_run(workdir: Path) -> OpenedRun:
         FileNotFoundError: if the folder is no run, or one that has not finished.
         ValueError: if its config or network cannot be read.
     """
-    config = _read_config(workdir)
+    config = read_run_config(workdir, "knn")
     feature = measured_feature(config)
     main = config.backbone.feature
     extractor = open_keras(workdir, [] if feature == main else [feature])
     pictures, problem = _open_pictures(config, workdir)
     output = FEATURES if feature == main else feature
     return OpenedRun(workdir, config, extractor, feature, output, pictures, problem)
-
-
-def _read_config(workdir: Path) -> ConfigDict:
-    path = workdir / CONFIG_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{workdir} is not the folder of a run: it holds no {CONFIG_FILE}")
-    try:
-        config = ConfigDict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is no config of a run ({error})") from error
-    if missing := [field for field in _FIELDS if field not in config]:
-        raise ValueError(f"{path} is no config of a run: it has no field {missing[0]!r}")
-    return config
 
 
 def _open_pictures(config: ConfigDict, workdir: Path) -> tuple[dict[str, Pictures], str | None]:

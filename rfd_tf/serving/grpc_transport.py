@@ -1,5 +1,6 @@
 """TensorFlow Serving's gRPC interface."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -71,13 +72,16 @@ class GrpcTransport(Transport):
             values = np.array(values, dtype=object)  # NumPy's own strings would lose trailing zeros
         request.inputs[input_name].CopyFrom(make_tensor_proto(values))
         answer = self._call(self._prediction.Predict, request, timeout)
-        return {name: make_ndarray(tensor) for name, tensor in answer.outputs.items()}
+        return {name: self._array(name, tensor) for name, tensor in answer.outputs.items()}
 
     def status(self, timeout):
         request = get_model_status_pb2.GetModelStatusRequest(model_spec=self._spec())
         answer = self._call(self._model.GetModelStatus, request, timeout)
         states = get_model_status_pb2.ModelVersionStatus.State
-        return {found.version: states.Name(found.state) for found in answer.model_version_status}
+        names = {number: name for name, number in states.items()}
+        return {
+            found.version: names.get(found.state, str(found.state)) for found in answer.model_version_status
+        }
 
     def array_bytes(self, count, dtype):
         return count * np.dtype(dtype).itemsize
@@ -90,6 +94,16 @@ class GrpcTransport(Transport):
 
     def close(self):
         self._channel.close()
+
+    def _array(self, name: str, tensor) -> np.ndarray:
+        """A tensor of an answer, which may announce far more than it holds."""
+        shape = [dimension.size for dimension in tensor.tensor_shape.dim]
+        try:
+            if min(shape, default=0) < 0 or math.prod(shape) > self._max_message_bytes:
+                raise ValueError(f"it has the shape {shape}")
+            return make_ndarray(tensor)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ServingError(f"{self._address.text}: the output {name!r} is no array ({error})") from error
 
     def _spec(self) -> model_pb2.ModelSpec:
         spec = model_pb2.ModelSpec(name=self._address.name)

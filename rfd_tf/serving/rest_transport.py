@@ -1,7 +1,6 @@
 """TensorFlow Serving's REST interface."""
 
 import base64
-import json
 import time
 
 import numpy as np
@@ -9,6 +8,7 @@ import orjson
 import requests
 import urllib3
 
+from rfd_tf.json_text import parse_json
 from rfd_tf.serving.address import Address
 from rfd_tf.serving.credentials import Credentials
 from rfd_tf.serving.errors import ServingError, TransientServingError
@@ -62,14 +62,14 @@ class RestTransport(Transport):
             rows = [{outputs[0]: row} for row in rows]  # the name of an only output is left out
         try:
             return {name: _array([row[name] for row in rows]) for name in outputs if name in rows[0]}
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise ServingError(f"{self._address.text}: an output is no array ({error})") from error
 
     def status(self, timeout):
         answer = self._ask("GET", self._url, timeout)
         try:
-            return {int(found["version"]): found["state"] for found in answer["model_version_status"]}
-        except (KeyError, TypeError, ValueError) as error:
+            return {int(found["version"]): str(found["state"]) for found in answer["model_version_status"]}
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ServingError(f"{self._address.text}: the answer is no model's status") from error
 
     def array_bytes(self, count, dtype):
@@ -167,7 +167,7 @@ def _loaded(text: bytes) -> object:
     except ValueError:
         pass
     try:
-        return json.loads(text)  # knows NaN and Infinity, which the server writes
+        return parse_json(text)  # knows NaN and Infinity, which the server writes
     except ValueError:
         return None
 

@@ -1,11 +1,11 @@
 """What a served model takes and gives."""
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from rfd_tf.json_text import parse_json
 from rfd_tf.serving.errors import BadInputError, ServingError
 
 
@@ -29,11 +29,13 @@ class ServedModel:
     def __init__(self, answer: dict[str, np.ndarray], where: str):
         self._where = where
         try:
-            self.facts = json.loads(np.asarray(answer["json"]).item())
+            self.facts = parse_json(np.asarray(answer["json"]).item())
             size = int(self.facts["preprocessing"]["image_size"])
             self.outputs = {name: tuple(map(int, shape)) for name, shape in self.facts["outputs"].items()}
             self.dtype = "uint8" if self.facts["input"] == "uint8" else "float32"
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            if size < 1 or any(side < 0 for shape in self.outputs.values() for side in shape):
+                raise ValueError("a size is negative")
+        except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
             raise ServingError(f"{where} gives no valid description of a feature model") from error
         self.image_shape = (size, size, 3)
 

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 AVAILABLE = "AVAILABLE"
+_LONGEST = 10_000
 _ASSERTION = re.compile(r"assertion failed: \[(.*?)\](?=\s*(\[\[|$))", re.DOTALL)
 
 
 def one_line(details: str) -> str:
     """What a server says of an error, in one line: of a model's own refusal the reason alone."""
+    details = details[:_LONGEST]  # a hostile one could keep the search busy for hours
     refused = _ASSERTION.search(details)
     return " ".join((refused[1] if refused else details).split())
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from rfd_tf.atomic import write_text
 from rfd_tf.evaluation.results import EVALUATIONS_FOLDER, RESULT_FILE, load_result
+from rfd_tf.evaluation.tables import headline
 from rfd_tf.sweeps.plan import Cell
 from rfd_tf.sweeps.run_plan import command_line
 
@@ -58,11 +59,10 @@ def _figures(cell: Cell, path: Path) -> list[Figure]:
     name = result.protocol if path.parent == cell.folder else path.parent.name
     found = []
     for classifier, figures in result.figures.items():
-        accuracies = {"top-1": figures.top1, "balanced": figures.balanced_accuracy, **figures.shot_groups}
         found += [
             Figure(cell.variant, cell.seed, name, classifier, measure, round(100 * value, 4))
-            for measure, value in accuracies.items()
-            if value is not None
+            for measure, value in headline(figures).items()
+            if value is not None and measure != "top-5"
         ]
     return found
 

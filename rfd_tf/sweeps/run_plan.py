@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rfd_tf.atomic import write_text
+from rfd_tf.json_text import parse_json
 from rfd_tf.shell import shell_join
 from rfd_tf.stop_signals import Stopped
 from rfd_tf.sweeps.plan import Cell
@@ -112,7 +113,7 @@ def _done(cell: Cell) -> int:
     path = _beside(cell, "done.json")
     if not path.exists():
         return 0
-    done = json.loads(path.read_text(encoding="utf-8"))
+    done = parse_json(path.read_text(encoding="utf-8"))
     now = [command_line(arguments) for arguments in cell.commands]
     if done != now[: len(done)]:
         other = next((line for line in done if line not in now), done[-1])

@@ -97,6 +97,7 @@ def build_optimizer(config: ConfigDict, steps_per_epoch: int) -> CoupledSGD:
         momentum=config.momentum,
         nesterov=config.nesterov,
         coupled_weight_decay=config.weight_decay,
+        global_clipnorm=config.get("clip_norm") or None,
     )
 
 

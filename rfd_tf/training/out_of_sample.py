@@ -102,7 +102,7 @@ def _fold(config, workdir, strategy, pictures, held_out, number, folds, initiali
     folder = workdir / f"fold-{number + 1}-of-{folds}"
     path = folder / _PROBABILITIES
     if path.exists():
-        return np.load(path)
+        return np.load(path, allow_pickle=False)
     logging.info("Fold %d of %d: %d images held out", number + 1, folds, len(held_out))
     folder.mkdir(exist_ok=True)
     # Each fold begins as if it were the only one, whichever came before it in this process.

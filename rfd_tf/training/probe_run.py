@@ -14,20 +14,17 @@ from rfd_tf.losses import ClassifierLoss
 from rfd_tf.models import ProbedModel
 from rfd_tf.training.assembly import build_optimizer
 from rfd_tf.training.history import read_history
+from rfd_tf.training.inputs_run import InputsRun
 from rfd_tf.training.probe_inputs import ProbeInputs
-from rfd_tf.training.resumable_run import ResumableRun
 from rfd_tf.training.sources import IMAGE_ERRORS
 from rfd_tf.training.workdir import HISTORY_FILE
 
 
-class ProbeRun(ResumableRun):
+class ProbeRun(InputsRun):
     """Trains a `ProbedModel`.
 
     Args:
-        config: see `configs/evaluation/base.py`.
-        workdir: folder of this worker.
-        strategy: of `distribution.create_strategy`.
-        inputs: what it is trained and tested on.
+        config, workdir, strategy, inputs: as of `InputsRun`.
         make_model: (whether to synchronise batch norm) -> (the model, the losses by probe); called under the
             strategy's scope.
         rate_factor: of the rate of an unfrozen backbone.
@@ -42,11 +39,8 @@ class ProbeRun(ResumableRun):
         make_model: Callable[[bool], tuple[ProbedModel, Mapping[str, ClassifierLoss]]],
         rate_factor: float = 1.0,
     ):
-        super().__init__(config, workdir, strategy, inputs.num_examples)
-        self.inputs = inputs
+        super().__init__(config, workdir, strategy, inputs, rate_factor)
         self.make_model = make_model
-        self.rate_factor = rate_factor
-        inputs.check(strategy)
 
     def build_model(self, synchronized: bool) -> ProbedModel:
         model, self.losses = self.make_model(synchronized)
@@ -65,19 +59,8 @@ class ProbeRun(ResumableRun):
             if loss.deferred_reweighting
         ]
 
-    def measuring_callbacks(self) -> list[keras.callbacks.Callback]:
-        if not self.config.tensorboard:
-            return []
-        return [keras.callbacks.TensorBoard(self.workdir / "tensorboard", write_graph=False)]
-
-    def training_batches(self, start_step: int, epochs: int):
-        return self.inputs.training_batches(self.config, self.strategy, start_step, epochs)
-
     def validation_batches(self):
         return self.inputs.validation_batches(self.config, self.strategy)
-
-    def name_bad_image(self, error: tf.errors.OpError) -> None:
-        self.inputs.name_bad_image(self.config, self.checkpoint.step, error)
 
     def test_scores(self) -> dict[str, np.ndarray]:
         """Logits (or cosines) [M, C] of the model as it is now, by probe, of all test examples in order."""

@@ -1,6 +1,7 @@
 """Training that is checkpointed, can be killed or stopped at any moment, and goes on where it was."""
 
 import abc
+import errno
 import os
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from rfd_tf import data, distribution
+from rfd_tf.atomic import naming
 from rfd_tf.callbacks import GracefulStop, StopOnNonFinite, TrainingCheckpoint
 from rfd_tf.training.sources import IMAGE_ERRORS
 from rfd_tf.training.workdir import HISTORY_FILE, WorkdirError, trim_history
@@ -109,6 +111,7 @@ class ResumableRun(abc.ABC):
             logging.info("Continuing after step %d", self.step)
         if self.is_first_worker:
             trim_history(self.workdir / HISTORY_FILE, self.step // self.steps_per_epoch)
+        self.checkpoint.set_model(self.model)  # `fit` may fail before it would
         self._callbacks = self._all_callbacks()
 
     def _newest_common_step(self) -> int:
@@ -161,7 +164,7 @@ class ResumableRun(abc.ABC):
         batches = self.training_batches(start_step, end)
         held_out = self.validation_batches()
         try:
-            with distribution.keras_workarounds(self.strategy):
+            with naming(self.workdir), distribution.keras_workarounds(self.strategy):
                 self.model.fit(
                     batches,
                     epochs=end,
@@ -176,6 +179,10 @@ class ResumableRun(abc.ABC):
         except IMAGE_ERRORS as error:
             self.name_bad_image(error)
             raise
+        except tf.errors.ResourceExhaustedError as error:
+            if "No space left" not in error.message:  # but in memory
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.workdir)) from error
         finally:
             for callback in self._callbacks:
                 if isinstance(callback, GracefulStop):

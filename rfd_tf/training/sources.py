@@ -128,6 +128,8 @@ def open_pictures(config: ConfigDict, preprocessing: data.Preprocessing, cache_f
         options = {"cache_dir": cache_file.parent} | ({"name": config.name} if config.name else {})
     if config.source in ("image_folder", "flat_folder", "image_list", "places205"):
         options["on_error"] = config.on_error
+    if config.source in data.VOC_SOURCES and config.get("year"):
+        options = {"year": config.year}
     source = data.open_source(config.source, config.root, config.split or "train", **options)
     long_tail = config.get("long_tail")
     if long_tail and long_tail.profile:

@@ -4,11 +4,13 @@ import contextlib
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import filelock
 
 from rfd_tf.atomic import write_text
+from rfd_tf.json_text import parse_json
 
 CONFIG_FILE = "config.json"
 BACKBONE_FILE = "backbone.keras"
@@ -16,6 +18,7 @@ HISTORY_FILE = "history.csv"
 HEADS_FILE = "heads.keras"  # beside it: rotation probabilities and embedding of its features
 CACHE_FOLDER = "cache"
 _MISSING = object()
+_EPOCH = re.compile(r"[0-9]{1,9}")
 
 
 class WorkdirError(ValueError):
@@ -31,7 +34,12 @@ def check_workdir(path: Path, config: dict) -> None:
     """
     saved_at = path / CONFIG_FILE
     if saved_at.exists():
-        saved = json.loads(saved_at.read_text(encoding="utf-8"))
+        try:
+            saved = parse_json(saved_at.read_bytes())
+        except ValueError as error:
+            raise WorkdirError(f"{saved_at} is no config of a run ({error})") from error
+        if not isinstance(saved, dict):
+            raise WorkdirError(f"{saved_at} is no config of a run: it is no object")
         if found := differences(saved, _through_json(config)):
             raise WorkdirError(f"{path} holds a run of another config. " + "; ".join(found))
     elif path.exists() and (
@@ -95,8 +103,8 @@ def trim_history(path: Path, epochs: int) -> None:
     """
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    header = next(csv.reader(lines[:1]), [])
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    header = _cells(lines[0]) if lines else []
     kept = [line for line in lines[1:] if line.endswith("\n") and _is_row_below(line, header, epochs)]
     if not lines or not lines[0].endswith("\n") or not kept:
         path.unlink()  # an empty history gets its header from the next writer
@@ -105,5 +113,12 @@ def trim_history(path: Path, epochs: int) -> None:
 
 
 def _is_row_below(line: str, header: list[str], epochs: int) -> bool:
-    row = next(csv.reader(io.StringIO(line)), [])
-    return len(row) == len(header) and row[0].isdigit() and int(row[0]) < epochs
+    row = _cells(line)
+    return bool(row) and len(row) == len(header) and _EPOCH.fullmatch(row[0]) and int(row[0]) < epochs
+
+
+def _cells(line: str) -> list[str]:
+    try:
+        return next(csv.reader(io.StringIO(line)), [])
+    except csv.Error:
+        return []

@@ -38,7 +38,9 @@ def test_digits():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match=r"image_folder, .*npz, tfds, digits\. Received: kind='csv'"):
+    with pytest.raises(
+        ValueError, match=r"image_folder, .*digits, voc_devkit, voc_tfds\. Received: kind='csv'"
+    ):
         open_source("csv")
     with pytest.raises(ValueError, match="needs a `root`"):
         open_source("npz")

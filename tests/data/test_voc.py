@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rfd_tf.data import VOC_CLASSES, VocDevkit, VocError
+from rfd_tf.data import VOC_CLASSES, VocDevkit, VocError, open_source
 from rfd_tf.data.voc import read_annotation
 from tests.data.devkits import annotation, write_devkit
 
@@ -36,6 +36,7 @@ def test_order_boxes_and_targets(devkit):
     assert source.targets[:, [cat, dog]].tolist() == [[-1, 1], [1, 0], [-1, -1]]
     assert (np.delete(source.targets, [cat, dog], axis=1) == -1).all()
     assert source.labels is None
+    assert open_source("voc_devkit", devkit, "trainval").names == source.names
 
 
 @pytest.mark.parametrize("split", ["trainval", "test"])

@@ -9,7 +9,7 @@ from rfd_tf.detection import boxes as box_functions
 from rfd_tf.detection.inputs import detection_batches
 from rfd_tf.detection.regions import match_regions
 from rfd_tf.detection.scaling import scale_factor
-from tests.data.test_voc import annotation
+from tests.data.devkits import annotation
 
 PLAIN = Preprocessing(32, train="resize", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 PICTURES = {  # name: (size, (class, box counted from 1), colour channel)

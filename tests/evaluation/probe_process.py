@@ -2,6 +2,8 @@
 
 Run as `python -m tests.evaluation.probe_process JOBS.json`, a list of
     {"protocol": ..., "pictures": FILE.npz, "workdir": ..., "changes": {...}, "form": "keras" or "other"}
+where "devkit": FOLDER stands for "pictures", the config is that of VOC; "form" may be "with dense layers" as
+well;
 and, to be stopped at a known moment, "pause_at": a step before which the run waits for the file `WORKDIR.go`,
 once it has written `WORKDIR.paused`.
 """
@@ -16,8 +18,9 @@ from absl import logging
 
 from rfd_tf.callbacks import TrainingStopped
 from rfd_tf.evaluation.evaluate import evaluate
+from rfd_tf.training.multi_label_run import MultiLabelRun
 from rfd_tf.training.probe_run import ProbeRun
-from tests.evaluation import tiny
+from tests.evaluation import tiny, voc
 
 
 class Pause(keras.callbacks.Callback):
@@ -33,6 +36,8 @@ class Pause(keras.callbacks.Callback):
 
 
 def open_form(form: str):
+    if form == "with dense layers":
+        return tiny.with_dense_layers()
     return tiny.OtherForm(tiny.extractor()) if form == "other" else tiny.extractor()
 
 
@@ -46,8 +51,10 @@ def main(path: str) -> int:
         }
         if "pause_at" in job:
             pause = Pause(job["workdir"], job["pause_at"])
-            ProbeRun.measuring_callbacks = lambda self, pause=pause: [pause]
-        config = tiny.config_of(job["pictures"], **changes)
+            for run in (ProbeRun, MultiLabelRun):
+                run.measuring_callbacks = lambda self, pause=pause: [pause]
+        made = (voc, "devkit") if "devkit" in job else (tiny, "pictures")
+        config = made[0].config_of(job[made[1]], **changes)
         try:
             evaluate(
                 job["protocol"], config, job["workdir"], lambda job=job: open_form(job.get("form", "keras"))

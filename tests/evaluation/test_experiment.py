@@ -74,7 +74,7 @@ def test_rotations_need_no_labels(config, tmp_path):
     folders(config, tmp_path)
     config.data.source = config.validation.source = "flat_folder"
     config.rotation.training_images = 4
-    experiment = opened(config, tmp_path, rotations=True)
+    experiment = opened(config, tmp_path, labels="rotations")
     assert experiment.class_counts.tolist() == [4] * 4
     assert experiment.training.valid.tolist() == [0, 1, 3, 5]
     with pytest.raises(ValueError, match=r"training images .* have no labels"):

@@ -6,8 +6,10 @@ import numpy as np
 from configs.evaluation import base
 from rfd_tf.data import Preprocessing
 from rfd_tf.extractors import FeatureExtractor, keras_extractor
+from rfd_tf.models.alexnet import dense_block
 
 SIDE, CLASSES = 16, 3
+DENSE = 6
 RECIPE = Preprocessing(SIDE, "resize", flip=False, mean=(0.5,) * 3, std=(0.25,) * 3)
 
 
@@ -36,6 +38,16 @@ def extractor():
     network = keras.Model(inputs, outputs, name="tiny")
     network(np.random.default_rng(0).normal(size=(32, SIDE, SIDE, 3)), training=True)
     return keras_extractor(network, RECIPE, "tiny", decoupled=False)
+
+
+def with_dense_layers():
+    """The same network with fc6 and fc7 on its last map."""
+    network = extractor().model
+    dense = dense_block(network.output["second"], DENSE)
+    outputs = {"second": network.output["second"], "fc_block": dense}
+    return keras_extractor(
+        keras.Model(network.inputs, outputs, name="dense"), RECIPE, "dense", decoupled=False
+    )
 
 
 class OtherForm(FeatureExtractor):

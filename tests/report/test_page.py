@@ -1,5 +1,6 @@
 """The page of made-up reports: drawn, escaped, looked at in a browser."""
 
+import dataclasses
 import datetime
 import html.parser
 import re
@@ -7,6 +8,7 @@ import re
 import numpy as np
 import pytest
 
+from rfd_tf.evaluation.results import MultiLabelFigures
 from rfd_tf.report import map_drawing
 from rfd_tf.report.contents import MapSection
 from rfd_tf.report.image_data import filters_uri, picture_uri
@@ -83,6 +85,19 @@ def test_every_figure_of_every_evaluation_is_in_the_page():
     assert "best epoch" in text
     assert "2025-05-06T07:08:09+00:00" in text
     assert "Some CPU" in text
+
+
+def test_average_precisions_are_in_the_page():
+    names, counts = ["cat", "dog"], [120, 10]
+    made = made_up_result("voc_classification", ["pool5"], names, counts)
+    precisions = {"11_point": [0.611, None], "area": [0.622, 0.633]}
+    extra = {"samples": 5, "area_map_std": 0.0421}
+    figures = MultiLabelFigures({"11_point": 0.644, "area": 0.655}, precisions, extra)
+    result = dataclasses.replace(made, figures={"pool5, k=1": figures})
+    text = Page(page_of(made_up_report(names, counts, evaluations={"voc": result}))).text
+    for shown in ("pool5, k=1", "61.1 %", "64.4 %", "65.5 %", "4.2 %", "samples"):
+        assert shown in text
+    assert result.command in text
 
 
 def test_bars_are_ordered_by_class_size():

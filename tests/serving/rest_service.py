@@ -127,6 +127,8 @@ def _tensor(name: str, values, specs: dict) -> tf.Tensor:
         raise _refused(f"JSON object: does not have named input: {name}")
     dtype = specs[name].dtype
     try:
+        if dtype == tf.string and specs[name].shape.rank == 0:
+            return tf.constant(_bytes(values))
         if dtype == tf.string:
             return tf.constant([_bytes(value) for value in values], tf.string, shape=[len(values)])
         array = np.asarray(values)
@@ -143,7 +145,9 @@ def _bytes(value) -> bytes:
     return value.encode()
 
 
-def _json(value: np.ndarray) -> np.ndarray | list[str]:
+def _json(value: np.ndarray) -> np.ndarray | list[str] | int | float:
+    if value.ndim == 0:
+        return value.item()
     return [item.decode() for item in value] if value.dtype == object else value
 
 

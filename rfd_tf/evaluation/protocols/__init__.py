@@ -2,7 +2,7 @@
 
 Each is a module with a function
 
-    run(experiment: Experiment) -> dict[str, ClassifierFigures]
+    run(experiment: Experiment) -> dict[str, Figures]
 
 which measures one classifier or several, by name, on `experiment.test`. Started again in the same workdir, it
 goes on where it was stopped.
@@ -20,12 +20,12 @@ class Protocol:
     Attributes:
         description: one line.
         module: in this package.
-        rotations: the classes are the four rotations, and the pictures need no labels.
+        labels: what is told apart, one of `experiment.LABELS`.
     """
 
     description: str
     module: str
-    rotations: bool = False
+    labels: str = "classes"
 
     def load(self) -> Callable:
         """Its `run`, imported now."""
@@ -39,7 +39,12 @@ PROTOCOLS = {
     "nonlinear": Protocol("non-linear probes of feature maps", "nonlinear"),
     "finetune": Protocol("fine-tuning of the whole network", "finetune"),
     "rotation": Protocol(
-        "how well either half of the features tells the rotation", "rotation", rotations=True
+        "how well either half of the features tells the rotation", "rotation", labels="rotations"
+    ),
+    "voc_classification": Protocol(
+        "the classes in PASCAL VOC's pictures: fc6-8, fine-tuning or linear SVMs",
+        "voc_classification",
+        labels="multi_label",
     ),
 }
 

@@ -1,24 +1,84 @@
-"""Where a run's proposals come from."""
+"""Annotated pictures with the regions that were proposed in them."""
 
+import dataclasses
 import os
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 from ml_collections import ConfigDict
 
 from rfd_tf.atomic import atomic_file
-from rfd_tf.data import Source
+from rfd_tf.data import Source, VocError, VocSource, first_bad_image, open_voc
+from rfd_tf.data.augmentation import decode
+from rfd_tf.image_header import encoded_size
 from rfd_tf.proposals import ProposalError, SelectiveSearch, load_proposals, propose, read_mat
 
 SOURCES = ("selective_search", "mat")
 
 
-def find_proposals(config: ConfigDict, source, cache: Path) -> list[np.ndarray]:
+@dataclasses.dataclass(frozen=True)
+class ProposedPictures:
+    """N pictures of VOC.
+
+    Attributes:
+        source: with `names` and `annotations`.
+        proposals: of each picture, float32 [P, 4], see `rfd_tf.proposals`.
+    """
+
+    source: VocSource
+    proposals: list[np.ndarray]
+
+    def read(self, index: int) -> np.ndarray:
+        """Picture `index`, uint8 [H, W, 3]; BadImageError if it cannot be decoded."""
+        return read_picture(self.source, index)
+
+
+def read_picture(source: Source, index: int) -> np.ndarray:
+    """Picture `index` of a source, uint8 [H, W, 3]; BadImageError if it cannot be decoded."""
+    try:
+        return decode(source.fetch(tf.constant(index, tf.int64))).numpy()
+    except tf.errors.OpError as error:
+        if bad := first_bad_image(source, np.array([index])):
+            raise bad from error
+        raise
+
+
+def open_pictures(data: ConfigDict, proposals: ConfigDict, cache: Path) -> ProposedPictures:
+    """The pictures that a config's `data` names, with proposals as its `proposals` say.
+
+    Raises:
+        VocError: if a picture is not of the size that its annotation says.
+        And what `data.open_voc` and `find_proposals` raise.
+    """
+    source = open_voc(**data)
+    _check_sizes(source)
+    return ProposedPictures(source, find_proposals(proposals, source, cache))
+
+
+def _check_sizes(source: VocSource) -> None:
+    """Boxes are scaled with the pictures, by the sizes that are annotated."""
+    for index, annotation in enumerate(source.annotations):
+        path = source.describe(index)
+        if not os.path.isfile(path):
+            continue  # TFDS's sizes are the pictures' own
+        try:
+            width, height = encoded_size(path)
+        except ValueError as error:
+            raise VocError(f"{path}: {error}") from None
+        if (width, height) != (annotation.width, annotation.height):
+            raise VocError(
+                f"{path} is {width} x {height} pixels, its annotation says "
+                f"{annotation.width} x {annotation.height}"
+            )
+
+
+def find_proposals(config: ConfigDict, source: VocSource, cache: Path) -> list[np.ndarray]:
     """The proposals of each picture, float32 [P, 4], at most `config.most` of each.
 
     Args:
         config: the `proposals` of a config; see `configs/detection/base.py`.
-        source: pictures with `names` and `annotations` (`data.VocDevkit` and its like).
+        source: the pictures.
         cache: the run's folder for what can be made again.
 
     Raises:
@@ -65,7 +125,7 @@ def _read(config: ConfigDict, source) -> list[np.ndarray]:
     return [by_name[name] for name in source.names]
 
 
-def picture_files(source: Source, folder: Path) -> list[Path]:
+def picture_files(source: VocSource, folder: Path) -> list[Path]:
     """Paths of a source's pictures, their names without endings being the source's.
 
     Pictures that are no files of their own are written to `folder`, as they are encoded.

@@ -1,0 +1,14 @@
+"""Fast R-CNN on PASCAL VOC 2007 as RFD's authors trained it: trainval for training, test for testing.
+
+    rfd detect --model=zoo:rfd_alexnet_voc --config=voc2007 --workdir=/tmp/voc_detection \
+        --config.data.root=/data/VOCdevkit --config.validation.root=/data/VOCdevkit
+
+A run of `rfd train` will do for --model as well. With TensorFlow Datasets' voc/2007 (`tfds build voc/2007`)
+instead of the devkit: --config.data.source=voc_tfds --config.validation.source=voc_tfds, without roots.
+"""
+
+from configs.detection import base
+
+
+def get_config():
+    return base.get_config()

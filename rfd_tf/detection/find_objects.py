@@ -1,0 +1,99 @@
+"""A trained detector on pictures of anyone's."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from rfd_tf.atomic import write_text
+from rfd_tf.data import FlatFolder
+from rfd_tf.data.image_files import ImageFiles
+from rfd_tf.detection.detect import Detections
+from rfd_tf.detection.detect_pictures import detect_pictures
+from rfd_tf.detection.detector import Detector
+from rfd_tf.detection.drawing import draw_detections
+from rfd_tf.detection.measure import DRAWN_SCORE
+from rfd_tf.detection.proposed_pictures import read_picture
+from rfd_tf.proposals import SelectiveSearch, load_proposals, propose
+from rfd_tf.training.workdir import CACHE_FOLDER, check_workdir, claim_workdir, lock_workdir
+
+DETECTIONS_FILE = "detections.json"
+PICTURES = "pictures"  # folder
+
+
+def find_objects(
+    detector: Detector, images: str | os.PathLike, out: str | os.PathLike, most_proposals: int = 2000
+) -> Path:
+    """Propose regions by selective search, detect, and write what was found; continue what was interrupted.
+
+    Args:
+        detector: trained.
+        images: a picture, or a folder of pictures, whose names without endings differ.
+        out: the folder to write: `detections.json`, and `pictures/NAME.png` with the objects
+            drawn in, those of a score of 0.3 and more.
+        most_proposals: for a picture, at most.
+
+    Returns:
+        The path of `detections.json`: a list of, for each picture, its `file`, and `detections` by falling
+        score, each with `class`, `score` and `box` (x1, y1, x2, y2 in pixels from 0, both corners inclusive).
+
+    Raises:
+        FileNotFoundError: if there is no picture.
+        BadImageError, ProposalError: on a picture that cannot be read; it is named.
+        WorkdirError: if `out` holds something else.
+        Stopped: on SIGTERM or Ctrl-C; what was done is kept.
+        ValueError: if two pictures have the same name.
+    """
+    source, out = _pictures(Path(images)), Path(out)
+    claimed = {
+        "detector": _fingerprint(detector),
+        "pictures": source.fingerprint(np.arange(len(source))),
+        "most_proposals": most_proposals,
+    }
+    check_workdir(out, claimed)
+    with lock_workdir(out):
+        claim_workdir(out, claimed)
+        cache = out / CACHE_FOLDER
+        paths = [source.root / file for file in source.files]
+        folder = propose(paths, cache / "proposals", SelectiveSearch())
+        names = [path.stem for path in paths]
+        proposals = [load_proposals(folder, name)[:most_proposals] for name in names]
+
+        def read(index: int) -> np.ndarray:
+            return read_picture(source, index)
+
+        found = detect_pictures(detector, names, read, proposals, cache / "detections")
+        for index, name in enumerate(names):
+            path = out / PICTURES / f"{name}.png"
+            if not path.exists():
+                draw_detections(path, read(index), found[name], detector.class_names, score=DRAWN_SCORE)
+        return _write(out / DETECTIONS_FILE, dict(zip(source.files, found.values(), strict=True)), detector)
+
+
+def _fingerprint(detector: Detector) -> str:
+    digest = hashlib.sha256(json.dumps(detector.facts()).encode())
+    for value in detector.model.get_weights():
+        digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
+
+
+def _pictures(images: Path) -> ImageFiles:
+    if images.is_file():
+        return ImageFiles(images.parent, [images.name], None, None)
+    return FlatFolder(images)
+
+
+def _write(path: Path, found: Mapping[str, Detections], detector: Detector) -> Path:
+    listed = [{"file": file, "detections": _listed(of, detector.class_names)} for file, of in found.items()]
+    write_text(path, json.dumps(listed, indent=1) + "\n")
+    return path
+
+
+def _listed(found: Detections, class_names) -> list[dict]:
+    return [
+        {"class": class_names[label], "score": float(score), "box": [float(value) for value in box]}
+        for box, score, label in zip(found.boxes, found.scores, found.labels, strict=True)
+    ]

@@ -1,0 +1,67 @@
+"""A trained detector on the pictures that it is tested on."""
+
+from pathlib import Path
+
+import numpy as np
+
+from rfd_tf.atomic import write_text
+from rfd_tf.detection.coco_metrics import coco_figures
+from rfd_tf.detection.detect_pictures import detect_pictures
+from rfd_tf.detection.detector import Detector
+from rfd_tf.detection.drawing import draw_detections
+from rfd_tf.detection.precision_recall_figure import draw_precision_recall
+from rfd_tf.detection.proposed_pictures import ProposedPictures
+from rfd_tf.detection.results import (
+    evaluate_detections,
+    write_coco_results,
+    write_voc_results,
+)
+from rfd_tf.evaluation.multi_label_figures import figures_of
+from rfd_tf.evaluation.results import MultiLabelFigures
+from rfd_tf.metrics.voc_average_precision import RULES
+from rfd_tf.training.workdir import CACHE_FOLDER
+
+RESULTS = "results"  # folder
+DRAWN_SCORE = 0.3  # of detections in pictures for people; average precision counts them all
+
+
+def measure(
+    detector: Detector, pictures: ProposedPictures, workdir: Path, split: str, draw: int
+) -> MultiLabelFigures:
+    """Detect in the pictures, hold it against their annotations, and write `workdir/results`.
+
+    In there are VOC's result files (`comp4_det_SPLIT_CLASS.txt`), COCO's JSON (`coco.json`), tables by class
+    (`table.md`), precision over recall (`precision_recall.png`), and drawn pictures.
+
+    Args:
+        detector: trained in `workdir`.
+        pictures: to test on.
+        workdir: of the run; detections so far are kept in its cache.
+        split: the name of the pictures' list, for VOC's files.
+        draw: how many pictures to draw, the first ones, with detections of a score of 0.3 and more.
+
+    Returns:
+        Average precision by both rules; `extra` has COCO's figures.
+
+    Raises:
+        DetectionStopped, ValueError: as of `detect_pictures`.
+    """
+    source = pictures.source
+    detections = detect_pictures(
+        detector, source.names, pictures.read, pictures.proposals, workdir / CACHE_FOLDER / "detections"
+    )
+    annotations = dict(zip(source.names, source.annotations, strict=True))
+    figures = evaluate_detections(detections, annotations, detector.class_names)
+    coco = coco_figures(detections, annotations, detector.class_names)
+    folder = workdir / RESULTS
+    write_voc_results(folder, detections, detector.class_names, split)
+    write_coco_results(folder / "coco.json", detections)
+    write_text(folder / "table.md", f"{figures.table()}\n\n{coco.table()}\n")
+    draw_precision_recall(figures, folder / "precision_recall.png")
+    for index, (name, found) in enumerate(list(detections.items())[:draw]):
+        path = folder / "pictures" / f"{name}.png"
+        truth = annotations[name]
+        draw_detections(path, pictures.read(index), found, detector.class_names, truth, DRAWN_SCORE)
+    precisions = np.array([figures.average_precisions(rule) for rule in RULES])
+    extra = {"coco_map": coco.ap, "coco_50_map": coco.ap_50, "coco_75_map": coco.ap_75}
+    return figures_of(precisions, {name: value for name, value in extra.items() if not np.isnan(value)})

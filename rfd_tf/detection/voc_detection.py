@@ -1,0 +1,130 @@
+"""Fast R-CNN on PASCAL VOC, from its config to its figures; started again, it goes on where it was."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import logging
+from ml_collections import ConfigDict
+
+from rfd_tf import distribution
+from rfd_tf.detection.assembly import Fold
+from rfd_tf.detection.detect import DetectionOptions
+from rfd_tf.detection.detector import DETECTOR_FILE, Detector, open_detector, save_detector
+from rfd_tf.detection.detector_run import DetectorRun, in_epochs
+from rfd_tf.detection.measure import measure
+from rfd_tf.detection.proposed_pictures import ProposedPictures, open_pictures
+from rfd_tf.evaluation import circumstances
+from rfd_tf.evaluation.evaluate import claim_of, seconds_file
+from rfd_tf.evaluation.results import EvaluationResult, MultiLabelFigures, save_result
+from rfd_tf.evaluation.stopwatch import stopwatch
+from rfd_tf.extractors import FeatureExtractor, KerasExtractor
+from rfd_tf.training.resumable_run import set_up_keras
+from rfd_tf.training.workdir import CACHE_FOLDER, check_workdir, claim_workdir, lock_workdir
+
+PROTOCOL = "detection"
+
+
+def voc_detection(
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    open_model: Callable[[], FeatureExtractor],
+    fold: Fold | None = None,
+    command: str = "",
+) -> EvaluationResult | None:
+    """Propose regions, train a detector that begins as a pretrained network, and test it.
+
+    Args:
+        config: see `configs/detection/base.py`.
+        workdir: the run's folder. It ends with `detector.keras` (see `open_detector`), `history.csv`,
+            `checkpoints/`, `evaluation.json`, and `results/` (see `measure`). Workers other than the first
+            keep theirs in `workdir/worker-N`, and do not test.
+        open_model: opens the pretrained network; called once TensorFlow's devices are set up.
+        fold: as of `detection.assembly.build_detector`.
+        command: the command line, for the result.
+
+    Returns:
+        The figures of the test pictures; None on workers other than the first.
+
+    Raises:
+        WorkdirError: if the folder holds another run.
+        BadImageError, VocError, ProposalError: on data that cannot be used; they name it.
+        NonFiniteLossError: when a loss is no longer finite; the last checkpoint is from before.
+        Stopped: on SIGTERM or Ctrl-C; what was done is kept.
+        ValueError: on a config out of range, or a network that does not fit it.
+    """
+    run_config = in_epochs(config)
+    options = DetectionOptions(**{**config.test, "short_sides": tuple(config.test.short_sides)})
+    strategy = distribution.create_strategy(config.strategy, config.logical_cpus)
+    set_up_keras(config)
+    worker = distribution.worker_index(strategy)
+    workdir = Path(workdir) / (f"worker-{worker}" if worker else "")
+    with open_model() as extractor:
+        if not isinstance(extractor, KerasExtractor):
+            raise ValueError(
+                "A detector begins as a Keras model: a run's folder, a .keras file or zoo:NAME. "
+                f"Received: {extractor.location}"
+            )
+        claimed = claim_of(PROTOCOL, config, extractor)
+        check_workdir(workdir, claimed)
+        with lock_workdir(workdir), stopwatch(seconds_file(workdir)) as seconds:
+            training, test = (
+                open_pictures(part, config.proposals, workdir / CACHE_FOLDER)
+                for part in (config.data, config.validation)
+            )
+            if (workdir / DETECTOR_FILE).exists():
+                detector = open_detector(workdir)
+            else:
+                run = DetectorRun(run_config, workdir, strategy, training, extractor, fold)
+                detector = _train(run, claimed, options)
+            if worker:
+                return None
+            figures = measure(detector, test, workdir, config.validation.split, config.draw)
+            result = _result(config, extractor, training, test, figures, command, seconds())
+            save_result(result, workdir)
+            return result
+
+
+def _train(run: DetectorRun, claimed: dict, options: DetectionOptions) -> Detector:
+    source = run.pictures.source
+    logging.info(
+        "%d pictures to learn from, with %d objects and %d regions",
+        len(source),
+        sum(len(annotation.labels) for annotation in source.annotations),
+        sum(len(found.boxes) for found in run.regions),
+    )
+    run.build()
+    claim_workdir(run.workdir, claimed)
+    run.fit()
+    info = run.extractor.info
+    prepared = info.preprocessing
+    detector = Detector(run.model, source.class_names, prepared.mean, prepared.std, options, info.name)
+    if run.is_first_worker:
+        save_detector(detector, run.workdir / DETECTOR_FILE)
+    return detector
+
+
+def _result(
+    config: ConfigDict,
+    extractor: KerasExtractor,
+    training: ProposedPictures,
+    test: ProposedPictures,
+    figures: MultiLabelFigures,
+    command: str,
+    seconds: float,
+) -> EvaluationResult:
+    source = training.source
+    return EvaluationResult(
+        protocol=PROTOCOL,
+        model=extractor.location,
+        command=command,
+        figures={"Fast R-CNN": figures},
+        class_names=list(source.class_names),
+        class_counts=[int(count) for count in (source.targets == 1).sum(axis=0)],
+        test_images=len(test.source),
+        settings=config.to_dict(),
+        seconds=round(seconds, 1),
+        machine=circumstances.machine(),
+        versions=circumstances.versions(),
+        date=circumstances.now(),
+    )

@@ -1,0 +1,87 @@
+"""Detectors that begin as AlexNet: with batch norm, with it folded in, and in its Caffe form."""
+
+import keras
+import numpy as np
+import pytest
+
+import zoo
+from configs.detection import voc2007
+from rfd_tf.detection.assembly import build_detector, build_optimizer
+from rfd_tf.models import alexnet
+from tests.contract import to_numpy
+
+WIDTH, CLASSES = 24, 3
+
+
+def config_of(**detector):
+    config = voc2007.get_config()
+    config.detector.update({"dense_width": WIDTH, **detector})
+    return config
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    """With statistics that are not those of a new network."""
+    keras.utils.set_random_seed(0)
+    network = alexnet(dense_width=WIDTH)
+    rng = np.random.default_rng(0)
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            shapes = [weight.shape for weight in layer.weights]
+            layer.set_weights([rng.uniform(0.5, 1.5, shape).astype("float32") for shape in shapes])
+    return network
+
+
+@pytest.fixture(scope="module")
+def forms(backbone):
+    keras.utils.set_random_seed(1)
+    return {
+        "batch norm": (backbone, False),
+        "folded": (backbone, True),
+        "Caffe": (alexnet(dense_width=WIDTH, use_batch_norm=False), True),
+    }
+
+
+@pytest.mark.parametrize("form", ["batch norm", "folded", "Caffe"])
+def test_trunk_and_dense_layers_are_the_networks(forms, form):
+    network, fold = forms[form]
+    model = build_detector(config_of(fold_batch_norm=fold), network, CLASSES, zoo.fold_batch_norm)
+    image = np.random.default_rng(1).normal(size=(1, 224, 224, 3)).astype("float32")
+    expected = {name: to_numpy(value) for name, value in network(image, training=False).items()}
+    maps = to_numpy(model.trunk(image))
+    np.testing.assert_allclose(maps, expected["conv5"], atol=1e-4 * np.abs(expected["conv5"]).max())
+    assert model.trunk(np.zeros((1, 100, 150, 3), "float32")).shape == (1, 5, 8, 256)
+    fc7 = keras.Model(model.head.inputs[0], model.head.get_layer("fc7").output)
+    found = to_numpy(fc7(expected["pool5"]))
+    np.testing.assert_allclose(found, expected["fc_block"], atol=1e-4 * np.abs(expected["fc_block"]).max())
+    norms = [layer for layer in model.trunk.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert len(norms) == (5 if form == "batch norm" else 0)
+    assert not any(norm.trainable_weights for norm in norms)
+
+
+def test_what_learns_and_how(backbone):
+    """Caffe's: conv1 is frozen; biases learn twice as fast, without decay."""
+    config = config_of()
+    model = build_detector(config, backbone, CLASSES, zoo.fold_batch_norm)
+    learning = {variable.path: variable for variable in model.trainable_variables}
+    layers = [f"conv{n}_conv" for n in range(2, 6)] + ["fc6", "fc7", "class_logits", "deltas"]
+    assert sorted(path.split("/")[-2] for path in learning) == sorted(layers * 2)
+    optimizer = build_optimizer(config, model)
+    before = {path: to_numpy(variable).copy() for path, variable in learning.items()}
+    optimizer.apply([np.ones(variable.shape, "float32") for variable in learning.values()])
+    for path, variable in learning.items():
+        gradient = 1.0 if path.endswith("bias") else 1.0 + 5e-4 * before[path]
+        rate = 2e-3 if path.endswith("bias") else 1e-3
+        np.testing.assert_allclose(to_numpy(variable), before[path] - rate * gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_new_dense_layers_and_a_trunk_that_learns_whole(backbone):
+    config = config_of(pretrained_dense=False, dense_width=8, pool_size=3, frozen="")
+    model = build_detector(config, backbone, CLASSES, zoo.fold_batch_norm)
+    assert model.head.get_layer("fc6").kernel.shape == (3 * 3 * 256, 8)
+    assert any(variable.path.endswith("conv1_conv/kernel") for variable in model.trainable_variables)
+
+
+def test_folding_takes_a_function(backbone):
+    with pytest.raises(ValueError, match="needs a function that folds"):
+        build_detector(config_of(), backbone, CLASSES)
