@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO_DIR ?= .demo
 JOBS ?= 2
 
-.PHONY: setup demo test test-slow test-beam audit lint format clean
+.PHONY: setup demo test test-slow test-beam bench audit lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make test       set up, then run the tests"
 	@echo "make test-slow  the longer checks"
 	@echo "make test-beam  extraction on Apache Beam, in an environment of its own"
+	@echo "make bench      measure speed against what else one would run, and print the table"
 	@echo "make audit      are the installed versions consistent, and free of known vulnerabilities?"
 	@echo "make lint       style checks;  make format  mend what can be mended"
 
@@ -51,6 +52,8 @@ $(BEAM_VENV)/.ready: setup.py
 test-beam: $(BEAM_VENV)/.ready
 	$(BEAM_VENV)/bin/python -m pytest tests/extraction
 
+bench: $(VENV)/.test-ready
+	$(BIN)/python -m benchmarks
 $(AUDIT_VENV)/.ready:
 	$(PYTHON) -m venv $(AUDIT_VENV)
 	$(AUDIT_VENV)/bin/pip install --quiet --disable-pip-version-check 'pip-audit>=2.9,<3'

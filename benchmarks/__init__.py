@@ -1,1 +1,1 @@
-"""Measurements that anyone can repeat: `make bench`, or `python -m benchmarks.NAME` at the project's root."""
+"""Measurements that anyone can repeat: see `benchmarks/README.md`."""

@@ -1,15 +1,18 @@
 """Cost of the memory bank per step, by its size: read of B x (1 + K) rows, normalizer, loss, in-place update.
 
-    python -m benchmarks.memory_bank [--rounds=15]
+    python -m benchmarks.memory_bank [--rounds=15] [--training]
 
 The sizes take turns within each round, so that a slow moment of the machine hits all of them; what counts is
-each size's time over the smallest one's in the same round.
+each size's time over the smallest one's in the same round. With `--training` the whole training step of
+`benchmarks.training_step` is measured instead, of which the bank's is a part.
 """
 
 import argparse
+import functools
 import time
 
-from benchmarks.harness import quiet_tensorflow, resident_bytes, spread
+from benchmarks import training_step
+from benchmarks.harness import measure, quiet_tensorflow, resident_bytes, spread
 from benchmarks.outcome import Row, save
 
 SIZES = (10_000, 100_000, 1_281_167)
@@ -44,7 +47,12 @@ def stepper(num_instances: int):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--training", action="store_true")
+    arguments = parser.parse_args()
+    measure_training() if arguments.training else measure_bank(arguments.rounds)
+
+
+def measure_bank(rounds: int) -> None:
     tf = quiet_tensorflow()
     stepper(1000)  # takes the memory that any first step takes
     steppers, memory = {}, {}
@@ -60,8 +68,33 @@ def main() -> None:
     save("memory_bank", [row for size in SIZES for row in _rows(size, seconds, memory)])
 
 
+def measure_training() -> None:
+    steps = {str(size): functools.partial(training_step.ours, size) for size in SIZES}
+    found = measure(steps, limit_seconds=120)
+    seconds = {size: found[str(size)].seconds for size in SIZES}
+    rows = []
+    for size in SIZES[1:]:
+        ratios = _ratios(size, seconds)
+        rows.append(
+            Row(
+                2,
+                f"whole training step at N = {size:,} over that at N = {SIZES[0]:,}",
+                "times",
+                ratios,
+                goal=f"{GOAL} times",
+                met=ratios["median"] <= GOAL,
+                why="see NOTES.md, bank",
+            )
+        )
+    save("memory_bank-training", rows, {"seconds": seconds})
+
+
+def _ratios(size: int, seconds: dict) -> dict:
+    return spread([own / first for own, first in zip(seconds[size], seconds[SIZES[0]], strict=True)])
+
+
 def _rows(size: int, seconds: dict, memory: dict) -> list[Row]:
-    ratios = spread([own / first for own, first in zip(seconds[size], seconds[SIZES[0]], strict=True)])
+    ratios = _ratios(size, seconds)
     spare = (memory[size] - 4 * 128 * size) / 2**20
     last = size == SIZES[-1]
     goal = {"goal": f"{GOAL} times", "met": ratios["median"] <= GOAL} if last else {}

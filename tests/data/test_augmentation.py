@@ -56,6 +56,25 @@ def test_resize_equals_pil(height, width):
     np.testing.assert_allclose(mine, pil_resize(image, width, height), atol=1.01)
 
 
+def test_a_picture_of_the_wanted_size_stays():
+    """As TensorFlow's own resizing leaves it, where the size is known early and where it is not."""
+    image = tf.constant(np.asarray(picture()))
+    height, width = image.shape[:2]
+    late = tf.function(
+        augmentation.resize, input_signature=[tf.TensorSpec([None, None, 3], tf.uint8), *sides()]
+    )
+    for mine in (augmentation.resize(image, height, width), late(image, height, width)):
+        assert mine.dtype == tf.float32
+        np.testing.assert_array_equal(mine, tf.cast(image, tf.float32))
+    # A size that is known, but not early, with a picture whose shape is.
+    known = tf.function(lambda side: augmentation.resize(image, side, side))
+    assert known(tf.constant(7)).shape == (7, 7, 3)
+
+
+def sides():
+    return [tf.TensorSpec([], tf.int32)] * 2
+
+
 @pytest.mark.parametrize(("height", "width"), [(40, 50), (50, 40), (33, 33), (100, 37), (17, 64)])
 def test_short_side_and_centre_follow_torchvision(height, width):
     image = picture(height, width)
@@ -114,3 +133,6 @@ def test_normalize():
     mine = augmentation.normalize(image, augmentation.IMAGENET_MEAN, augmentation.IMAGENET_STD)
     assert mine.dtype == tf.float32
     np.testing.assert_allclose(mine, expected, atol=1e-5)
+    # By rows, as one picture is normalised, or by channels, as a batch is: bit for bit the same.
+    batch = augmentation.normalize(image[None], augmentation.IMAGENET_MEAN, augmentation.IMAGENET_STD)
+    np.testing.assert_array_equal(mine, batch[0])

@@ -1,0 +1,33 @@
+"""All measurements, one after the other, then one table.
+
+    python -m benchmarks [NAME ...]
+
+Each writes its result when it is done: stopped in between, what was measured stays. The long ones (memory
+over many steps) are run by hand; see `benchmarks/README.md`.
+"""
+
+import subprocess
+import sys
+
+from benchmarks import table
+
+NAMES = ("startup", "training_step", "memory_bank", "input_pipeline", "features", "roi_pooling", "detection")
+LIMIT_SECONDS = 900
+
+
+def main() -> int:
+    failed = []
+    for name in sys.argv[1:] or NAMES:
+        print(f"== {name}", flush=True)
+        try:
+            subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True, timeout=LIMIT_SECONDS)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            failed.append(f"{name}: {error}")
+    table.main()
+    if failed:
+        print("\nNot measured this time:", *failed, sep="\n- ")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
