@@ -54,6 +54,7 @@ test-beam: $(BEAM_VENV)/.ready
 
 bench: $(VENV)/.test-ready
 	$(BIN)/python -m benchmarks
+
 $(AUDIT_VENV)/.ready:
 	$(PYTHON) -m venv $(AUDIT_VENV)
 	$(AUDIT_VENV)/bin/pip install --quiet --disable-pip-version-check 'pip-audit>=2.9,<3'
