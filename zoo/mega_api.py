@@ -79,6 +79,8 @@ def _file(answer: Any) -> MegaFile:
             raise TransientDownloadError(f"{_TRANSIENT[answer]} (error {answer})")
         raise DownloadError(f"{_FINAL.get(answer, 'MEGA refuses')} (error {answer})")
     match answer:
-        case {"g": str() as url, "s": int() as size, "at": str() as attributes} if size >= 0:
+        case {"g": str() as url, "s": int() as size, "at": str() as attributes} if (
+            size >= 0 and not isinstance(size, bool)
+        ):
             return MegaFile(url, size, attributes)
     raise DownloadError(f"MEGA's answer is not understood: {str(answer)[:80]!r}")

@@ -98,6 +98,7 @@ FINDINGS = [
     ("bad_pictures_json", json.dumps({"listing": "0" * 64, "bad": [[[], "b", "damaged"]]}).encode()),
     ("training_checkpoint", b"\x89HDF\r\n\x1a\n" + bytes(200)),
     ("mega_answer", _DEEP),
+    ("mega_answer", b'[{"s": false, "at": "AAAA", "g": "http://gfs.example/dl/x"}]'),
     ("mega_answer", b"9" * 5000),
     ("http_head", b"302\nLocation: http:\x00\x80\xff/\n\n"),
     ("http_head", b"200\nContent-Length: \xb2\n\n"),
