@@ -108,7 +108,7 @@ def _rows(size: int, seconds: dict, memory: dict) -> list[Row]:
             spread([spare]),
             goal=f"under {SPARE_MIB} MiB",
             met=spare < SPARE_MIB,
-            why="see NOTES.md, bank",
+            why="freed temporaries of the initial rows, kept by the allocator; see NOTES.md, bank",
         ),
     ]
 
