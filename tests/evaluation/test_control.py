@@ -68,4 +68,4 @@ def test_is_measured_beside_the_run(run):
 def test_only_a_run_has_one(tmp_path, capsys):
     arguments = [f"--model={tmp_path / 'none'}", f"--workdir={tmp_path / 'w'}", *KNN, *DIGITS, "--control"]
     assert cli.main(["rfd", "evaluate", *arguments]) == 1
-    assert f"{tmp_path / 'none'} is no folder of a run" in capsys.readouterr().err
+    assert f"{tmp_path / 'none'} is not the folder of a run" in capsys.readouterr().err
