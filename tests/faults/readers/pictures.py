@@ -51,7 +51,7 @@ def made_headers(seeds):
         0, 2**32 - 1
     )
     numbers = st.tuples(sides, sides)
-    png = numbers.map(lambda n: png(*n))
+    pngs = numbers.map(lambda n: png(*n))
     bmp = st.builds(
         lambda n, bits, rest: (
             b"BM" + bytes(12) + b"\x36\0\0\0\x28\0\0\0" + struct.pack("<2IHH", *n, 1, bits) + rest
@@ -75,7 +75,7 @@ def made_headers(seeds):
         st.sampled_from([b"VP8 ", b"VP8L", b"VP8X", b"ANIM"]),
         st.binary(max_size=60),
     )
-    return st.one_of(png, bmp, jpeg, webp)
+    return st.one_of(pngs, bmp, jpeg, webp)
 
 
 def _header(path: Path):
