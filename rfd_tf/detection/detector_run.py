@@ -1,7 +1,6 @@
 import math
 from pathlib import Path
 
-import keras
 import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
@@ -93,11 +92,6 @@ class DetectorRun(ResumableRun):
             )
 
         return distribution.distribute_dataset(self.strategy, make)
-
-    def measuring_callbacks(self) -> list[keras.callbacks.Callback]:
-        if not self.config.tensorboard:
-            return []
-        return [keras.callbacks.TensorBoard(self.workdir / "tensorboard", write_graph=False)]
 
     def name_bad_image(self, error: tf.errors.OpError) -> None:
         name_bad_image(self.config, self.pictures, None, self.checkpoint.step, error)

@@ -40,11 +40,14 @@ def _draw_curves(grid, figures: DetectionFigures, values: np.ndarray) -> None:
     for axes, name, curve, value in zip(
         grid.ravel(), figures.class_names, figures.curves, values, strict=False
     ):
-        precision = curve.precision
-        axes.plot(curve.recall, precision, color=_CURVE, linewidth=1.2, label="precision")
-        envelope = np.maximum.accumulate(precision[::-1])[::-1]
+        axes.plot(curve.recall, curve.precision, color=_CURVE, linewidth=1.2, label="precision")
         axes.plot(
-            curve.recall, envelope, color=_ENVELOPE, linewidth=1.2, linestyle="--", label="highest beyond"
+            curve.recall,
+            curve.envelope,
+            color=_ENVELOPE,
+            linewidth=1.2,
+            linestyle="--",
+            label="highest beyond",
         )
         axes.set(xlim=(0, 1), ylim=(0, 1.03))
         found = f"{percent(value)} % of {curve.num_positives}" if curve.num_positives else "no objects"

@@ -39,6 +39,11 @@ class PrecisionRecall:
         """[M] in [0, 1]; NaN where there is nothing to find."""
         return self.true_positives / (self.num_positives or np.nan)
 
+    @property
+    def envelope(self) -> np.ndarray:
+        """[M], the highest precision at each recall or beyond."""
+        return np.maximum.accumulate(self.precision[::-1])[::-1]
+
     def average_precision(self, rule: str = "11_point") -> float:
         """In [0, 1]; NaN where there is nothing to find.
 
@@ -52,7 +57,7 @@ class PrecisionRecall:
             raise ValueError(f"`rule` must be one of {RULES}. Received: {rule!r}")
         if not self.num_positives:
             return float("nan")
-        envelope = np.append(np.maximum.accumulate(self.precision[::-1])[::-1], 0.0)
+        envelope = np.append(self.envelope, 0.0)
         if rule == "area":
             gained = np.diff(self.true_positives, prepend=0)
             return float(np.sum(envelope[:-1] * gained) / self.num_positives)

@@ -1,6 +1,5 @@
 from pathlib import Path
 
-import keras
 import tensorflow as tf
 from ml_collections import ConfigDict
 
@@ -26,11 +25,6 @@ class InputsRun(ResumableRun):
         self.inputs = inputs
         self.rate_factor = rate_factor
         inputs.check(strategy)
-
-    def measuring_callbacks(self) -> list[keras.callbacks.Callback]:
-        if not self.config.tensorboard:
-            return []
-        return [keras.callbacks.TensorBoard(self.workdir / "tensorboard", write_graph=False)]
 
     def training_batches(self, start_step: int, epochs: int):
         return self.inputs.training_batches(self.config, self.strategy, start_step, epochs)

@@ -88,8 +88,10 @@ class ResumableRun(abc.ABC):
         return []
 
     def measuring_callbacks(self) -> list[keras.callbacks.Callback]:
-        """Those that add to the logs or write them, on the first worker."""
-        return []
+        """Those that add to the logs or write them, on the first worker. By default TensorBoard's."""
+        if not self.config.tensorboard:
+            return []
+        return [keras.callbacks.TensorBoard(self.workdir / "tensorboard", write_graph=False)]
 
     def name_bad_image(self, error: tf.errors.OpError) -> None:  # noqa: B027  most have none
         """Raise an error that names the picture that `error` came of, if there is one."""
