@@ -57,7 +57,7 @@ class MemoryBank(keras.layers.Layer):
         self.rows = self.add_weight(
             name="rows",
             shape=(self.num_instances, self.embedding_dim),
-            initializer=keras.initializers.RandomUniform(-bound, bound),
+            initializer=_in_place(keras.initializers.RandomUniform(-bound, bound)),
             trainable=False,
         )
         self.normalizer = self.add_weight(name="normalizer", shape=(), initializer="zeros", trainable=False)
@@ -108,6 +108,18 @@ class MemoryBank(keras.layers.Layer):
             "temperature": self.temperature,
             "momentum": self.momentum,
         }
+
+
+def _in_place(initializer):
+    """The same numbers; on TensorFlow drawn, scaled and shifted in one table's memory instead of three's."""
+    if keras.backend.backend() != "tensorflow":
+        return initializer
+    import tensorflow as tf
+
+    # A graph reuses the memory of what nothing else needs. The shape is an argument, lest the graph's optimizer
+    # take the whole table for a constant and compute it once more.
+    draw = tf.function(lambda rows, width: initializer((rows, width)))
+    return lambda shape, dtype=None: draw(*map(tf.constant, shape))
 
 
 def _gather_rows(variable, index):
