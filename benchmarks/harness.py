@@ -58,6 +58,7 @@ def measure(
     rounds: int = ROUNDS,
     steps: int = 1,
     warm: int = 1,
+    settle: int = 0,
     limit_seconds: float = 150,
 ) -> dict[str, Measured]:
     """Time the candidates in turn.
@@ -67,6 +68,8 @@ def measure(
         rounds: turns of each; fewer, `LEAST_ROUNDS` at least, where the time is up.
         steps: within a turn.
         warm: steps before the first turn.
+        settle: steps at the beginning of each turn that are not timed, until what was prepared between the
+            turns is used up.
         limit_seconds: after which no round begins that is not needed.
     """
     begin = time.monotonic()
@@ -78,6 +81,7 @@ def measure(
             if number >= LEAST_ROUNDS and time.monotonic() - begin > limit_seconds:
                 break
             for name, worker in workers.items():
+                worker.warm(settle)
                 seconds[name].append(worker.ask(steps))
         return {
             name: Measured(tuple(seconds[name]), first[name], worker.ask("memory"))

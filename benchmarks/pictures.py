@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from PIL import Image
+
 
 def data_folder() -> Path | None:
     """`$RFD_TF_TEST_DATA`, else `../shared/data` beside the project; None where there is neither."""
@@ -16,3 +18,15 @@ def needed_data() -> Path:
     if (folder := data_folder()) is None:
         raise SystemExit("This needs real pictures: $RFD_TF_TEST_DATA names their folder (CONTRIBUTING.md).")
     return folder
+
+
+def write_mosaics(files: list[Path], folder: Path, count: int = 64, across: int = 4) -> None:
+    """Pictures of a camera's size, 2000 x 1500: `across` x `across` of the files each, side by side."""
+    width, height, each = 500, 375, across**2
+    for number in range(count):
+        mosaic = Image.new("RGB", (across * width, across * height))
+        for place in range(each):
+            with Image.open(files[(number * each + place) % len(files)]) as picture:
+                tile = picture.resize((width, height))
+            mosaic.paste(tile, (place % across * width, place // across * height))
+        mosaic.save(folder / f"{number:03}.jpg", quality=90)

@@ -32,7 +32,8 @@ def batch(instances: int = INSTANCES) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return images, rng.choice(instances, IMAGES, replace=False), negatives
 
 
-def ours(instances: int = INSTANCES):
+def ours(instances: int = INSTANCES, data=None):
+    """`data` makes the batches, on TensorFlow; by default one comes again and again."""
     tf = quiet_tensorflow()
     import keras
 
@@ -42,9 +43,10 @@ def ours(instances: int = INSTANCES):
     keras.utils.set_random_seed(0)
     model = RotationDecoupling(alexnet(), instances, num_negatives=NEGATIVES)
     model.compile(CoupledSGD(0.01, 0.9, nesterov=True, coupled_weight_decay=5e-4))
+    if data is not None:
+        return keras_stepper(model, data(), STEPS)
     arrays = dict(zip(("image", "index", "negatives"), batch(instances), strict=True))
-    data = tf.data.Dataset.from_tensors(arrays).repeat().prefetch(2)
-    return keras_stepper(model, data, STEPS)
+    return keras_stepper(model, tf.data.Dataset.from_tensors(arrays).repeat().prefetch(2), STEPS)
 
 
 def pytorch():

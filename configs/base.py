@@ -36,6 +36,7 @@ def get_config() -> ConfigDict:
             "max_area": 1.0,
             "mean": (0.485, 0.456, 0.406),
             "std": (0.229, 0.224, 0.225),
+            "fast_decoding": False,  # of JPEGs, less exactly; for random_resized_crop
         }
     )
 

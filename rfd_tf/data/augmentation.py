@@ -11,7 +11,8 @@ import tensorflow as tf
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
-EXACT = "INTEGER_ACCURATE"  # the JPEG transform that PIL uses; TensorFlow's default trades accuracy for speed
+# JPEG transforms: the one that PIL uses, and TensorFlow's default, which trades accuracy for speed.
+EXACT, FAST = "INTEGER_ACCURATE", "INTEGER_FAST"
 
 
 def uniform(shape: Sequence[int], seed: tf.Tensor, minval=0.0, maxval=1.0, dtype=tf.float32) -> tf.Tensor:

@@ -81,11 +81,11 @@ def _freeze(trunk: keras.Model, last: str) -> None:
 
 def _check_sides(model: FastRCNN, config: ConfigDict) -> None:
     """What pictures will be tested at is known before anything is trained."""
-    limit = model.pool.max_side * model.stride
     for name, longest in (("longest", config.longest), ("test.longest", config.test.longest)):
-        if longest > limit:
+        if longest > model.longest_side:
             raise ValueError(
-                f"`{name}` must be {limit} pixels at most, which the region pooling covers: {longest}"
+                f"`{name}` must be {model.longest_side} pixels at most, which the region pooling covers: "
+                f"{longest}"
             )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from rfd_tf.data.voc import Annotation
 from rfd_tf.detection.detect import Detections
-from rfd_tf.detection.results import check_same_pictures, percent
+from rfd_tf.detection.results import check_same_pictures, coco_entry, percent
 
 try:
     from pycocotools.coco import COCO
@@ -130,10 +130,9 @@ def _found(detections: Sequence[Detections]) -> list[dict]:
 
 
 def _entry(image: int, box: np.ndarray, label: int, **more) -> dict:
-    x1, y1, x2, y2 = box.astype("float64").tolist()
-    width, height = x2 - x1 + 1, y2 - y1 + 1
-    size = {"bbox": [x1, y1, width, height], "area": width * height}
-    return {"image_id": image, "category_id": int(label) + 1, **size, **more}
+    entry = coco_entry(image, box, label)
+    _, _, width, height = entry["bbox"]
+    return {**entry, "area": width * height, **more}
 
 
 def _coco(num_images: int, num_classes: int, entries: list[dict]) -> COCO:

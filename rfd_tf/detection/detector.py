@@ -57,9 +57,9 @@ class Detector:
                 "`mean` and `std` need three values, `std` positive ones. "
                 f"Received: mean={self.mean}, std={self.std}"
             )
-        if self.options.longest > (limit := self.model.pool.max_side * self.model.stride):
+        if self.options.longest > self.model.longest_side:
             raise ValueError(
-                f"`longest` must be {limit} pixels at most, what the region pooling covers. "
+                f"`longest` must be {self.model.longest_side} pixels at most, what region pooling covers. "
                 f"Received: longest={self.options.longest}"
             )
         if not self.name or not all(c.isalnum() or c in "_-." for c in self.name):

@@ -44,16 +44,18 @@ def read_picture(source: Source, index: int) -> np.ndarray:
         raise
 
 
-def open_pictures(data: ConfigDict, proposals: ConfigDict, cache: Path) -> ProposedPictures:
-    """The pictures that a config's `data` names, with proposals as its `proposals` say.
+def open_annotated(data: ConfigDict) -> VocSource:
+    """The pictures that a config's `data` names.
 
     Raises:
-        VocError: if a picture is not of the size that its annotation says.
-        And what `data.open_voc` and `find_proposals` raise.
+        VocError: if a picture is not of the size that its annotation says, or there is no object to find.
+        And what `data.open_voc` raises.
     """
     source = open_voc(**data)
     _check_sizes(source)
-    return ProposedPictures(source, find_proposals(proposals, source, cache))
+    if all(annotation.difficult.all() for annotation in source.annotations):
+        raise VocError(f"There is no object to find in the {len(source)} pictures of {source.name}")
+    return source
 
 
 def _check_sizes(source: VocSource) -> None:

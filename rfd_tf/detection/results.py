@@ -159,18 +159,18 @@ def write_coco_results(path: str | os.PathLike, detections: Mapping[str, Detecti
     """
     numbers = all(name.isdecimal() for name in detections)
     results = [
-        {
-            "image_id": int(name) if numbers else place,
-            "category_id": int(label) + 1,
-            "bbox": [float(x1), float(y1), float(x2 - x1 + 1), float(y2 - y1 + 1)],
-            "score": float(score),
-        }
+        {**coco_entry(int(name) if numbers else place, box, label), "score": float(score)}
         for place, (name, found) in enumerate(detections.items(), 1)
-        for (x1, y1, x2, y2), score, label in zip(
-            found.boxes.astype("float64"), found.scores, found.labels, strict=True
-        )
+        for box, score, label in zip(found.boxes, found.scores, found.labels, strict=True)
     ]
     write_text(path, json.dumps(results))
+
+
+def coco_entry(image: int, box: np.ndarray, label: int) -> dict:
+    """A box of a picture as COCO writes it: classes count from 1, `bbox` is x, y, width, height."""
+    x1, y1, x2, y2 = box.astype("float64").tolist()
+    bbox = [x1, y1, x2 - x1 + 1, y2 - y1 + 1]
+    return {"image_id": image, "category_id": int(label) + 1, "bbox": bbox}
 
 
 def percent(value: float) -> str:

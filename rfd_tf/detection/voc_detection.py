@@ -8,12 +8,13 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from rfd_tf import distribution
+from rfd_tf.data import VocSource
 from rfd_tf.detection.assembly import Fold
 from rfd_tf.detection.detect import DetectionOptions
 from rfd_tf.detection.detector import DETECTOR_FILE, Detector, open_detector, save_detector
 from rfd_tf.detection.detector_run import DetectorRun, in_epochs
 from rfd_tf.detection.measure import measure
-from rfd_tf.detection.proposed_pictures import ProposedPictures, open_pictures
+from rfd_tf.detection.proposed_pictures import ProposedPictures, find_proposals, open_annotated
 from rfd_tf.evaluation import circumstances
 from rfd_tf.evaluation.evaluate import claim_of, seconds_file
 from rfd_tf.evaluation.results import EvaluationResult, MultiLabelFigures, save_result
@@ -68,19 +69,23 @@ def voc_detection(
         claimed = claim_of(PROTOCOL, config, extractor)
         check_workdir(workdir, claimed)
         with lock_workdir(workdir), stopwatch(seconds_file(workdir)) as seconds:
-            training, test = (
-                open_pictures(part, config.proposals, workdir / CACHE_FOLDER)
-                for part in (config.data, config.validation)
-            )
+            training, test = map(open_annotated, (config.data, config.validation))
+
+            def proposed(source: VocSource) -> ProposedPictures:
+                return ProposedPictures(
+                    source, find_proposals(config.proposals, source, workdir / CACHE_FOLDER)
+                )
+
+            to_test = None if worker else proposed(test)  # before training, lest that be lost
             if (workdir / DETECTOR_FILE).exists():
                 detector = open_detector(workdir)
             else:
-                run = DetectorRun(run_config, workdir, strategy, training, extractor, fold)
+                run = DetectorRun(run_config, workdir, strategy, proposed(training), extractor, fold)
                 detector = _train(run, claimed, options)
-            if worker:
+            if to_test is None:
                 return None
-            figures = measure(detector, test, workdir, config.validation.split, config.draw)
-            result = _result(config, extractor, training, test, figures, command, seconds())
+            figures = measure(detector, to_test, workdir, config.validation.split, config.draw)
+            result = _result(config, extractor, training, len(test), figures, command, seconds())
             save_result(result, workdir)
             return result
 
@@ -107,24 +112,21 @@ def _train(run: DetectorRun, claimed: dict, options: DetectionOptions) -> Detect
 def _result(
     config: ConfigDict,
     extractor: KerasExtractor,
-    training: ProposedPictures,
-    test: ProposedPictures,
+    training: VocSource,
+    test_images: int,
     figures: MultiLabelFigures,
     command: str,
     seconds: float,
 ) -> EvaluationResult:
-    source = training.source
     return EvaluationResult(
         protocol=PROTOCOL,
         model=extractor.location,
         command=command,
         figures={"Fast R-CNN": figures},
-        class_names=list(source.class_names),
-        class_counts=[int(count) for count in (source.targets == 1).sum(axis=0)],
-        test_images=len(test.source),
+        class_names=list(training.class_names),
+        class_counts=[int(count) for count in (training.targets == 1).sum(axis=0)],
+        test_images=test_images,
         settings=config.to_dict(),
         seconds=round(seconds, 1),
-        machine=circumstances.machine(),
-        versions=circumstances.versions(),
-        date=circumstances.now(),
+        **circumstances.here_and_now(),
     )

@@ -45,6 +45,11 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
+def here_and_now() -> dict:
+    """`machine`, `versions` and `date`, as results keep them."""
+    return {"machine": machine(), "versions": versions(), "date": now()}
+
+
 def _processor() -> str:
     information = Path("/proc/cpuinfo")
     if information.exists():

@@ -97,6 +97,7 @@ def claim_of(protocol: str, config: ConfigDict, extractor: FeatureExtractor) -> 
 
 
 def seconds_file(workdir: Path) -> Path:
+    """Where a run's time is kept over its starts, in a folder that is there."""
     folder = workdir / CACHE_FOLDER
     folder.mkdir(exist_ok=True)
     return folder / _SECONDS_FILE
@@ -119,7 +120,5 @@ def _result(
         test_images=len(experiment.test.valid),
         settings=experiment.config.to_dict(),
         seconds=round(seconds, 1),
-        machine=circumstances.machine(),
-        versions=circumstances.versions(),
-        date=circumstances.now(),
+        **circumstances.here_and_now(),
     )

@@ -116,8 +116,8 @@ def _in_place(initializer):
         return initializer
     import tensorflow as tf
 
-    # A graph reuses the memory of what nothing else needs. The shape is an argument, lest the graph's optimizer
-    # take the whole table for a constant and compute it once more.
+    # A graph reuses the memory of what nothing else needs. The shape is an argument, lest the graph's
+    # optimizer take the table for a constant and compute it once more.
     draw = tf.function(lambda rows, width: initializer((rows, width)))
     return lambda shape, dtype=None: draw(*map(tf.constant, shape))
 

@@ -85,6 +85,11 @@ class FastRCNN(keras.Model):
         }
         self.built = True
 
+    @property
+    def longest_side(self) -> int:
+        """Of pictures, in pixels: what the region pooling covers."""
+        return self.pool.max_side * self.stride
+
     def set_delta_statistics(self, means, deviations) -> None:
         """Set the mean and deviation of box targets by class, each [C + 1, 4].
 

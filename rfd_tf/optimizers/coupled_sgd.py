@@ -83,7 +83,8 @@ class CoupledSGD(keras.optimizers.Optimizer):
 
         Decay and Nesterov's look-ahead become two steps before the plain momentum step, with r the rate and m
         the momentum: `w1 = w + r m v`, then `m v + decay w = m (1 - r decay) v + decay w1`, so that
-        `v' = m (1 - r decay) (v + c w1) + g`, and `w' = w1 - r (1 + m) v'`.
+        `v' = m (1 - r decay) (v + c w1) + g` with `c = decay / (m (1 - r decay))`, and
+        `w' = w1 - r (1 + m) v'`.
         """
         import tensorflow as tf
 

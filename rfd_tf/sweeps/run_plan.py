@@ -1,8 +1,10 @@
 """Runs the cells of a sweep, each command in a process of its own."""
 
+import ctypes
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ from rfd_tf.sweeps.plan import Cell
 
 _POLL_SECONDS = 0.2
 _GIB = 2**30
+_PR_SET_PDEATHSIG = 1
 
 
 class SweepStopped(Stopped):
@@ -142,8 +145,14 @@ def _start(cell: Cell, number: int, program: Sequence[str], report: Callable[[st
             stdin=subprocess.DEVNULL,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
             start_new_session=True,
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )
     return _Running(cell, number, process, log)
+
+
+def _end_with_parent() -> None:
+    """Of a command: it shall not go on alone, holding its folder, when the sweep itself is killed."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _stop(running: Sequence[_Running]) -> None:

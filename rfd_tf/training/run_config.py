@@ -5,7 +5,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from configs import base, classify
-from rfd_tf.json_text import parse_json
+from rfd_tf.json_text import fits, parse_json
 from rfd_tf.training.workdir import CONFIG_FILE
 
 # Without these nothing can be said of a run.
@@ -44,17 +44,7 @@ def _check_fields(fields: dict, like: dict, prefix: str) -> None:
     """Those that are known must be of the types that they have by default."""
     for name, default in like.items():
         value = fields.get(name, default)  # one that an earlier version did not have
-        if not _is_like(value, default):
+        if not fits(value, type(default)):
             raise ValueError(f"its field {prefix}{name} is {value!r:.80}")
         if isinstance(default, dict):
             _check_fields(value, default, f"{prefix}{name}.")
-
-
-def _is_like(value, default) -> bool:
-    if isinstance(default, bool):
-        return isinstance(value, bool)
-    if isinstance(default, int):
-        return isinstance(value, int) and not isinstance(value, bool)
-    if isinstance(default, float):
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, list | tuple if isinstance(default, tuple) else type(default))

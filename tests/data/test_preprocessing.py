@@ -42,6 +42,14 @@ def test_small_arrays_pass_unchanged_when_the_size_fits():
         np.testing.assert_allclose(mine * 255, image, atol=1e-3)
 
 
+def test_fast_decoding_is_for_training_only():
+    fetched = tf.constant(encoded(picture(400, 500)))
+    exact, fast = (Preprocessing(24, resize=30, fast_decoding=on) for on in (False, True))
+    np.testing.assert_array_equal(fast.eval_image(fetched), exact.eval_image(fetched))
+    differences = np.abs(fast.train_image(fetched, SEED) - exact.train_image(fetched, SEED))
+    assert 0 < differences.mean() < 0.1
+
+
 def test_no_flip_means_none():
     recipe = Preprocessing(8, train="resize", flip=False)
     image = tf.constant(np.asarray(picture()))
@@ -58,6 +66,7 @@ def test_no_flip_means_none():
         ({"min_area": 0.9, "max_area": 0.5}, "max_area=0.5"),
         ({"std": (1, 1)}, "three values"),
         ({"std": (1, 0, 1)}, "positive"),
+        ({"fast_decoding": True, "train": "resize"}, "random_resized_crop.*Received: train='resize'"),
     ],
 )
 def test_refused(options, message):

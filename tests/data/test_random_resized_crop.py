@@ -6,7 +6,12 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from rfd_tf.data.random_resized_crop import crop_window, decode_window, random_resized_crop
+from rfd_tf.data.random_resized_crop import (
+    crop_window,
+    decode_window,
+    decode_window_fast,
+    random_resized_crop,
+)
 from tests.data.pictures import decoded, encoded, picture
 
 
@@ -123,3 +128,34 @@ def test_real_photo_equals_pil(test_data):
     np.testing.assert_allclose(
         random_resized_crop(tf.constant(content), 224, seed), np.asarray(cut), atol=1.01
     )
+
+
+@pytest.mark.parametrize(
+    ("size", "ratio"), [(200, 1), (151, 1), (150, 2), (76, 2), (75, 4), (38, 4), (37, 8), (9, 8)]
+)
+def test_fast_window_is_the_exact_one_averaged(size, ratio):
+    """As small as the side that is wanted allows, beginning and ending at the next whole pixel outwards."""
+    content = encoded(picture(400, 500), quality=95)
+    top, left, height, width = 52, 99, 300, 333
+    window = map(tf.constant, (top, left, height, width))
+    mine = tf.cast(decode_window_fast(tf.constant(content), *window, size), tf.float32)
+    begin, end = (top // ratio, left // ratio), (-(-(top + height) // ratio), -(-(left + width) // ratio))
+    averaged = np.asarray(Image.fromarray(decoded(content)).reduce(ratio))
+    expected = averaged[begin[0] : end[0], begin[1] : end[1]].astype("float32")
+    assert mine.shape == expected.shape
+    assert np.abs(mine - expected).mean() < 2  # of 255: colour is repeated, not interpolated
+
+
+@pytest.mark.parametrize("size", [(400, 500), (53, 400), (31, 33)])
+def test_fast_crop_shows_the_same_as_the_exact_one(size):
+    fetched = tf.constant(encoded(picture(*size), quality=95))
+    for n in range(10):
+        exact, fast = (random_resized_crop(fetched, 24, tf.constant([3, n]), fast=f) for f in (False, True))
+        assert np.abs(fast - exact).mean() < 8
+        assert np.corrcoef(np.ravel(fast), np.ravel(exact))[0, 1] > 0.98
+
+
+def test_fast_is_for_jpegs_only():
+    fetched = tf.constant(encoded(picture(), "PNG"))
+    exact, fast = (random_resized_crop(fetched, 24, tf.constant([3, 4]), fast=f) for f in (False, True))
+    np.testing.assert_array_equal(fast, exact)

@@ -1,12 +1,14 @@
 """Proposals of annotated pictures: searched or read from files."""
 
+import re
+
 import numpy as np
 import pytest
 import scipy.io
 
 from configs.detection import base
 from rfd_tf.data import VocDevkit, VocError, open_voc
-from rfd_tf.detection.proposed_pictures import find_proposals, open_pictures, picture_files
+from rfd_tf.detection.proposed_pictures import find_proposals, open_annotated, picture_files
 from rfd_tf.proposals import ProposalError
 from tests.detection import toy
 
@@ -110,4 +112,17 @@ def test_a_picture_that_is_none_is_named(tmp_path):
     data = base.voc_fields("test")
     data.root = str(root)
     with pytest.raises(VocError, match=r"000008.jpg: it is no JPEG"):
-        open_pictures(data, config_of(), tmp_path / "cache")
+        open_annotated(data)
+
+
+def test_pictures_without_objects_are_refused(tmp_path):
+    """Average precision would be of nothing, after all the training."""
+    root = toy.write_devkit(tmp_path)
+    for path in (root / "VOC2007" / "Annotations").iterdir():
+        text = path.read_text()
+        assert "<object>" in text
+        path.write_text(re.sub("<object>.*</object>", "", text, flags=re.DOTALL))
+    data = base.voc_fields("test")
+    data.root = str(root)
+    with pytest.raises(VocError, match=r"There is no object to find in the [0-9]+ pictures of"):
+        open_annotated(data)

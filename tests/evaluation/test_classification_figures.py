@@ -94,9 +94,7 @@ def result():
         test_images=3,
         settings={"seed": 0, "k": (20,)},
         seconds=1.5,
-        machine=circumstances.machine(),
-        versions=circumstances.versions(),
-        date=circumstances.now(),
+        **circumstances.here_and_now(),
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.data.pictures import write
+from tests.detection import toy
 from tests.report import runs
 from tests.training import processes
 from tests.zoo.mega_server import MegaServer
@@ -29,6 +30,19 @@ if __name__ == "__main__":
         propose(pictures, sys.argv[2], SelectiveSearch("fast"), 1)
     except OSError as error:
         sys.exit(f"propose: {error}")
+"""
+_SWEEP = """
+from ml_collections import ConfigDict
+
+def get_config():
+    knn = (
+        "evaluate --model={run} --protocol=knn --config=evaluate_folder --workdir={dir} "
+        "--config.data.root={pictures} --config.validation.root={validation} --config.seed={seed} "
+        "--config.data.split= --config.validation.split= --config.batch_size=8 "
+    )
+    variants = {"five": (knn + "--config.knn.k=(5,)",), "six": (knn + "--config.knn.k=(6,)",)}
+    folders = {"run": "", "pictures": "", "validation": ""}
+    return ConfigDict({"seeds": (0,), "variants": variants, **folders})
 """
 _DOWNLOAD = """
 import sys, zoo
@@ -67,6 +81,8 @@ def make_world(folder: Path, server: MegaServer) -> World:
     runs.write_pictures(folder / "validation", {"blue": 6, "white": 6}, seed=1)
     runs.write_run(world.run, world.pictures, folder / "validation")
     save_torch(folder / "resnet20.th", resnet_state())
+    toy.write_network(toy.write_devkit(folder / "devkit") / "network.keras")
+    (folder / "sweep.py").write_text(_SWEEP)
     write(folder / "scenes", *(f"{number:02}.png" for number in range(16)))
     np.savez(folder / "images.npz", images=_images(240))
     return world
@@ -149,6 +165,21 @@ def _evaluate(world: World, out: Path) -> list:
     return _rfd("evaluate", *flags, "--config.features=('block1','features')")
 
 
+def _rotations(world: World, out: Path) -> list:
+    flags = ["--config=image_folder", f"--out={out / 'prob.dat'}", "--folds=2"]
+    flags += [f"--config.data.root={world.pictures}", "--config.epochs=2", "--config.batch_size=8"]
+    flags += ["--config.preprocessing.image_size=16", "--config.preprocessing.resize=16"]
+    flags += ["--config.backbone.name=resnet8", "--config.backbone.features=('pool',)"]
+    flags += ["--config.backbone.feature=pool", "--config.backbone.width=4", "--config.tensorboard=False"]
+    return _rfd("rotations", *flags)
+
+
+def _sweep(world: World, out: Path) -> list:
+    folders = {"run": world.run, "pictures": world.pictures, "validation": world.folder / "validation"}
+    flags = [f"--config.{name}={folder}" for name, folder in folders.items()]
+    return _rfd("sweep", f"--config={world.folder / 'sweep.py'}", f"--workdir={out / 'sweep'}", *flags)
+
+
 def _extract(kind: str):
     def arguments(world: World, out: Path) -> list:
         flags = [f"--model={world.run}", f"--images={world.folder / 'images.npz'}", f"--out={out / kind}"]
@@ -177,6 +208,12 @@ COMMANDS: dict[str, Command] = {
         lambda world, out: ["-c", _PROPOSE, world.folder / "scenes", out / "proposals"], "proposals"
     ),
     "evaluate": Command(_evaluate, "linear/evaluation.json"),
+    "rotations": Command(_rotations, "prob.dat"),
+    "detect": Command(
+        lambda world, out: _rfd("detect", *toy.arguments(world.folder / "devkit", out / "detector")),
+        "detector/evaluation.json",
+    ),
+    "sweep": Command(_sweep, "sweep/table.csv"),
     "report": Command(
         lambda world, out: _rfd(
             "report", f"--workdir={world.run}", f"--out={out / 'report.html'}", "--nocontrol"
