@@ -41,7 +41,7 @@ test: $(VENV)/.test-ready
 	$(BIN)/python -m pytest -n $(JOBS) --dist=loadfile
 
 test-slow: $(VENV)/.test-ready
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n $(JOBS) --dist=worksteal -m slow
 
 # Apache Beam holds back protobuf and pyarrow, so it has an environment of its own.
 $(BEAM_VENV)/.ready: setup.py

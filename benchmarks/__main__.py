@@ -2,25 +2,37 @@
 
     python -m benchmarks [NAME ...]
 
-Each writes its result when it is done: stopped in between, what was measured stays. The long ones (memory
-over many steps) are run by hand; see `benchmarks/README.md`.
+Each writes its result when it is done: stopped in between, what was measured stays. The longest one (memory
+over a thousand steps of detection) is run by hand; see `benchmarks/README.md`.
 """
 
+import shlex
 import subprocess
 import sys
 
 from benchmarks import table
 
-NAMES = ("startup", "training_step", "memory_bank", "input_pipeline", "features", "roi_pooling", "detection")
+ALL = (
+    "startup",
+    "training_step",
+    "memory_bank",
+    "input_pipeline",
+    "input_pipeline --training",
+    "input_pipeline --epochs=10",
+    "features",
+    "roi_pooling",
+    "detection",
+)
 LIMIT_SECONDS = 900
 
 
 def main() -> int:
     failed = []
-    for name in sys.argv[1:] or NAMES:
+    for name in sys.argv[1:] or ALL:
         print(f"== {name}", flush=True)
+        command = [sys.executable, "-m", *shlex.split(f"benchmarks.{name}")]
         try:
-            subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True, timeout=LIMIT_SECONDS)
+            subprocess.run(command, check=True, timeout=LIMIT_SECONDS)
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
             failed.append(f"{name}: {error}")
     table.main()

@@ -160,6 +160,40 @@ def test_as_many_at_a_time_as_jobs_and_memory_allow(jobs, job_memory, together, 
             os.kill(pid, 0)
 
 
+ALONE = """
+import sys
+from pathlib import Path
+from tests.sweeps.test_sweep import PROGRAM, make_plan, run_plan, sweep_config
+cells = make_plan(sweep_config((0,), a=("wait {dir} 0",)), Path(sys.argv[1]))
+run_plan(cells, 1, 0.0, lambda: None, program=PROGRAM)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's signal at a parent's death")
+def test_a_killed_sweep_leaves_no_command_behind(tmp_path):
+    """It would hold its folder, and the sweep started again would fail there."""
+    process = subprocess.Popen([sys.executable, "-c", ALONE, str(tmp_path)], cwd=ROOT)
+    deadline = time.monotonic() + 300
+    while not (waits := list(tmp_path.glob("a/*.waits"))) or not waits[0].read_text():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    while _runs(int(waits[0].read_text())):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _runs(pid: int) -> bool:
+    """An ended process whose parent does not look after it counts as ended."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 TINY = """
 from ml_collections import ConfigDict
 
