@@ -49,6 +49,7 @@ EXTRAS["test"] = [
     *EXTRAS["onnx"],
     *EXTRAS["serving"],
     *EXTRAS["detection"],
+    "atheris>=3,<4; sys_platform == 'linux' and platform_machine == 'x86_64'",
     "hypothesis>=6.150,<7",
     "jax==0.10.2",
     "pytest>=8.2,<10",
