@@ -14,7 +14,7 @@ import numpy as np
 from rfd_tf.atomic import atomic_file, write_text
 from rfd_tf.progress_bar import progress_bar
 from rfd_tf.proposals.selective_search import ProposalError, SelectiveSearch
-from rfd_tf.stop_signals import Stopped, StopSignals
+from rfd_tf.stop_signals import Stopped, StopSignals, end_with_parent
 
 _SETTINGS = "settings.json"
 
@@ -63,7 +63,7 @@ def propose(
     context = multiprocessing.get_context("spawn")
     with (
         StopSignals() as signals,
-        concurrent.futures.ProcessPoolExecutor(workers, context, _ignore_signals) as pool,
+        concurrent.futures.ProcessPoolExecutor(workers, context, _obey_parent) as pool,
         progress_bar("Proposals", len(paths), done=len(paths) - len(pending)) as bar,
     ):
         running = {pool.submit(_search, search, path, target) for path in pending}
@@ -125,7 +125,8 @@ def _search(search: SelectiveSearch, path: str | os.PathLike, target: Path) -> N
         np.save(file, boxes)
 
 
-def _ignore_signals() -> None:
-    """In a worker: the parent decides what a signal to the whole group means."""
+def _obey_parent() -> None:
+    """In a worker: the parent decides what a signal to the whole group means, and no worker outlives it."""
+    end_with_parent()
     for number in StopSignals.SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -1,10 +1,8 @@
 """Runs the cells of a sweep, each command in a process of its own."""
 
-import ctypes
 import dataclasses
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,12 +12,11 @@ from pathlib import Path
 from rfd_tf.atomic import write_text
 from rfd_tf.json_text import parse_json
 from rfd_tf.shell import shell_join
-from rfd_tf.stop_signals import Stopped
+from rfd_tf.stop_signals import Stopped, end_with_parent
 from rfd_tf.sweeps.plan import Cell
 
 _POLL_SECONDS = 0.2
 _GIB = 2**30
-_PR_SET_PDEATHSIG = 1
 
 
 class SweepStopped(Stopped):
@@ -145,14 +142,10 @@ def _start(cell: Cell, number: int, program: Sequence[str], report: Callable[[st
             stdin=subprocess.DEVNULL,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
             start_new_session=True,
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            # Else it would go on alone, holding its folder, when the sweep itself is killed.
+            preexec_fn=end_with_parent,
         )
     return _Running(cell, number, process, log)
-
-
-def _end_with_parent() -> None:
-    """Of a command: it shall not go on alone, holding its folder, when the sweep itself is killed."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _stop(running: Sequence[_Running]) -> None:

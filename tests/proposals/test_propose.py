@@ -93,7 +93,9 @@ def test_two_pictures_of_one_name_are_refused(tmp_path):
         propose([tmp_path / "x" / "a.jpg", tmp_path / "y" / "a.jpg"], tmp_path / "out")
 
 
-def test_sigterm_finishes_the_picture_at_hand(tmp_path):
+@pytest.fixture
+def search(tmp_path):
+    """A search of 40 pictures that has found the first one's proposals, and the folder of its files."""
     for seed in range(40):
         picture(tmp_path / f"{seed}.png", seed)
     script = tmp_path / "script.py"
@@ -121,6 +123,13 @@ def test_sigterm_finishes_the_picture_at_hand(tmp_path):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    yield process, folder
+    process.kill()
+    process.wait()
+
+
+def test_sigterm_finishes_the_picture_at_hand(search):
+    process, folder = search
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGTERM
@@ -128,3 +137,9 @@ def test_sigterm_finishes_the_picture_at_hand(tmp_path):
     assert 0 < done < 40
     assert f"Stopped by SIGTERM: {done} of 40 pictures have proposals." in output
     assert not [file.name for file in folder.iterdir() if file.suffix not in (".npy", ".json")]
+
+
+def test_a_killed_search_leaves_no_process_behind(search):
+    process, _ = search
+    process.kill()
+    process.communicate(timeout=120)  # until all that write to its output have ended
