@@ -17,6 +17,7 @@ from rfd_tf.detection.detector import Detector
 from rfd_tf.detection.drawing import draw_detections
 from rfd_tf.detection.measure import DRAWN_SCORE
 from rfd_tf.detection.proposed_pictures import read_picture
+from rfd_tf.models.variables import digest_weights
 from rfd_tf.proposals import SelectiveSearch, load_proposals, propose
 from rfd_tf.training.workdir import CACHE_FOLDER, check_workdir, claim_workdir, lock_workdir
 
@@ -75,8 +76,7 @@ def find_objects(
 
 def _fingerprint(detector: Detector) -> str:
     digest = hashlib.sha256(json.dumps(detector.facts()).encode())
-    for value in detector.model.get_weights():
-        digest.update(np.ascontiguousarray(value).tobytes())
+    digest_weights(digest, detector.model)
     return digest.hexdigest()
 
 

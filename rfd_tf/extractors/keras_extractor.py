@@ -13,6 +13,7 @@ from rfd_tf.extractors.model_info import UINT8, ModelInfo
 from rfd_tf.json_text import parse_json
 from rfd_tf.models.feature_model import ROTATION_PROBABILITIES, feature_model
 from rfd_tf.models.keras_file import facts_inside, read_keras, write_keras
+from rfd_tf.models.variables import digest_weights
 from rfd_tf.precision import to_float32
 
 INFO_MEMBER = "rfd_tf_model.json"  # within a `.keras` file
@@ -49,8 +50,7 @@ class KerasExtractor(FeatureExtractor):
                 # Keras numbers the names by what else the process has made.
                 settings = {key: value for key, value in layer.get_config().items() if key != "name"}
                 digest.update(f"{type(layer).__name__} {settings}\n".encode())
-        for value in self.model.get_weights():
-            digest.update(f"{value.dtype} {value.shape}\n".encode() + np.ascontiguousarray(value).tobytes())
+        digest_weights(digest, self.model)
         return digest.hexdigest()
 
     @property

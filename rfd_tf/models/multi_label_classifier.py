@@ -1,6 +1,8 @@
 import keras
 from keras import ops
 
+from rfd_tf.models.variables import variables_without
+
 
 @keras.saving.register_keras_serializable(package="rfd_tf")
 class MultiLabelClassifier(keras.Model):
@@ -31,10 +33,7 @@ class MultiLabelClassifier(keras.Model):
     @property
     def training_state(self) -> list[keras.Variable]:
         """The variables that training changes: without those of a frozen trunk."""
-        if not self.frozen:
-            return self.variables
-        still = {id(variable) for variable in self.trunk.variables}
-        return [variable for variable in self.variables if id(variable) not in still]
+        return variables_without(self, self.trunk if self.frozen else None)
 
     def call(self, inputs, training=False):
         feature = self.trunk(inputs["image"], training=False)

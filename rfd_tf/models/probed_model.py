@@ -5,6 +5,7 @@ from keras import ops
 
 from rfd_tf.distribution import num_replicas
 from rfd_tf.layers.fused_batch_norm import fuse_batch_norm
+from rfd_tf.models.variables import variables_without
 
 
 @keras.saving.register_keras_serializable(package="rfd_tf")
@@ -102,10 +103,7 @@ class ProbedModel(keras.Model):
     @property
     def training_state(self) -> list[keras.Variable]:
         """The variables that training changes: without those of a frozen backbone."""
-        if self.backbone is None or not self.frozen:
-            return self.variables
-        still = {id(variable) for variable in self.backbone.variables}
-        return [variable for variable in self.variables if id(variable) not in still]
+        return variables_without(self, self.backbone if self.frozen else None)
 
     def call(self, inputs, training=False):
         features = self._features(inputs, training)
