@@ -1,12 +1,14 @@
 """What travels with a model in every form: how its images are prepared and what it gives."""
 
 import dataclasses
+import itertools
 import json
+import typing
 
 import numpy as np
 
 from rfd_tf.data.preprocessing import Preprocessing
-from rfd_tf.json_text import parse_json
+from rfd_tf.json_text import fits, parse_json
 
 FORMAT = 1
 NORMALIZED, UINT8 = "normalized", "uint8"
@@ -39,8 +41,8 @@ class ModelInfo:
             raise ValueError(f"`name` must be of letters, digits, '_', '-' and '.'. Received: {self.name!r}")
         if self.input not in INPUTS:
             raise ValueError(f"`input` must be one of {INPUTS}. Received: input={self.input!r}")
-        if not self.outputs:
-            raise ValueError("`outputs` is empty")
+        if not self.outputs or min(itertools.chain(*self.outputs.values()), default=1) < 1:
+            raise ValueError(f"`outputs` needs shapes of positive sizes. Received: {self.outputs}")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -77,6 +79,9 @@ class ModelInfo:
             if fields.pop("format") > FORMAT:
                 raise ValueError("it was written by a newer version")
             preprocessing = fields.pop("preprocessing")
+            for name, kind in typing.get_type_hints(Preprocessing).items():
+                if name in preprocessing and not fits(preprocessing[name], kind):
+                    raise ValueError(f"its {name} is {preprocessing[name]!r:.80}")
             for statistic in ("mean", "std"):
                 preprocessing[statistic] = tuple(map(float, preprocessing[statistic]))
             outputs = {name: tuple(map(int, shape)) for name, shape in fields.pop("outputs").items()}

@@ -1,12 +1,16 @@
 """`.keras` files, which are ZIP archives, with facts about the model as a member of theirs."""
 
+import warnings
 import zipfile
+import zlib
 from pathlib import Path
 
 import keras
 
 from rfd_tf.atomic import atomic_path
 
+# What Python's reader of archives raises on damaged, encrypted and unknown ones.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError, OSError, EOFError)
 _MOST_RATIO = 100  # of unpacked to packed bytes; Keras does not pack
 
 
@@ -24,23 +28,34 @@ def read_keras(path: Path) -> keras.Model:
     Files of another kind never reach Keras, which reads older ones (HDF5) by the ending, and by looser rules.
 
     Raises:
-        ValueError: if it cannot be read, or is made to swell in memory; the message names the file.
+        ValueError: if it cannot be read, lacks weights, or is made to swell in memory; the message names the
+            file.
     """
     _check_archive(Path(path))
     try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        with warnings.catch_warnings():
+            # Keras would go on with the random weights of a layer that is not in the file.
+            warnings.filterwarnings("error", message="Skipping nested container")
+            return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever its parts raise
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"{path}: Keras cannot read it ({reason})") from error
 
 
 def facts_inside(path: Path, member: str) -> bytes | None:
-    """What `write_keras` wrote beside the model; None if there is no such member, or no archive."""
+    """What `write_keras` wrote beside the model; None if there is no such member, or no archive.
+
+    Raises:
+        ValueError: if the archive is damaged; the message names the file.
+    """
     if not zipfile.is_zipfile(path):
         return None
     _check_archive(Path(path))
-    with zipfile.ZipFile(path) as archive:
-        return archive.read(member) if member in archive.namelist() else None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(member) if member in archive.namelist() else None
+    except _DAMAGE as error:
+        raise ValueError(f"{path}: is a damaged archive ({error})") from error
 
 
 def _check_archive(path: Path) -> None:
@@ -50,7 +65,7 @@ def _check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = [member.file_size for member in archive.infolist()]
-    except (zipfile.BadZipFile, ValueError, OSError) as error:
+    except _DAMAGE as error:
         raise ValueError(f"{path}: is a damaged archive ({error})") from error
     if sum(sizes) > _MOST_RATIO * path.stat().st_size:
         raise ValueError(f"{path}: announces {sum(sizes)} bytes, far more than it can hold")

@@ -52,6 +52,18 @@ def _npz() -> bytes:
     return file.getvalue()
 
 
+def _archive_of_the_future() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("config.json", "{}")
+    return file.getvalue().replace(b"PK\x01\x02\x14\x03\x14", b"PK\x01\x02\x14\x03\x7f")
+
+
+def _info(size: str, shape: str) -> bytes:
+    recipe = f'{{"image_size": {size}, "train": "resize", "mean": [0, 0, 0], "std": [1, 1, 1]}}'
+    return f'{{"format": 1, "name": "x", "preprocessing": {recipe}, "outputs": {{"x": {shape}}}}}'.encode()
+
+
 def _tensor(**fields) -> bytes:
     from tensorflow.core.framework import tensor_pb2
     from tensorflow_serving.apis import predict_pb2
@@ -100,6 +112,9 @@ FINDINGS = [
     ("mega_answer", _DEEP),
     ("mega_answer", b'[{"s": false, "at": "AAAA", "g": "http://gfs.example/dl/x"}]'),
     ("mega_answer", b"9" * 5000),
+    ("keras", _archive_of_the_future()),
+    ("model_info", _info("NaN", "[8]")),
+    ("model_info", _info("16", "[8, -1]")),
     ("http_head", b"302\nLocation: http:\x00\x80\xff/\n\n"),
     ("http_head", b"200\nContent-Length: \xb2\n\n"),
     ("http_head", b"200\nContent-Length: " + b"9" * 5000 + b"\n\n"),

@@ -1,5 +1,6 @@
 """Weights in other people's files."""
 
+import contextlib
 import io
 import json
 import pickle
@@ -141,6 +142,8 @@ def _keras_seeds(folder: Path) -> list[bytes]:
     model.save(folder / "seed.keras")
     lambda_model = keras.Sequential([keras.Input((3,)), keras.layers.Lambda(lambda x: x)])
     lambda_model.save(folder / "lambda.keras")
+    with zipfile.ZipFile(folder / "seed.keras", "a") as archive:
+        archive.writestr("facts.json", "{}")
     return [(folder / name).read_bytes() for name in ("seed.keras", "lambda.keras")]
 
 
@@ -165,8 +168,11 @@ def _with_changed_member(archive: bytes, member: str, number: int) -> bytes:
 
 
 def _read_keras(path: Path):
+    from rfd_tf.models.keras_file import facts_inside
     from zoo.keras_file import read_keras
 
+    with contextlib.suppress(ValueError):
+        facts_inside(path, "facts.json")
     return read_keras(path)
 
 
