@@ -3,6 +3,7 @@
 import dataclasses
 import random
 import resource
+import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,7 @@ def fuzz(reader: Reader, count: int, seed: int, folder: Path) -> Outcome:
 
     The file `input` in `folder` keeps the last one, should the process not survive it.
     """
+    tempfile.tempdir = str(folder)  # Keras unpacks archives
     seeds = reader.seeds(folder)
     path = folder / f"input{reader.ending}"
     path.write_bytes(seeds[0])

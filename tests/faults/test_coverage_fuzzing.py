@@ -35,5 +35,5 @@ def test_inputs_that_reach_new_branches(name, tmp_path, record_property):
     assert process.returncode == 0, f"{process.stderr[-3000:]}\ninput: {found}"
     runs, reached = re.search(r"#(\d+)\s+DONE\s+cov: (\d+)", process.stderr).groups()
     assert int(runs) >= COUNT
-    assert int(reached) > 5  # it does see branches
+    assert int(reached) >= 5  # it does see branches
     record_property("count: inputs guided by coverage", int(runs))
