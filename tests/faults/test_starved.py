@@ -20,6 +20,7 @@ ROOM = {
     "extract parquet": "60k",
     "propose": "20k",
     "evaluate": "40k",
+    "sweep": "32k",
 }
 FAST = ("convert", "extract npz")
 NAMES = [pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow]) for name in COMMANDS]
