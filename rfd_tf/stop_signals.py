@@ -3,6 +3,8 @@ import signal
 import sys
 import threading
 
+# Opened here, since little is safe in a process that was just forked.
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
 
 
@@ -51,5 +53,5 @@ class StopSignals:
 
 def end_with_parent() -> None:
     """In a process that works for another: it shall not outlive that one, whatever ends it; on Linux."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if _LIBC:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
