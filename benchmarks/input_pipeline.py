@@ -27,10 +27,10 @@ SETTLING = 3  # steps, while the others still prepare theirs
 VOC = "VOCdevkit/VOC2007/JPEGImages"
 # Of the two ways of decoding: why a goal is missed, and the next idea.
 REASONS = {
-    "exact": "decoding and antialiased resizing take 2.2 of 2.7 ms a crop of 500 x 375; next: antialiasing as "
-    "sparse products over rows; see NOTES.md, input",
-    "fast": "the entropy code of small JPEGs takes most of the 1.25 ms that the goal leaves; next: keep decoded "
-    "pictures where memory allows; see NOTES.md, input",
+    "exact": "decoding and antialiased resizing take 2.2 of 2.7 ms a crop of 500 x 375; next: antialiasing "
+    "as sparse products over rows; see NOTES.md, input",
+    "fast": "the entropy code of small JPEGs takes most of the 1.25 ms that the goal leaves; next: keep "
+    "decoded pictures where memory allows; see NOTES.md, input",
 }
 COLLECTIONS = {"voc": "VOC, 500 x 375", "photos": "photographs, 224 x 224", "mosaics": "mosaics, 2000 x 1500"}
 

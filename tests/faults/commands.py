@@ -5,6 +5,7 @@ A command that joins `rfd` joins the table `COMMANDS` at the end.
 
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,8 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from rfd_tf import cli
+from rfd_tf.detection.detector import save_detector
 from tests.data.pictures import write
 from tests.detection import toy
+from tests.detection.tiny_detector import tiny_detector
 from tests.report import runs
 from tests.training import processes
 from tests.zoo.mega_server import MegaServer
@@ -81,7 +85,10 @@ def make_world(folder: Path, server: MegaServer) -> World:
     runs.write_pictures(folder / "validation", {"blue": 6, "white": 6}, seed=1)
     runs.write_run(world.run, world.pictures, folder / "validation")
     save_torch(folder / "resnet20.th", resnet_state())
+    files = f"--from_file={folder / 'resnet20.th'}", f"--out={folder / 'resnet20.keras'}"
+    assert cli.main(["rfd", "zoo", "convert", "cifar_resnet20", *files]) == 0
     toy.write_network(toy.write_devkit(folder / "devkit") / "network.keras")
+    save_detector(tiny_detector(), folder / "detector.keras")
     (folder / "sweep.py").write_text(_SWEEP)
     write(folder / "scenes", *(f"{number:02}.png" for number in range(16)))
     np.savez(folder / "images.npz", images=_images(240))
@@ -99,14 +106,18 @@ class Command:
     Attributes:
         arguments: (world, folder to write to) -> what Python is to run.
         result: the path, below the folder, that is there in the end.
+        begin_with: (world, folder) -> puts there what the command is to work on.
     """
 
     arguments: Callable[[World, Path], list]
     result: str
+    begin_with: Callable[[World, Path], object] = lambda world, out: None
 
 
 def start(command: Command, world: World, out: Path) -> subprocess.Popen:
-    """The command in a process of its own."""
+    """The command in a process of its own, on what its folder has or begins with."""
+    if not out.exists():
+        command.begin_with(world, out)
     environment = {
         **os.environ,
         "TF_CPP_MIN_LOG_LEVEL": "2",
@@ -208,10 +219,34 @@ COMMANDS: dict[str, Command] = {
         lambda world, out: ["-c", _PROPOSE, world.folder / "scenes", out / "proposals"], "proposals"
     ),
     "evaluate": Command(_evaluate, "linear/evaluation.json"),
+    "classify": Command(_classify, "classified/evaluation.json"),
+    "summary": Command(
+        lambda world, out: _rfd("summary", f"--workdir={out / 'run'}"),
+        "run/summary.png",
+        lambda world, out: shutil.copytree(world.run, out / "run"),
+    ),
+    "fold": Command(
+        lambda world, out: _rfd(
+            *(
+                "zoo",
+                "fold",
+                f"--from_file={world.folder / 'resnet20.keras'}",
+                f"--out={out / 'folded.keras'}",
+            )
+        ),
+        "folded.keras",
+    ),
     "rotations": Command(_rotations, "prob.dat"),
     "detect": Command(
         lambda world, out: _rfd("detect", *toy.arguments(world.folder / "devkit", out / "detector")),
         "detector/evaluation.json",
+    ),
+    "find objects": Command(
+        lambda world, out: _rfd(
+            *("detect", f"--model={world.folder / 'detector.keras'}", f"--images={world.folder / 'scenes'}"),
+            f"--out={out / 'found'}",
+        ),
+        "found/detections.json",
     ),
     "sweep": Command(_sweep, "sweep/table.csv"),
     "report": Command(

@@ -20,6 +20,7 @@ ROOM = {
     "extract parquet": "60k",
     "propose": "20k",
     "evaluate": "40k",
+    "find objects": "40k",
     "sweep": "32k",
 }
 FAST = ("convert", "extract npz")
@@ -82,10 +83,12 @@ def test_read_only_folder(name, world, rfd, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "earlier").write_text("kept")
+    COMMANDS[name].begin_with(world, out)
+    before = sorted(out.rglob("*"))
     with mounted(out, "--bind", str(out)):
         subprocess.run(["mount", "-o", "remount,ro,bind", out], check=True)
         assert_clear(*rfd(name, out), out)
-    assert [path.name for path in out.iterdir()] == ["earlier"]
+    assert sorted(out.rglob("*")) == before
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -94,6 +97,7 @@ def test_full_disk(name, world, rfd, tmp_path):
     out.mkdir()
     with mounted(out, "-t", "tmpfs", "-o", f"size={ROOM.get(name, '200k')}", "tmpfs"):
         (out / "earlier").write_text("kept")
+        COMMANDS[name].begin_with(world, out)
         assert_clear(*rfd(name, out), out)
         assert not (out / COMMANDS[name].result).is_file()
         check_whole(out)
