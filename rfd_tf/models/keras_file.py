@@ -1,6 +1,5 @@
 """`.keras` files, which are ZIP archives, with facts about the model as a member of theirs."""
 
-import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -28,15 +27,11 @@ def read_keras(path: Path) -> keras.Model:
     Files of another kind never reach Keras, which reads older ones (HDF5) by the ending, and by looser rules.
 
     Raises:
-        ValueError: if it cannot be read, lacks weights, or is made to swell in memory; the message names the
-            file.
+        ValueError: if it cannot be read, or is made to swell in memory; the message names the file.
     """
     _check_archive(Path(path))
     try:
-        with warnings.catch_warnings():
-            # Keras would go on with the random weights of a layer that is not in the file.
-            warnings.filterwarnings("error", message="Skipping nested container")
-            return keras.saving.load_model(path, compile=False, safe_mode=True)
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever its parts raise
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"{path}: Keras cannot read it ({reason})") from error
