@@ -1,6 +1,6 @@
 """Random resized crops a second and core from JPEG files, against PIL in PyTorch's DataLoader.
 
-    python -m benchmarks.input_pipeline [--collection=voc] [--epochs=10] [--training]
+    python -m benchmarks.input_pipeline [--epochs=10] [--training]
 
 Batches of 32 normalised crops of side 224, exact and with `fast_decoding`: of VOC's pictures (about
 500 x 375), of photographs of 224 x 224, and of mosaics of VOC's pictures as large as a camera's, all from
@@ -77,7 +77,7 @@ def _taking(data, images_of):
     return step
 
 
-def measure_speed(collection: str, folder: Path) -> list[Row]:
+def measure_speed(pictures: str, folder: Path) -> list[Row]:
     found = measure(
         {
             "exact": functools.partial(ours, folder, False),
@@ -93,7 +93,7 @@ def measure_speed(collection: str, folder: Path) -> list[Row]:
         rows.append(
             Row(
                 3,
-                f"random resized crops{what}: {COLLECTIONS[collection]}",
+                f"random resized crops{what}: {pictures}",
                 "a second and core",
                 found[name].per_second(BATCHES * BATCH / THREADS),
                 found["pytorch"].per_second(BATCHES * BATCH / THREADS),
@@ -159,15 +159,14 @@ def measure_stall() -> None:
     save("input_pipeline-training", [row], {name: found[name].seconds for name in found})
 
 
-def measure_all(collections) -> None:
+def measure_all() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         data = needed_data()
         folders = {"voc": data / VOC, "photos": data / "photos/val", "mosaics": Path(temporary)}
-        if "mosaics" in collections:
-            write_mosaics(files(folders["voc"]), folders["mosaics"])
-        for collection in collections:
-            rows += measure_speed(collection, folders[collection])
+        write_mosaics(files(folders["voc"]), folders["mosaics"])
+        for name, folder in folders.items():
+            rows += measure_speed(COLLECTIONS[name], folder)
     save("input_pipeline", rows, {"mean difference of fast pixels, of 255": difference()})
 
 
@@ -186,14 +185,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=0, help="measure memory over that many")
     parser.add_argument("--training", action="store_true", help="measure training steps on this input")
-    parser.add_argument("--collection", choices=tuple(COLLECTIONS), help="one only")
     arguments = parser.parse_args()
     if arguments.epochs:
         measure_memory(arguments.epochs)
     elif arguments.training:
         measure_stall()
     else:
-        measure_all([arguments.collection] if arguments.collection else COLLECTIONS)
+        measure_all()
 
 
 if __name__ == "__main__":

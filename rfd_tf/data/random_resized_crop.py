@@ -8,7 +8,7 @@ from rfd_tf.data.augmentation import EXACT, FAST, decode, image_size, pick, resi
 
 TRIES = 10
 ASPECT = (3 / 4, 4 / 3)
-REDUCTIONS = (1, 2, 4, 8)  # of a picture's sides, that the JPEG decoder can make as it decodes
+REDUCTIONS = (2, 4, 8)  # of a picture's sides, that the JPEG decoder can make as it decodes
 
 
 def random_resized_crop(
@@ -111,6 +111,6 @@ def decode_window_fast(
         return pixels[top // ratio : -(-(top + height) // ratio), left // ratio : -(-(left + width) // ratio)]
 
     excess = tf.minimum(height, width) // size
-    choice = tf.reduce_sum(tf.cast(excess >= tf.constant(REDUCTIONS[1:]), tf.int32))
-    branches = [whole_scale, *(lambda ratio=ratio: reduced(ratio) for ratio in REDUCTIONS[1:])]
+    choice = tf.reduce_sum(tf.cast(excess >= tf.constant(REDUCTIONS), tf.int32))
+    branches = [whole_scale, *(lambda ratio=ratio: reduced(ratio) for ratio in REDUCTIONS)]
     return tf.switch_case(choice, branches)

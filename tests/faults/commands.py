@@ -210,7 +210,9 @@ COMMANDS: dict[str, Command] = {
         "resnet20.keras",
     ),
     "export": Command(
-        lambda world, out: _rfd("export", f"--model={world.run}", f"--out={out / 'net'}", "--num_images=2"),
+        lambda world, out: _rfd(
+            *("export", f"--model={world.run}", f"--out={out / 'net'}", "--num_images=2", "--overwrite")
+        ),
         "net/parity.json",
     ),
     "extract npz": Command(_extract("npz"), "npz/manifest.json"),
