@@ -81,7 +81,8 @@ def survive(name: str, world, out: Path, kills: int, seed: int) -> int:
     _, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, errors
     assert (broken / command.result).exists()
-    assert check_whole(broken) == check_whole(out / "whole") > 0
+    # More where the last kill came between a checkpoint and the removal of the oldest.
+    assert check_whole(broken) >= check_whole(out / "whole") > 0
     return hits
 
 
