@@ -116,8 +116,8 @@ def measure_batch(folder: Path, batch: int) -> list[Row]:
                 "eager PyTorch",
                 ratio,
                 **goal,
-                why="reading fc6's and fc7's 218 MB of weights is most of batch 1, and PyTorch reads as fast; "
-                "next: weights in bfloat16; see NOTES.md, features",
+                why="reading the 218 MB of fc6 and fc7 is most of batch 1, and PyTorch reads as fast; next: "
+                "weights in bfloat16; see NOTES.md, features",
             )
         )
     return rows
