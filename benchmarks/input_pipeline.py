@@ -32,7 +32,6 @@ REASONS = {
     "fast": "the entropy code of small JPEGs takes most of the 1.25 ms that the goal leaves; next: keep "
     "decoded pictures where memory allows; see NOTES.md, input",
 }
-COLLECTIONS = {"voc": "VOC, 500 x 375", "photos": "photographs, 224 x 224", "mosaics": "mosaics, 2000 x 1500"}
 
 
 def files(folder: Path) -> list[Path]:
@@ -162,11 +161,11 @@ def measure_stall() -> None:
 def measure_all() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
-        data = needed_data()
-        folders = {"voc": data / VOC, "photos": data / "photos/val", "mosaics": Path(temporary)}
-        write_mosaics(files(folders["voc"]), folders["mosaics"])
-        for name, folder in folders.items():
-            rows += measure_speed(COLLECTIONS[name], folder)
+        voc, photos, mosaics = needed_data() / VOC, needed_data() / "photos/val", Path(temporary)
+        write_mosaics(files(voc), mosaics)
+        rows += measure_speed("VOC, 500 x 375", voc)
+        rows += measure_speed("photographs, 224 x 224", photos)
+        rows += measure_speed("mosaics, 2000 x 1500", mosaics)
     save("input_pipeline", rows, {"mean difference of fast pixels, of 255": difference()})
 
 

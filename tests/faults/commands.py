@@ -229,12 +229,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "fold": Command(
         lambda world, out: _rfd(
-            *(
-                "zoo",
-                "fold",
-                f"--from_file={world.folder / 'resnet20.keras'}",
-                f"--out={out / 'folded.keras'}",
-            )
+            "zoo", "fold", f"--from_file={world.folder / 'resnet20.keras'}", f"--out={out / 'folded.keras'}"
         ),
         "folded.keras",
     ),
