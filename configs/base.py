@@ -37,6 +37,12 @@ def get_config() -> ConfigDict:
             "mean": (0.485, 0.456, 0.406),
             "std": (0.229, 0.224, 0.225),
             "fast_decoding": False,  # of JPEGs, less exactly; for random_resized_crop
+            # Of training images: strengths of brightness, contrast, saturation and hue, () for none;
+            # the shares of images whose colours change, that become grey, that are blurred.
+            "color_jitter": (),
+            "color_jitter_probability": 1.0,
+            "grayscale": 0.0,
+            "blur": 0.0,
         }
     )
 
@@ -54,9 +60,16 @@ def get_config() -> ConfigDict:
         {
             "rotation_head": "softmax",  # or "ldam": cosine classifier, LDAM margins, DRW
             "loss_weights": (1.0, 1.0, 1.0),  # rotation, invariance, instance
+            # 2: the views turned by 90 and 270 degrees are of a second crop of the image, augmented anew
+            "crops": 1,
             "embedding_dim": 128,
+            # "nce", the original's; or "softmax", which needs no normalizer and is right for few images, too
+            "instance_loss": "nce",
+            # rows of the bank to contrast with; 0, for "softmax": all up to 65,536 images, 4,096 beyond
             "num_negatives": 4096,
             "temperature": 0.07,
+            # of NCE's normalizer Z: 1 keeps that of the first batch, as the original; 0.99 is a running mean
+            "normalizer_momentum": 1.0,
             # (low, high, period in epochs): swings between the two instead (Kukleva et al., ICLR 2023)
             "temperature_swing": (),
             "momentum": 0.5,  # of the memory bank
@@ -77,6 +90,7 @@ def get_config() -> ConfigDict:
             "momentum": 0.9,
             "nesterov": True,
             "weight_decay": 5e-4,  # coupled, as PyTorch's
+            "clip_norm": 0.0,  # of all gradients together; 0 for none
         }
     )
 

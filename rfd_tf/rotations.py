@@ -28,6 +28,22 @@ def four_views(images):
     return ops.reshape(ops.stack(views, axis=1), (-1, height, width, channels))
 
 
+def four_views_of_two_crops(first, second):
+    """The four views of every image, 0 and 180 degrees from its first crop, 90 and 270 from its second.
+
+    Args:
+        first: [B, S, S, C], square.
+        second: [B, S, S, C], another crop of the same images.
+
+    Returns:
+        [4 * B, S, S, C], in the order of `four_views`.
+    """
+    by_image = (-1, NUM_ROTATIONS, *first.shape[1:])
+    first, second = (ops.reshape(four_views(crop), by_image) for crop in (first, second))
+    views = [first[:, 0], second[:, 1], first[:, 2], second[:, 3]]
+    return ops.reshape(ops.stack(views, axis=1), (-1, *first.shape[2:]))
+
+
 def rotation_labels(num_images: int) -> np.ndarray:
     """Labels 0 1 2 3 0 1 2 3 ... of the views of `num_images` images, int32 of shape [4 * num_images]."""
     return np.tile(np.arange(NUM_ROTATIONS, dtype="int32"), num_images)

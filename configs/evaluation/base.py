@@ -75,6 +75,7 @@ def get_config() -> ConfigDict:
             "momentum": 0.9,
             "nesterov": True,
             "weight_decay": 5e-4,  # coupled, as PyTorch's
+            "clip_norm": 0.0,  # of all gradients together; 0 for none
         }
     )
 

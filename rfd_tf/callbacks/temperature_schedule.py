@@ -18,7 +18,7 @@ class TemperatureSchedule(keras.callbacks.Callback):
         period: epochs from `high` to `high`, at least 2.
 
     Raises:
-        ValueError: on an argument out of range, or where the model's temperature is fixed.
+        ValueError: on an argument out of range.
 
     Reference: Kukleva et al., "Temperature Schedules for Self-Supervised Contrastive Methods on Long-Tail
         Data", ICLR 2023, equation 4.
@@ -38,10 +38,6 @@ class TemperatureSchedule(keras.callbacks.Callback):
         """That of epoch `epoch`, from 0."""
         swing = (1 + math.cos(2 * math.pi * epoch / self.period)) / 2
         return self.low + (self.high - self.low) * swing
-
-    def on_train_begin(self, logs=None):
-        if not getattr(self.model, "variable_temperature", False):
-            raise ValueError("TemperatureSchedule needs a model made with variable_temperature=True")
 
     def on_epoch_begin(self, epoch, logs=None):
         self.model.set_temperature(self.temperature(epoch))

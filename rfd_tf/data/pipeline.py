@@ -11,7 +11,14 @@ import tensorflow as tf
 from rfd_tf.data.augmentation import uniform
 from rfd_tf.data.localized_rotation import check_localized_rotation, localized_rotation
 from rfd_tf.data.preprocessing import Preprocessing
-from rfd_tf.data.schedule import AUGMENTATION, LOCALIZED_ROTATION, NEGATIVES, Schedule, stream
+from rfd_tf.data.schedule import (
+    AUGMENTATION,
+    LOCALIZED_ROTATION,
+    NEGATIVES,
+    SECOND_CROP,
+    Schedule,
+    stream,
+)
 from rfd_tf.data.source import Source, host_constant
 from rfd_tf.data.subset import checked_rows
 
@@ -28,6 +35,7 @@ def training_dataset(
     epochs: int,
     start_step: int = 0,
     num_negatives: int = 0,
+    second_crop: bool = False,
     with_labels: bool = False,
     valid_indices: np.ndarray | None = None,
     sampling_weights: np.ndarray | None = None,
@@ -51,6 +59,7 @@ def training_dataset(
         epochs: passes over the pictures.
         start_step: first global step to give; the steps before it cost nothing.
         num_negatives: K instance indices to draw for each picture, uniformly from all N; 0 for none.
+        second_crop: whether to give every picture once more, augmented anew.
         with_labels: whether to give labels too.
         valid_indices: int64; the pictures to use, all by default. Their indices stay the source's.
         sampling_weights: [M] for the M pictures to use, not negative: an epoch then is M draws with
@@ -63,9 +72,9 @@ def training_dataset(
         parallel_calls: pictures prepared at once.
 
     Returns:
-        A dataset of `{"image": float32 [b, S, S, 3], "index": int64 [b]}`, with `"negatives"` int32 [b, K]
-        if any and `"localized_rotation"` int32 [b] if asked for, or of (that, labels int64 [b]); b is
-        batch_size / num_workers / replicas_per_worker.
+        A dataset of `{"image": float32 [b, S, S, 3], "index": int64 [b]}`, with `"second_image"` like
+        `"image"`, `"negatives"` int32 [b, K] and `"localized_rotation"` int32 [b] as asked for, or of (that,
+        labels int64 [b]); b is batch_size / num_workers / replicas_per_worker.
 
     Raises:
         ValueError: on a batch that cannot be shared equally, a source smaller than the batch, labels that the
@@ -92,7 +101,11 @@ def training_dataset(
     def example(position: tf.Tensor):
         epoch, index = schedule.epoch_and_index(position)
         image_seed = stream(seed, AUGMENTATION, epoch, index)
-        features = {"image": preprocessing.train_image(source.fetch(index), image_seed), "index": index}
+        fetched = source.fetch(index)
+        features = {"image": preprocessing.train_image(fetched, image_seed), "index": index}
+        if second_crop:
+            second_seed = stream(seed, SECOND_CROP, epoch, index)
+            features["second_image"] = preprocessing.train_image(fetched, second_seed)
         if rotate_locally:
             patch_seed = stream(seed, LOCALIZED_ROTATION, epoch, index)
             rotated = localized_rotation(features["image"], rotate_locally, patch_seed)

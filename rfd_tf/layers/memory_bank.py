@@ -1,4 +1,5 @@
 import keras
+import numpy as np
 from keras import ops
 
 from rfd_tf.distribution import gather_over_replicas, num_replicas, sum_over_replicas
@@ -9,18 +10,22 @@ _MOST_SIMILAR = 60.0
 
 @keras.saving.register_keras_serializable(package="rfd_tf")
 class MemoryBank(keras.layers.Layer):
-    """One remembered embedding per training image, for noise-contrastive estimation.
+    """One remembered embedding per training image, to tell the images apart.
 
-    Variables, in full precision and not trainable: `rows` [N, D], uniform in ±1/sqrt(D/3) at first, and the
-    scalar `normalizer` Z, 0 until the first batch sets it. Reading and updating cost as much as the batch's
-    rows, whatever N. Under a `tf.distribute` strategy every replica holds the same table; per step only the
-    batch's rows travel.
+    Variables, in full precision and not trainable: `rows` [N, D], uniform in ±1/sqrt(D/3) at first; the
+    scalar `normalizer` Z, 0 until the first batch sets it; and the scalar `current_temperature`, which
+    `set_temperature` changes without a retrace. Comparing with named rows and updating cost as much as the
+    batch's rows, whatever N. Under a `tf.distribute` strategy every replica holds the same table; per step
+    only the batch's rows travel.
 
     Args:
         num_instances: N, training images.
         embedding_dim: D, length of an embedding.
         temperature: T, positive; similarities are divided by it.
         momentum: m in [0, 1), the share of the old row in an update.
+        normalizer_momentum: in [0, 1], the share of the old Z when a batch updates it. 1 keeps the Z of the
+            first batch, as the original does. That Z belongs to a bank of random rows; on a small set, whose
+            rows are soon much alike, only a running mean (0.99, say) stays right.
 
     Raises:
         ValueError: on an argument out of range.
@@ -35,6 +40,7 @@ class MemoryBank(keras.layers.Layer):
         embedding_dim: int = 128,
         temperature: float = 0.07,
         momentum: float = 0.5,
+        normalizer_momentum: float = 1.0,
         **kwargs,
     ):
         super().__init__(**{**kwargs, "dtype": keras.config.floatx(), "trainable": False})
@@ -47,10 +53,16 @@ class MemoryBank(keras.layers.Layer):
             raise ValueError(f"`temperature` must be positive. Received: temperature={temperature}")
         if not 0 <= momentum < 1:
             raise ValueError(f"`momentum` must be in [0, 1). Received: momentum={momentum}")
+        if not 0 <= normalizer_momentum <= 1:
+            raise ValueError(
+                "`normalizer_momentum` must be in [0, 1]. "
+                f"Received: normalizer_momentum={normalizer_momentum}"
+            )
         self.num_instances = num_instances
         self.embedding_dim = embedding_dim
         self.temperature = temperature
         self.momentum = momentum
+        self.normalizer_momentum = normalizer_momentum
 
     def build(self, input_shape=None):
         bound = (self.embedding_dim / 3.0) ** -0.5
@@ -61,30 +73,61 @@ class MemoryBank(keras.layers.Layer):
             trainable=False,
         )
         self.normalizer = self.add_weight(name="normalizer", shape=(), initializer="zeros", trainable=False)
+        self.current_temperature = self.add_weight(
+            name="temperature",
+            shape=(),
+            initializer=keras.initializers.Constant(self.temperature),
+            trainable=False,
+        )
 
-    def call(self, embeddings, index):
+    def call(self, embeddings, index=None):
         """Similarities over temperature between embeddings and rows.
 
         Args:
             embeddings: [B, D], unit norm.
-            index: [B, R] integer rows to compare each embedding with.
+            index: [B, R] integer rows to compare each embedding with; None for all N, in order.
 
         Returns:
             [B, R] float32; gradients reach `embeddings` only.
         """
-        compared = ops.stop_gradient(_gather_rows(self.rows, index))
-        return ops.einsum("brd,bd->br", compared, embeddings) / self.temperature
+        if index is None:
+            rows = ops.stop_gradient(ops.convert_to_tensor(self.rows))
+            similarities = ops.matmul(embeddings, ops.transpose(rows))
+        else:
+            compared = ops.stop_gradient(_gather_rows(self.rows, index))
+            similarities = ops.einsum("brd,bd->br", compared, embeddings)
+        return similarities / ops.convert_to_tensor(self.current_temperature)
 
-    def normalizer_of(self, similarities):
-        """Z: the stored value, or, before the first batch set it, `mean(exp(similarities)) * N`.
+    def set_temperature(self, temperature: float) -> None:
+        """Go on with another temperature; the next batch sets the normalizer, which belongs to one, anew.
 
-        Similarities beyond ±60, of temperatures below 0.017, count as that, lest Z leave float32's range.
+        Nothing happens where the temperature is this one already.
+        """
+        if not temperature > 0:
+            raise ValueError(f"`temperature` must be positive. Received: temperature={temperature}")
+        if float(self.current_temperature) != float(np.float32(temperature)):
+            self.current_temperature.assign(temperature)
+            self.normalizer.assign(0.0)
+
+    def normalizer_of(self, similarities, update: bool = False):
+        """Z of a batch of similarities over temperature.
+
+        Args:
+            similarities: [B, R].
+            update: blend the batch's own estimate into the stored value, by `normalizer_momentum`.
+
+        Returns:
+            The stored value, blended if asked for; before the first batch has set it the batch's own
+            estimate, `mean(exp(similarities)) * N`. Similarities beyond ±60, of temperatures below 0.017,
+            count as that, lest Z leave float32's range.
         """
         bounded = ops.clip(ops.stop_gradient(similarities), -_MOST_SIMILAR, _MOST_SIMILAR)
         mean = ops.mean(ops.exp(bounded))
-        first = sum_over_replicas(mean) / num_replicas() * self.num_instances
+        own = sum_over_replicas(mean) / num_replicas() * self.num_instances
         stored = ops.convert_to_tensor(self.normalizer)
-        return ops.where(stored > 0, stored, first)
+        share = self.normalizer_momentum
+        kept = share * stored + (1.0 - share) * own if update and share < 1 else stored
+        return ops.where(stored > 0, kept, own)
 
     def update(self, embeddings, index) -> None:
         """Replace row `index[i]` by `normalize(m * row + (1 - m) * embeddings[i])`, in place, everywhere.
@@ -107,6 +150,7 @@ class MemoryBank(keras.layers.Layer):
             "embedding_dim": self.embedding_dim,
             "temperature": self.temperature,
             "momentum": self.momentum,
+            "normalizer_momentum": self.normalizer_momentum,
         }
 
 

@@ -8,10 +8,10 @@ from rfd_tf.losses.classifier_loss import (
     classifier_loss_names,
 )
 from rfd_tf.losses.focal import FocalLoss
+from rfd_tf.losses.instance import instance_softmax_loss, nce_loss
 from rfd_tf.losses.ldam import LDAMLoss
 from rfd_tf.losses.logit_adjusted import LogitAdjustedLoss
 from rfd_tf.losses.multi_label import MultiLabelLoss
-from rfd_tf.losses.nce import nce_loss
 from rfd_tf.losses.rotation_invariance import rotation_invariance_loss
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "MultiLabelLoss",
     "classifier_loss",
     "classifier_loss_names",
+    "instance_softmax_loss",
     "nce_loss",
     "rotation_invariance_loss",
 ]

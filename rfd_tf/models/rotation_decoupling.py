@@ -9,14 +9,20 @@ from rfd_tf.layers.cosine_dense import CosineDense
 from rfd_tf.layers.fused_batch_norm import fuse_batch_norm
 from rfd_tf.layers.memory_bank import MemoryBank
 from rfd_tf.layers.normalize import l2_normalize
-from rfd_tf.losses.nce import nce_loss
+from rfd_tf.losses.instance import instance_softmax_loss, nce_loss
 from rfd_tf.losses.rotation_invariance import rotation_invariance_loss
 from rfd_tf.models.backbone import half_width
 from rfd_tf.models.torch_defaults import dense
 from rfd_tf.precision import full_precision
-from rfd_tf.rotations import NUM_ROTATIONS, four_views, rotation_labels_like
+from rfd_tf.rotations import (
+    NUM_ROTATIONS,
+    four_views,
+    four_views_of_two_crops,
+    rotation_labels_like,
+)
 
 ROTATION_HEADS = ("softmax", "cosine")
+INSTANCE_LOSSES = ("nce", "softmax")
 
 
 @keras.saving.register_keras_serializable(package="rfd_tf")
@@ -34,11 +40,13 @@ class RotationDecoupling(keras.Model):
         rotation_head: `"softmax"`, a dense layer as in the original, or `"cosine"`, for `LDAMLoss`.
         rotation_loss: loss on [4B] rotation labels and [4B, 4] logits; by default cross-entropy.
         embedding_dim: length of the embedding that the bank remembers.
-        num_negatives: K, drawn uniformly with replacement over all N.
-        temperature: T of the contrast.
-        variable_temperature: let `set_temperature` change it (`rfd_tf.callbacks.TemperatureSchedule`).
+        instance_loss: `"nce"`, noise-contrastive estimation as in the original, or `"softmax"`, the
+            cross-entropy of telling the own row among others, which is right at every N.
+        num_negatives: K, drawn uniformly with replacement over all N. 0, for `"softmax"` only: all N rows.
+        temperature: T of the contrast. `set_temperature` changes it.
         momentum: of the bank's rows.
-        loss_weights: of rotation, invariance and instance loss.
+        normalizer_momentum: of NCE's Z; 1 keeps that of the first batch (`MemoryBank`).
+        loss_weights: of rotation, invariance and instance loss. `set_loss_weights` changes them.
         use_instance_weights: keep a table of rotation weights [N, 4] (`set_instance_weights`).
         seed: of the negatives drawn on the device.
 
@@ -46,7 +54,8 @@ class RotationDecoupling(keras.Model):
         inputs: dict of `image` [B, S, S, C] normalised, `index` [B] instance indices in [0, N), and
             optionally `negatives` [B, K] rows to contrast with. Without `negatives` they are drawn on the
             device; a pipeline that draws them by (seed, epoch, index) makes a run independent of batching
-            and replicas.
+            and replicas. With `second_image`, another crop of the same images, the views turned by 90 and 270
+            degrees are the second crop's: what the invariant half keeps is then invariant to the crop, too.
 
     Returns:
         dict of `rotation_logits` and `invariant_rotation_logits` [4B, 4] (the head on either half),
@@ -61,7 +70,8 @@ class RotationDecoupling(keras.Model):
         ValueError: on an argument out of range or a backbone feature that cannot be split.
 
     Reference: Feng et al., "Self-Supervised Representation Learning by Rotation Feature Decoupling",
-        CVPR 2019; Wu et al., CVPR 2018 (bank); Cao et al., NeurIPS 2019 (LDAM).
+        CVPR 2019; Wu et al., CVPR 2018 (bank, both instance losses); Cao et al., NeurIPS 2019 (LDAM);
+        Chen et al., ICML 2020 (two crops).
     """
 
     def __init__(
@@ -73,40 +83,51 @@ class RotationDecoupling(keras.Model):
         rotation_head: str = "softmax",
         rotation_loss: keras.losses.Loss | None = None,
         embedding_dim: int = 128,
+        instance_loss: str = "nce",
         num_negatives: int = 4096,
         temperature: float = 0.07,
         momentum: float = 0.5,
+        normalizer_momentum: float = 1.0,
         loss_weights: Sequence[float] = (1.0, 1.0, 1.0),
         use_instance_weights: bool = False,
-        variable_temperature: bool = False,
         seed: int = 0,
         **kwargs,
     ):
         super().__init__(**kwargs)
         if rotation_head not in ROTATION_HEADS:
             raise ValueError(f"`rotation_head` must be one of {ROTATION_HEADS}. Received: {rotation_head!r}")
-        if num_negatives < 1:
-            raise ValueError(f"`num_negatives` must be at least 1. Received: {num_negatives}")
-        if len(loss_weights) != 3 or min(loss_weights) < 0:
-            raise ValueError(f"`loss_weights` must be three weights >= 0. Received: {loss_weights}")
+        if instance_loss not in INSTANCE_LOSSES:
+            raise ValueError(f"`instance_loss` must be one of {INSTANCE_LOSSES}. Received: {instance_loss!r}")
+        if num_negatives < (1 if instance_loss == "nce" else 0):
+            raise ValueError(
+                "`num_negatives` must be at least 1, or, for instance_loss='softmax', 0 for the whole bank. "
+                f"Received: num_negatives={num_negatives} with instance_loss={instance_loss!r}"
+            )
         self.backbone = backbone
         self.num_instances = num_instances
         self.feature_name = feature_name or list(backbone.output)[-1]
         self.rotation_loss = rotation_loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         self.embedding_dim = embedding_dim
+        self.instance_loss = instance_loss
         self.num_negatives = num_negatives
         self.temperature = temperature
         self.momentum = momentum
-        self.loss_weights = tuple(float(weight) for weight in loss_weights)
+        self.normalizer_momentum = normalizer_momentum
+        self.loss_weights = _checked_loss_weights(loss_weights)
         self.use_instance_weights = use_instance_weights
-        self.variable_temperature = variable_temperature
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.half_width = half_width(backbone, self.feature_name)
         self._rotation_head_kind = rotation_head
         self._add_heads()
         self._add_instance_weights()
-        self._add_temperature()
+        self.current_loss_weights = self.add_weight(
+            name="loss_weights",
+            shape=(3,),
+            initializer=lambda shape, dtype=None: ops.convert_to_tensor(self.loss_weights, dtype),
+            trainable=False,
+            autocast=False,
+        )
         # JAX sees a variable change only if it hangs on the model.
         self.rotation_class_weights = getattr(self.rotation_loss, "class_weights", None)
         self._add_metrics()
@@ -120,7 +141,12 @@ class RotationDecoupling(keras.Model):
             self.rotation_head = dense(NUM_ROTATIONS, self.half_width, "rotation_head")
         self.projection = dense(self.embedding_dim, self.half_width, "projection")
         self.memory_bank = MemoryBank(
-            self.num_instances, self.embedding_dim, self.temperature, self.momentum, name="memory_bank"
+            self.num_instances,
+            self.embedding_dim,
+            self.temperature,
+            self.momentum,
+            self.normalizer_momentum,
+            name="memory_bank",
         )
         self.rotation_head.build((None, self.half_width))
         self.projection.build((None, self.half_width))
@@ -136,13 +162,6 @@ class RotationDecoupling(keras.Model):
         self.instance_weighting = self.add_weight(
             name="instance_weighting", shape=(), initializer="zeros", trainable=False, autocast=False
         )
-
-    def _add_temperature(self) -> None:
-        if self.variable_temperature:
-            start = keras.initializers.Constant(self.temperature)
-            self.current_temperature = self.add_weight(
-                name="current_temperature", shape=(), initializer=start, trainable=False, autocast=False
-            )
 
     def _add_metrics(self) -> None:
         names = ("rotation_loss", "invariance_loss", "instance_loss")
@@ -165,20 +184,19 @@ class RotationDecoupling(keras.Model):
         self.instance_weights.assign(weights)
 
     def set_temperature(self, temperature: float) -> None:
-        """Go on with another temperature; the next batch sets the normalizer, which belongs to one, anew.
+        """Go on with another temperature, from the next batch on (`MemoryBank.set_temperature`)."""
+        self.memory_bank.set_temperature(temperature)
 
-        Nothing happens where the temperature is this one already.
-        """
-        if not self.variable_temperature:
-            raise ValueError("This model was made with variable_temperature=False")
-        if not temperature > 0:
-            raise ValueError(f"`temperature` must be positive. Received: temperature={temperature}")
-        if float(self.current_temperature) != float(np.float32(temperature)):
-            self.current_temperature.assign(temperature)
-            self.memory_bank.normalizer.assign(0.0)
+    def set_loss_weights(self, loss_weights: Sequence[float]) -> None:
+        """Go on with other weights of rotation, invariance and instance loss; no retrace."""
+        self.current_loss_weights.assign(_checked_loss_weights(loss_weights))
 
     def call(self, inputs, training=False):
-        features = self.backbone(four_views(inputs["image"]), training=training)[self.feature_name]
+        if "second_image" in inputs:
+            views = four_views_of_two_crops(inputs["image"], inputs["second_image"])
+        else:
+            views = four_views(inputs["image"])
+        features = self.backbone(views, training=training)[self.feature_name]
         rotation, invariant = ops.split(features, 2, axis=-1)
         by_image = ops.reshape(invariant, (-1, NUM_ROTATIONS, self.half_width))
         return {
@@ -204,7 +222,8 @@ class RotationDecoupling(keras.Model):
             "instance_loss": self._instance_loss(x, y_pred, training),
         }
         self._update_metrics(losses, y_pred)
-        total = sum(w * loss for w, loss in zip(self.loss_weights, losses.values(), strict=True))
+        weights = ops.unstack(ops.convert_to_tensor(self.current_loss_weights), 3)
+        total = sum(weight * loss for weight, loss in zip(weights, losses.values(), strict=True))
         return sum(self.losses, total) / replicas  # with the regularizers of a wrapped backbone
 
     def _rotation_loss(self, x, y_pred, training):
@@ -216,26 +235,31 @@ class RotationDecoupling(keras.Model):
         return self.rotation_loss(rotation_labels_like(logits), logits, sample_weight=weights)
 
     def _instance_loss(self, x, y_pred, training):
-        embedding = y_pred["embedding"]
-        negatives = self._negatives(x)
-        if training:
-            rows = ops.concatenate([ops.cast(x["index"], "int32")[:, None], negatives], axis=1)
-            similarities = self.memory_bank(embedding, rows) * self._sharpening()
-            normalizer = self.memory_bank.normalizer_of(similarities)
-            self.memory_bank.normalizer.assign(normalizer)
-            self.memory_bank.update(ops.stop_gradient(embedding), x["index"])
+        embedding, bank = y_pred["embedding"], self.memory_bank
+        whole_bank = not self.num_negatives
+        positives = None  # column 0
+        if training and whole_bank:
+            similarities, positives = bank(embedding), x["index"]
+        elif training:
+            rows = ops.concatenate([ops.cast(x["index"], "int32")[:, None], self._negatives(x)], axis=1)
+            similarities = bank(embedding, rows)
         else:
             by_image = ops.reshape(y_pred["invariant_features"], (-1, NUM_ROTATIONS, self.half_width))
             upright, turned = self._embed(by_image[:, 0]), self._embed(ops.mean(by_image[:, 1:], axis=1))
-            positive = ops.sum(upright * turned, axis=-1, keepdims=True) / self.temperature
-            similarities = ops.concatenate([positive, self.memory_bank(turned, negatives)], axis=1)
-            similarities = similarities * self._sharpening()
-            normalizer = self.memory_bank.normalizer_of(similarities)
-        return nce_loss(similarities, normalizer, self.num_instances)
-
-    def _sharpening(self):
-        """What similarities over the first temperature are to be multiplied by."""
-        return self.temperature / self.current_temperature if self.variable_temperature else 1.0
+            positive = ops.sum(upright * turned, axis=-1, keepdims=True)
+            positive = positive / ops.convert_to_tensor(bank.current_temperature)
+            negatives = bank(turned, None if whole_bank else self._negatives(x))
+            similarities = ops.concatenate([positive, negatives], axis=1)
+        if self.instance_loss == "softmax":
+            loss = instance_softmax_loss(similarities, positives)
+        else:
+            normalizer = bank.normalizer_of(similarities, update=training)
+            if training:
+                bank.normalizer.assign(normalizer)
+            loss = nce_loss(similarities, normalizer, self.num_instances)
+        if training:
+            bank.update(ops.stop_gradient(embedding), x["index"])
+        return loss
 
     def _negatives(self, x):
         if "negatives" in x:
@@ -275,12 +299,13 @@ class RotationDecoupling(keras.Model):
             "rotation_head": self._rotation_head_kind,
             "rotation_loss": keras.saving.serialize_keras_object(self.rotation_loss),
             "embedding_dim": self.embedding_dim,
+            "instance_loss": self.instance_loss,
             "num_negatives": self.num_negatives,
             "temperature": self.temperature,
             "momentum": self.momentum,
+            "normalizer_momentum": self.normalizer_momentum,
             "loss_weights": self.loss_weights,
             "use_instance_weights": self.use_instance_weights,
-            "variable_temperature": self.variable_temperature,
             "seed": self.seed,
         }
 
@@ -289,3 +314,10 @@ class RotationDecoupling(keras.Model):
         objects = ("backbone", "rotation_loss")
         revived = {name: keras.saving.deserialize_keras_object(config[name]) for name in objects}
         return cls(**{**config, **revived})
+
+
+def _checked_loss_weights(loss_weights: Sequence[float]) -> tuple[float, float, float]:
+    if len(loss_weights) != 3 or not min(loss_weights) >= 0:
+        raise ValueError(f"`loss_weights` must be three weights >= 0. Received: {loss_weights}")
+    rotation, invariance, instance = map(float, loss_weights)
+    return rotation, invariance, instance

@@ -13,9 +13,10 @@ from rfd_tf.models import RotationDecoupling, create_backbone
 from rfd_tf.models.backbone import check_feature_names
 from rfd_tf.optimizers import CoupledSGD
 from rfd_tf.schedules import milestone_schedule
-from rfd_tf.training.sources import Pictures
+from rfd_tf.training.sources import Pictures, negatives_per_image
 
 ROTATION_HEADS = ("softmax", "ldam")
+CROPS = (1, 2)
 
 
 def load_instance_weights(config: ConfigDict, num_instances: int) -> np.ndarray | None:
@@ -50,6 +51,8 @@ def build_model(
         initialize(backbone)
     head, loss = _rotation_head(config, num_instances, instance_weights)
     method = config.method
+    if method.get("crops", 1) not in CROPS:
+        raise ValueError(f"`method.crops` must be one of {CROPS}. Received: {method.crops}")
     model = RotationDecoupling(
         backbone,
         num_instances,
@@ -57,10 +60,11 @@ def build_model(
         rotation_head=head,
         rotation_loss=loss,
         embedding_dim=method.embedding_dim,
-        num_negatives=method.num_negatives,
+        instance_loss=method.get("instance_loss", "nce"),  # runs from before it have none
+        num_negatives=negatives_per_image(config, num_instances),
         temperature=method.temperature,
         momentum=method.momentum,
-        variable_temperature=bool(temperature_swing(config)),
+        normalizer_momentum=method.get("normalizer_momentum", 1.0),
         loss_weights=method.loss_weights,
         use_instance_weights=instance_weights is not None,
         seed=config.seed,

@@ -21,6 +21,8 @@ IMAGE_ERRORS = (
 )
 # An error may come before its turn: the pipeline works so many steps ahead, or fewer.
 _PREFETCHED_STEPS = 16
+# Where `method.num_negatives` is 0: the largest bank that is contrasted whole, and what is drawn of a larger.
+MOST_WHOLE_BANK, DRAWN_NEGATIVES = 65_536, 4_096
 
 
 @dataclasses.dataclass
@@ -140,8 +142,22 @@ def open_pictures(config: ConfigDict, preprocessing: data.Preprocessing, cache_f
     return Pictures(source, preprocessing, valid, skipped)
 
 
+def negatives_per_image(config: ConfigDict, num_instances: int) -> int:
+    """K, the rows of the bank that are drawn for each image to contrast with; 0 for all of them.
+
+    `method.num_negatives`, or, where that is 0, all rows of a bank of up to 65,536 images, and 4,096 of a
+    larger one, whose logits would take the memory of the network's own activations.
+    """
+    asked = config.method.num_negatives
+    return asked if asked or num_instances <= MOST_WHOLE_BANK else DRAWN_NEGATIVES
+
+
 def training_batches(pictures: Pictures, config: ConfigDict, strategy, start_step: int, epochs: int):
-    """Batches of `image`, `index` and `negatives` for `fit`, from `start_step` to the end of `epochs`."""
+    """Batches for `fit`: `image`, `index`, and as configured `negatives` and `second_image`.
+
+    They go from `start_step` to the end of `epochs`.
+    """
+    num_negatives = negatives_per_image(config, len(pictures.source))
 
     def make(num_workers, worker_index, replicas_per_worker):
         return data.training_dataset(
@@ -151,7 +167,8 @@ def training_batches(pictures: Pictures, config: ConfigDict, strategy, start_ste
             seed=config.seed,
             epochs=epochs,
             start_step=start_step,
-            num_negatives=config.method.num_negatives,
+            num_negatives=num_negatives,
+            second_crop=config.method.get("crops", 1) == 2,  # runs from before it have one
             valid_indices=pictures.valid,
             num_workers=num_workers,
             worker_index=worker_index,
@@ -162,17 +179,21 @@ def training_batches(pictures: Pictures, config: ConfigDict, strategy, start_ste
 
 
 def validation_batches(pictures: Pictures, config: ConfigDict, strategy, num_instances: int):
-    """One pass over `pictures`, each with negatives drawn by (seed, index) from the training instances.
+    """One pass over `pictures`, each with any negatives drawn by (seed, index) from the training instances.
 
     On several replicas the pictures beyond the last whole batch are left out, since a replica cannot go
     without any; on one all are used.
     """
 
+    num_negatives = negatives_per_image(config, num_instances)
+
     def with_negatives(features, *_labels):
+        if not num_negatives:
+            return features
+
         def draw(index):
             seed = tf.stack([tf.constant(config.seed, tf.int64), index])
-            shape = [config.method.num_negatives]
-            return tf.random.stateless_uniform(shape, seed, 0, num_instances, tf.int32)
+            return tf.random.stateless_uniform([num_negatives], seed, 0, num_instances, tf.int32)
 
         negatives = tf.map_fn(draw, features["index"], fn_output_signature=tf.int32)
         return {**features, "negatives": negatives}

@@ -32,15 +32,9 @@ def test_swings_between_the_two():
 
 def test_the_loss_is_that_of_a_fixed_temperature():
     """Of one whose normalizer was set at that temperature, too; training and validation."""
-    swinging, fixed = model_of(temperature=0.5, variable_temperature=True), model_of(temperature=0.2)
+    swinging, fixed = model_of(temperature=0.5), model_of(temperature=0.2)
     swinging.set_temperature(0.2)
-    fixed.set_weights(
-        [
-            w
-            for w, v in zip(swinging.get_weights(), swinging.weights, strict=True)
-            if v is not swinging.current_temperature
-        ]
-    )
+    fixed.set_weights(swinging.get_weights())
     for training in (True, False):
         losses = []
         for model in (swinging, fixed):
@@ -52,12 +46,12 @@ def test_the_loss_is_that_of_a_fixed_temperature():
 
 
 def test_normalizer_follows_the_temperature():
-    model = model_of(variable_temperature=True)
+    model = model_of()
     seen = []
 
     class Read(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
-            seen.append([float(model.current_temperature), float(model.memory_bank.normalizer)])
+            seen.append([float(model.memory_bank.current_temperature), float(model.memory_bank.normalizer)])
 
         def on_epoch_end(self, epoch, logs=None):
             seen[-1].append(float(model.memory_bank.normalizer))
@@ -73,11 +67,11 @@ def test_normalizer_follows_the_temperature():
 
 
 def test_survives_the_disk(tmp_path):
-    model = model_of(variable_temperature=True)
+    model = model_of()
     model.set_temperature(0.3)
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
-    assert float(again.current_temperature) == pytest.approx(0.3)
+    assert float(again.memory_bank.current_temperature) == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("arguments", [(0.0, 1.0, 8), (0.5, 0.1, 8), (0.1, 1.0, 1)])
@@ -86,11 +80,6 @@ def test_bad_arguments(arguments):
         TemperatureSchedule(*arguments)
 
 
-def test_needs_a_variable_temperature():
-    model = model_of()
-    with pytest.raises(ValueError, match="variable_temperature=True"):
-        model.fit(DATA, verbose=0, callbacks=[TemperatureSchedule(0.1, 1.0, 4)])
-    with pytest.raises(ValueError, match="variable_temperature=False"):
-        model.set_temperature(0.1)
+def test_a_temperature_is_positive():
     with pytest.raises(ValueError, match="positive"):
-        model_of(variable_temperature=True).set_temperature(0.0)
+        model_of().set_temperature(0.0)

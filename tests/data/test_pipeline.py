@@ -62,6 +62,20 @@ def test_every_epoch_shows_each_picture_at_most_once(uninterrupted):
     assert len({tuple(order) for order in orders.tolist()}) == 3
 
 
+def test_a_second_crop_leaves_the_first_as_it_is(source, uninterrupted):
+    for two, one in zip(batches(source, second_crop=True), uninterrupted, strict=True):
+        second = two.pop("second_image")
+        assert_same(two, one)
+        assert second.shape == one["image"].shape
+        assert not any(np.array_equal(a, b) for a, b in zip(second, one["image"], strict=True))
+
+
+def test_a_second_crop_resumes(source):
+    resumed = batches(source, second_crop=True, start_step=7)
+    for left, right in zip(resumed, batches(source, second_crop=True)[7:], strict=True):
+        assert_same(left, right)
+
+
 @pytest.mark.parametrize("start_step", [0, 1, 5, 7, 13, 15])
 def test_resumed_equals_uninterrupted(source, uninterrupted, start_step):
     resumed = batches(source, start_step=start_step)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -56,6 +58,40 @@ def test_no_flip_means_none():
     assert len({recipe.train_image(image, SEED + n).numpy().tobytes() for n in range(10)}) == 1
 
 
+COLORS = {
+    "color_jitter": (0.4, 0.4, 0.4, 0.1),
+    "color_jitter_probability": 0.5,
+    "grayscale": 0.3,
+    "blur": 0.5,
+}
+
+
+def test_colours_change_in_the_asked_share_of_images_in_training_only():
+    image = tf.constant(np.asarray(picture(32, 32)))
+    plain = Preprocessing(32, train="resize", flip=False, mean=(0, 0, 0), std=(1, 1, 1))
+    colored = dataclasses.replace(plain, **COLORS)
+    np.testing.assert_array_equal(colored.eval_image(image), plain.eval_image(image))
+    found = [colored.train_image(image, SEED + n).numpy() for n in range(60)]
+    grey = [np.ptp(one, axis=-1).max() < 1e-6 for one in found]
+    same = [np.array_equal(one, plain.train_image(image, SEED).numpy()) for one in found]
+    assert 8 <= sum(grey) <= 28  # 0.3 of 60, within three deviations
+    assert 3 <= sum(same) <= 21  # 0.5 * 0.7 * 0.5 of 60 = 10.5
+    assert min(one.min() for one in found) >= 0
+    assert max(one.max() for one in found) <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("train", RECIPES)
+def test_without_colours_crops_and_flips_are_what_they_are_with_them(train):
+    """Every chance has a seed of its own: switching the colours on moves no window."""
+    image = tf.constant(np.asarray(picture(40, 50)))
+    plain = Preprocessing(24, train=train, resize=30)
+    grey = dataclasses.replace(plain, grayscale=1.0, mean=(0, 0, 0), std=(1, 1, 1))
+    for n in range(4):
+        mine = grey.train_image(image, SEED + n).numpy()
+        pixels = plain.train_image(image, SEED + n).numpy() * plain.std + plain.mean
+        np.testing.assert_allclose(mine[..., 0], pixels @ [0.299, 0.587, 0.114], atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -67,6 +103,11 @@ def test_no_flip_means_none():
         ({"std": (1, 1)}, "three values"),
         ({"std": (1, 0, 1)}, "positive"),
         ({"fast_decoding": True, "train": "resize"}, "random_resized_crop.*Received: train='resize'"),
+        ({"color_jitter": (0.4, 0.4)}, "four strengths.*Received"),
+        ({"color_jitter": (0.4, 0.4, 0.4, 0.6)}, "at most 0.5"),
+        ({"color_jitter_probability": 1.1}, "color_jitter_probability=1.1"),
+        ({"grayscale": -0.1}, "grayscale=-0.1"),
+        ({"blur": 2}, "blur=2"),
     ],
 )
 def test_refused(options, message):

@@ -34,6 +34,12 @@ def test_similarities():
     np.testing.assert_allclose(to_numpy(bank(z, index)), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_similarities_with_the_whole_bank():
+    bank = bank_of(temperature=0.2)
+    z = unit(3, 6)
+    np.testing.assert_allclose(to_numpy(bank(z)), z @ to_numpy(bank.rows).T / 0.2, rtol=1e-5, atol=1e-5)
+
+
 def test_update_moves_the_named_rows_only():
     bank = bank_of(momentum=0.25)
     before = to_numpy(bank.rows)
@@ -55,12 +61,24 @@ def test_normalizer_is_set_once():
     assert float(bank.normalizer_of(similarities + 1)) == pytest.approx(float(first))
 
 
+def test_normalizer_as_a_running_mean():
+    bank = bank_of(normalizer_momentum=0.9)
+    similarities = rng.normal(size=(3, 5)).astype("float32")
+    own = np.exp(similarities).mean() * 20
+    bank.normalizer.assign(bank.normalizer_of(similarities, update=True))  # the first is taken as it is
+    assert float(bank.normalizer) == pytest.approx(own, rel=1e-5)
+    blended = float(bank.normalizer_of(similarities + 1, update=True))
+    assert blended == pytest.approx(own * (0.9 + 0.1 * np.e), rel=1e-5)
+    assert float(bank.normalizer_of(similarities + 1)) == float(bank.normalizer)  # validation leaves it alone
+
+
 def test_config_and_bad_arguments():
-    check_config_round_trip(bank_of(temperature=0.1, momentum=0.9))
+    check_config_round_trip(bank_of(temperature=0.1, momentum=0.9, normalizer_momentum=0.99))
     for arguments, message in [
         ({"num_instances": 0}, "num_instances=0"),
         ({"temperature": 0.0}, "temperature=0.0"),
         ({"momentum": 1.0}, "momentum=1.0"),
+        ({"normalizer_momentum": 1.5}, "normalizer_momentum=1.5"),
     ]:
         with pytest.raises(ValueError, match=message):
             bank_of(**arguments)

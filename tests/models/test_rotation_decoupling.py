@@ -7,6 +7,7 @@ from rfd_tf.imbalance import effective_rotation_counts, rotation_instance_weight
 from rfd_tf.losses import LDAMLoss
 from rfd_tf.models import RotationDecoupling, alexnet, resnet_cifar
 from rfd_tf.optimizers import CoupledSGD
+from rfd_tf.rotations import four_views_of_two_crops
 from tests import torch_reference
 from tests.contract import to_numpy
 from tests.torch_reference import relative_difference
@@ -148,6 +149,66 @@ def test_validation_leaves_bank_and_normalizer_alone():
     assert float(model.memory_bank.normalizer) == before[1] > 0
 
 
+@pytest.mark.parametrize("num_negatives", [K, 0])
+def test_the_softmax_over_the_bank(num_negatives):
+    """Loss and bank of a step, by NumPy from the model's own outputs."""
+    model = small_model(instance_loss="softmax", num_negatives=num_negatives, temperature=0.2)
+    batch = {"image": small_data()["image"][:6], "index": np.array([5, 3, 8, 1, 0, 9])}
+    if num_negatives:
+        batch["negatives"] = rng.integers(0, SMALL_N, (6, K)).astype("int32")
+    bank = to_numpy(model.memory_bank.rows).astype("float64")
+    outputs = model(batch, training=False)
+    z = to_numpy(outputs["embedding"]).astype("float64")
+    rows = np.tile(np.arange(SMALL_N), (6, 1))
+    if num_negatives:
+        rows = np.concatenate([batch["index"][:, None], batch["negatives"]], axis=1)
+    logits = np.einsum("bd,brd->br", z, bank[rows]) / 0.2
+    own = np.einsum("bd,bd->b", z, bank[batch["index"]]) / 0.2
+    expected = np.mean(np.log(np.exp(logits).sum(axis=1)) - own)
+    assert float(model._instance_loss(batch, outputs, training=True)) == pytest.approx(expected, rel=1e-5)
+    mixed = 0.5 * bank[batch["index"]] + 0.5 * z
+    mixed /= np.linalg.norm(mixed, axis=1, keepdims=True)
+    np.testing.assert_allclose(to_numpy(model.memory_bank.rows)[batch["index"]], mixed, atol=1e-6)
+    assert float(model.memory_bank.normalizer) == 0.0
+    again = RotationDecoupling.from_config(model.get_config())
+    assert (again.instance_loss, again.num_negatives) == ("softmax", num_negatives)
+
+
+@pytest.mark.parametrize("options", [{}, {"normalizer_momentum": 0.9}, {"instance_loss": "softmax"}])
+def test_training_with_each_instance_loss_lowers_it(options):
+    model = small_model(temperature=0.5, **options)
+    losses = model.fit(small_data(), batch_size=8, epochs=12, verbose=0).history["instance_loss"]
+    assert losses[-1] < losses[0]
+
+
+def test_views_of_two_crops():
+    """Upright and upside-down views are the first crop's, the other two the second's."""
+    first, second = rng.normal(size=(2, 3, 8, 8, 3)).astype("float32")
+    views = to_numpy(four_views_of_two_crops(first, second)).reshape(3, 4, 8, 8, 3)
+    for image in range(3):
+        for k in range(4):
+            crop = (first, second)[k % 2][image]
+            np.testing.assert_array_equal(views[image, k], np.rot90(crop, k))
+    model = small_model()
+    batch = {"image": first, "second_image": second, "index": np.arange(3)}
+    features = model.backbone(views.reshape(-1, 8, 8, 3))["pool"]
+    invariant = to_numpy(features)[:, model.half_width :]
+    np.testing.assert_allclose(to_numpy(model(batch)["invariant_features"]), invariant, atol=1e-5)
+
+
+def test_loss_weights_change_without_a_retrace():
+    model = small_model(loss_weights=(1, 0, 0))
+    model.fit(small_data(), batch_size=8, verbose=0)
+    step = model.train_function
+    model.set_loss_weights((0.0, 2.0, 0.5))
+    logs = model.fit(small_data(), batch_size=8, verbose=0).history
+    assert model.train_function is step
+    weighted = 2 * logs["invariance_loss"][0] + 0.5 * logs["instance_loss"][0]
+    assert logs["loss"][0] == pytest.approx(weighted, rel=1e-4)
+    with pytest.raises(ValueError, match="three weights"):
+        model.set_loss_weights((1, 1))
+
+
 def test_the_saved_backbone_has_no_bank(tmp_path):
     model = small_model()
     model.backbone.save(tmp_path / "backbone.keras")
@@ -207,6 +268,8 @@ def test_mixed_bfloat16_trains():
     [
         ({"rotation_head": "ldam"}, "rotation_head"),
         ({"num_negatives": 0}, "num_negatives"),
+        ({"instance_loss": "triplet"}, "instance_loss"),
+        ({"instance_loss": "softmax", "num_negatives": -1}, "num_negatives=-1"),
         ({"loss_weights": (1, 1)}, "loss_weights"),
         ({"loss_weights": (1, -1, 1)}, "loss_weights"),
         ({"feature_name": "conv1"}, "no feature 'conv1'"),
