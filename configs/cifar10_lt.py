@@ -1,4 +1,4 @@
-"""Long-tailed CIFAR-10 (exp, ratio 100) with a CIFAR ResNet-32.
+"""Long-tailed CIFAR-10 (exp, ratio 100) with a CIFAR ResNet-14 of twice the usual width.
 
     rfd train --config=cifar10_lt --workdir=/tmp/cifar10_lt
 
@@ -32,7 +32,9 @@ def get_config():
     config.preprocessing.mean = (0.4914, 0.4822, 0.4465)
     config.preprocessing.std = (0.2023, 0.1994, 0.2010)
 
-    config.backbone.name = "resnet32"
+    base.tell_instances_apart(config)
+
+    config.backbone.name = "resnet14"
     config.backbone.features = ("block1", "block2", "block3", "pool", "fc_block")
     config.knn.feature = "pool"
     config.backbone.width = 32

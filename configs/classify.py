@@ -11,10 +11,10 @@ arrays train_images, train_labels, test_images and test_labels, long-tailed alre
 
 The alternatives: `--config.classifier.losses="('cross_entropy',)"` (see configs/evaluation/base.py), with
 `--config.classifier.sampling=class_balanced` for re-sampling. To start from a backbone of
-`rfd train --config=cifar10_lt`, take its width and its layers, `fc_block` among them:
+`rfd train --config=cifar10_lt`, take its depth, its width and its layers, `fc_block` among them:
 
-        --config.init=/tmp/cifar10_lt/backbone.keras --config.backbone.width=32 \
-        "--config.backbone.features=('block1','block2','block3','pool','fc_block')"
+        --config.init=/tmp/cifar10_lt/backbone.keras --config.backbone.name=resnet14 \
+        --config.backbone.width=32 "--config.backbone.features=('block1','block2','block3','pool','fc_block')"
 
 Reference: Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019.
 """
@@ -37,6 +37,10 @@ def get_config():
         config[part] = pretraining[part]
     config.preprocessing.train = "pad_crop"  # 4 pixels a side
     config.preprocessing.min_area = 0.08  # of "random_resized_crop", if that is asked for
+    config.preprocessing.color_jitter = ()
+    config.preprocessing.color_jitter_probability = 1.0
+    config.preprocessing.grayscale = 0.0
+    config.backbone.name = "resnet32"
     config.backbone.features = ("block1", "block2", "block3", "pool")
     config.backbone.feature = "pool"  # what is classified
     config.backbone.width = 0

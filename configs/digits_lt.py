@@ -29,10 +29,9 @@ def get_config():
     config.backbone.name = "resnet20"
     config.backbone.features = ("block1", "block2", "block3", "pool", "fc_block")
     config.knn.feature = "pool"
-    # So few images soon fill the bank with embeddings that are still much alike. A high temperature and few
-    # negatives keep their contrast from overwhelming the other losses.
-    config.method.num_negatives = 16
-    config.method.temperature = 0.5
+    base.tell_instances_apart(config)
+    config.preprocessing.color_jitter = ()  # the digits are grey
+    config.preprocessing.grayscale = 0.0
 
     config.optimizer.milestones = ((18, 3e-2), (26, 3e-3), (30, 3e-4))
     config.rotation_probabilities.start_epoch = 18

@@ -20,10 +20,7 @@ def get_config():
     config.data.on_error = "skip"
     config.validation.split = "train"  # its root itself
     config.validation.on_error = "skip"
-    # The smaller the set, the sooner its bank holds embeddings that are still alike. What they then cost is
-    # bounded by exp(1 / temperature): 7 here, over a million at the 0.07 that suits ImageNet's size.
-    config.method.num_negatives = 256
-    config.method.temperature = 0.5
+    base.tell_instances_apart(config)
     config.optimizer.milestones = ((50, 1e-2), (80, 1e-3), (100, 1e-4))
     config.rotation_probabilities.start_epoch = 80
     config.ldam.start_epoch = 80
