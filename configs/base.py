@@ -37,6 +37,13 @@ def get_config() -> ConfigDict:
             "mean": (0.485, 0.456, 0.406),
             "std": (0.229, 0.224, 0.225),
             "fast_decoding": False,  # of JPEGs, less exactly; for random_resized_crop
+            # For instance discrimination. NPID (Wu et al., CVPR 2018): jitter (0.4, 0.4, 0.4, 0.4), grey 0.2.
+            # SimCLR (Chen et al., ICML 2020): (0.8, 0.8, 0.8, 0.2) with probability 0.8, grey 0.2, blur 0.5.
+            "color_jitter": (),  # strengths (brightness, contrast, saturation, hue); (): off
+            "color_jitter_probability": 1.0,
+            "grayscale": 0.0,  # probability
+            "blur": 0.0,  # probability; Gaussian
+            "crops": 1,  # or 2: a second crop of each training image, augmented independently
         }
     )
 

@@ -35,6 +35,8 @@ def get_config():
     pretraining = cifar10_lt.get_config()  # on the same data
     for part in ("data", "validation", "preprocessing", "backbone"):
         config[part] = pretraining[part]
+    config.preprocessing.update(color_jitter=(), grayscale=0.0, blur=0.0)  # whatever pretraining does
+    del config.preprocessing.crops
     config.preprocessing.train = "pad_crop"  # 4 pixels a side
     config.preprocessing.min_area = 0.08  # of "random_resized_crop", if that is asked for
     config.backbone.features = ("block1", "block2", "block3", "pool")

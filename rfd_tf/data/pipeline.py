@@ -11,7 +11,7 @@ import tensorflow as tf
 from rfd_tf.data.augmentation import uniform
 from rfd_tf.data.localized_rotation import check_localized_rotation, localized_rotation
 from rfd_tf.data.preprocessing import Preprocessing
-from rfd_tf.data.schedule import AUGMENTATION, LOCALIZED_ROTATION, NEGATIVES, Schedule, stream
+from rfd_tf.data.schedule import AUGMENTATION, LOCALIZED_ROTATION, NEGATIVES, SECOND_CROP, Schedule, stream
 from rfd_tf.data.source import Source, host_constant
 from rfd_tf.data.subset import checked_rows
 
@@ -45,7 +45,7 @@ def training_dataset(
 
     Args:
         source: the pictures, N of them.
-        preprocessing: how a picture becomes an input of side S.
+        preprocessing: how a picture becomes an input of side S; with `crops=2`, two of them.
         batch_size: pictures in a global batch.
         seed: any integer in [-2**63, 2**63).
         epochs: passes over the pictures.
@@ -65,7 +65,8 @@ def training_dataset(
     Returns:
         A dataset of `{"image": float32 [b, S, S, 3], "index": int64 [b]}`, with `"negatives"` int32 [b, K]
         if any and `"localized_rotation"` int32 [b] if asked for, or of (that, labels int64 [b]); b is
-        batch_size / num_workers / replicas_per_worker.
+        batch_size / num_workers / replicas_per_worker. With two crops also `"second_image"`, like `"image"`:
+        another crop of the same image, augmented independently. The first is what one crop gives.
 
     Raises:
         ValueError: on a batch that cannot be shared equally, a source smaller than the batch, labels that the
@@ -92,7 +93,11 @@ def training_dataset(
     def example(position: tf.Tensor):
         epoch, index = schedule.epoch_and_index(position)
         image_seed = stream(seed, AUGMENTATION, epoch, index)
-        features = {"image": preprocessing.train_image(source.fetch(index), image_seed), "index": index}
+        fetched = source.fetch(index)
+        features = {"image": preprocessing.train_image(fetched, image_seed), "index": index}
+        if preprocessing.crops == 2:
+            second_seed = stream(seed, SECOND_CROP, epoch, index)
+            features["second_image"] = preprocessing.train_image(fetched, second_seed)
         if rotate_locally:
             patch_seed = stream(seed, LOCALIZED_ROTATION, epoch, index)
             rotated = localized_rotation(features["image"], rotate_locally, patch_seed)

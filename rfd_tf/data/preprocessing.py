@@ -1,10 +1,12 @@
 """How a fetched picture becomes the network's input."""
 
 import dataclasses
+import math
 
 import tensorflow as tf
 
 from rfd_tf.data import augmentation
+from rfd_tf.data.color import random_color
 from rfd_tf.data.random_resized_crop import random_resized_crop
 
 RECIPES = ("random_resized_crop", "random_crop", "pad_crop", "resize")
@@ -31,6 +33,13 @@ class Preprocessing:
         fast_decoding: of JPEG files in random resized crops: large windows at a reduced scale, a quicker
             transform, no antialiasing (docs/training.md says how much faster, and by how much the pixels
             differ). By default they are PIL's; evaluation is always exact.
+        color_jitter: strengths (brightness, contrast, saturation, hue) of random changes of a training
+            image's colours, as torchvision's `ColorJitter` makes them. None negative, the hue's at most 0.5.
+            () for none.
+        color_jitter_probability: how likely a training image is jittered, in [0, 1].
+        grayscale: how likely a training image loses its colours, in [0, 1].
+        blur: how likely a training image is blurred, in [0, 1].
+        crops: augmented crops of each training image, 1 or 2; for `training_dataset`.
 
     Raises:
         ValueError: on a value out of range.
@@ -47,6 +56,11 @@ class Preprocessing:
     mean: tuple[float, float, float] = augmentation.IMAGENET_MEAN
     std: tuple[float, float, float] = augmentation.IMAGENET_STD
     fast_decoding: bool = False
+    color_jitter: tuple[float, ...] = ()
+    color_jitter_probability: float = 1.0
+    grayscale: float = 0.0
+    blur: float = 0.0
+    crops: int = 1
 
     def __post_init__(self):
         if self.image_size < 1:
@@ -71,6 +85,22 @@ class Preprocessing:
             raise ValueError(
                 f"`fast_decoding` is for train='random_resized_crop' only. Received: train={self.train!r}"
             )
+        self._check_colors()
+        if self.crops not in (1, 2):
+            raise ValueError(f"`crops` must be 1 or 2. Received: crops={self.crops}")
+
+    def _check_colors(self):
+        jitter = self.color_jitter
+        if len(jitter) not in (0, 4) or not all(math.isfinite(s) and s >= 0 for s in jitter):
+            raise ValueError(
+                "`color_jitter` must be four strengths (brightness, contrast, saturation, hue), none "
+                f"negative, or (). Received: color_jitter={jitter}"
+            )
+        if jitter and jitter[3] > 0.5:
+            raise ValueError(f"`color_jitter`'s hue must be at most 0.5. Received: color_jitter={jitter}")
+        for name in ("color_jitter_probability", "grayscale", "blur"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` must be in [0, 1]. Received: {name}={getattr(self, name)}")
 
     def train_image(self, fetched: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """An augmented input, float32 of shape [S, S, 3], a function of the arguments alone.
@@ -83,6 +113,15 @@ class Preprocessing:
         image = self._train_crop(fetched, crop_seed)
         if self.flip:
             image = augmentation.random_flip(image, flip_seed)
+        if self.color_jitter or self.grayscale or self.blur:
+            image = random_color(
+                tf.ensure_shape(image, [self.image_size, self.image_size, 3]),
+                tf.random.fold_in(seed, tf.constant(2, tf.int64), alg="philox"),  # after crop and flip
+                self.color_jitter,
+                self.color_jitter_probability,
+                self.grayscale,
+                self.blur,
+            )
         return self._finished(image)
 
     def eval_image(self, fetched: tf.Tensor) -> tf.Tensor:

@@ -14,7 +14,7 @@ from rfd_tf.data.source import host_constant
 from rfd_tf.data.subset import checked_rows
 
 # Independent random streams.
-ORDER, AUGMENTATION, NEGATIVES, SAMPLING, LOCALIZED_ROTATION, TEST_CROPS = range(6)
+ORDER, AUGMENTATION, NEGATIVES, SAMPLING, LOCALIZED_ROTATION, TEST_CROPS, SECOND_CROP = range(7)
 
 
 def steps_per_epoch(num_valid: int, batch_size: int) -> int:

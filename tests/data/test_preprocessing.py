@@ -3,8 +3,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from rfd_tf.data import CIFAR_MEAN, CIFAR_STD, Preprocessing
+from rfd_tf.data import CIFAR_MEAN, CIFAR_STD, Preprocessing, augmentation, color
 from rfd_tf.data.preprocessing import RECIPES
+from rfd_tf.data.random_resized_crop import random_resized_crop
 from tests.data.pictures import encoded, picture
 
 SEED = tf.constant([1, 2], tf.int64)
@@ -50,6 +51,29 @@ def test_fast_decoding_is_for_training_only():
     assert 0 < differences.mean() < 0.1
 
 
+@pytest.mark.parametrize("colors", [{}, {"color_jitter": (0.4,) * 4, "grayscale": 0.5, "blur": 1.0}])
+def test_colors_leave_crop_and_flip_as_they_are(colors):
+    fetched = tf.constant(encoded(picture(60, 45)))
+    recipe = Preprocessing(24, resize=30, **colors)
+    for seed in (SEED + n for n in range(8)):
+        crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
+        expected = augmentation.random_flip(random_resized_crop(fetched, 24, crop_seed), flip_seed)
+        if colors:
+            color_seed = tf.random.fold_in(seed, tf.constant(2, tf.int64))
+            expected = color.random_color(expected, color_seed, (0.4,) * 4, 1.0, 0.5, 1.0)
+        expected = augmentation.normalize(expected, recipe.mean, recipe.std)
+        np.testing.assert_array_equal(recipe.train_image(fetched, seed), expected)
+
+
+def test_evaluation_keeps_its_colors():
+    fetched = tf.constant(encoded(picture(60, 45)))
+    plain, changed = (
+        Preprocessing(24, resize=30, **options)
+        for options in ({}, {"color_jitter": (0.8, 0.8, 0.8, 0.2), "grayscale": 1.0, "blur": 1.0, "crops": 2})
+    )
+    np.testing.assert_array_equal(changed.eval_image(fetched), plain.eval_image(fetched))
+
+
 def test_no_flip_means_none():
     recipe = Preprocessing(8, train="resize", flip=False)
     image = tf.constant(np.asarray(picture()))
@@ -67,6 +91,14 @@ def test_no_flip_means_none():
         ({"std": (1, 1)}, "three values"),
         ({"std": (1, 0, 1)}, "positive"),
         ({"fast_decoding": True, "train": "resize"}, "random_resized_crop.*Received: train='resize'"),
+        ({"color_jitter": (0.4, 0.4)}, r"four strengths .* color_jitter=\(0.4, 0.4\)"),
+        ({"color_jitter": (0.4, -0.1, 0.4, 0.1)}, "negative"),
+        ({"color_jitter": (0.4, float("nan"), 0.4, 0.1)}, "color_jitter=.*nan"),
+        ({"color_jitter": (0.4, 0.4, 0.4, 0.6)}, "hue must be at most 0.5"),
+        ({"color_jitter_probability": 1.2}, "color_jitter_probability=1.2"),
+        ({"grayscale": -0.2}, "grayscale=-0.2"),
+        ({"blur": 2.0}, "blur=2.0"),
+        ({"crops": 3}, "`crops` must be 1 or 2. Received: crops=3"),
     ],
 )
 def test_refused(options, message):
