@@ -28,7 +28,11 @@ def pixels(image):
 @pytest.mark.parametrize("factor", [0.0, 0.3, 1.0, 1.4, 2.5])
 @pytest.mark.parametrize(
     ("adjust", "enhance"),
-    zip(ADJUSTMENTS, (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)),
+    [
+        (color.adjust_brightness, ImageEnhance.Brightness),
+        (color.adjust_contrast, ImageEnhance.Contrast),
+        (color.adjust_saturation, ImageEnhance.Color),
+    ],
 )
 def test_factors_do_what_pil_does(image, pixels, adjust, enhance, factor):
     mine = adjust(pixels, tf.constant(factor))
