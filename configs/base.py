@@ -37,12 +37,14 @@ def get_config() -> ConfigDict:
             "mean": (0.485, 0.456, 0.406),
             "std": (0.229, 0.224, 0.225),
             "fast_decoding": False,  # of JPEGs, less exactly; for random_resized_crop
-            # Of training images: strengths of brightness, contrast, saturation and hue, () for none;
-            # the shares of images whose colours change, that become grey, that are blurred.
-            "color_jitter": (),
+            # For instance discrimination. NPID (Wu et al., CVPR 2018): jitter (0.4, 0.4, 0.4, 0.4), grey 0.2.
+            # SimCLR (Chen et al., ICML 2020): (0.8, 0.8, 0.8, 0.2) with probability 0.8, grey 0.2, blur 0.5.
+            "color_jitter": (),  # strengths (brightness, contrast, saturation, hue); (): off
             "color_jitter_probability": 1.0,
-            "grayscale": 0.0,
-            "blur": 0.0,
+            "grayscale": 0.0,  # probability
+            "blur": 0.0,  # probability; Gaussian
+            # 2: the views turned by 90 and 270 degrees are those of a second crop, augmented independently
+            "crops": 1,
         }
     )
 
@@ -60,8 +62,6 @@ def get_config() -> ConfigDict:
         {
             "rotation_head": "softmax",  # or "ldam": cosine classifier, LDAM margins, DRW
             "loss_weights": (1.0, 1.0, 1.0),  # rotation, invariance, instance
-            # 2: the views turned by 90 and 270 degrees are of a second crop of the image, augmented anew
-            "crops": 1,
             "embedding_dim": 128,
             # "nce", the original's; or "softmax", which needs no normalizer and is right for few images, too
             "instance_loss": "nce",
@@ -112,10 +112,10 @@ def tell_instances_apart(config: ConfigDict) -> None:
     config.method.num_negatives = 0
     config.method.temperature = 0.2
     config.method.loss_weights = (1.0, 1.0, 0.3)
-    config.method.crops = 2
     config.preprocessing.color_jitter = (0.4, 0.4, 0.4, 0.1)
     config.preprocessing.color_jitter_probability = 0.8
     config.preprocessing.grayscale = 0.2
+    config.preprocessing.crops = 2
 
 
 def data_fields() -> ConfigDict:

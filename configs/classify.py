@@ -25,6 +25,7 @@ from configs.evaluation import base
 
 def get_config():
     config = base.get_config()
+    colors = config.preprocessing  # as of evaluations: off
     for field in ("features", "input", "pool_sizes", "nonlinear", "knn", "rotation", "logistic"):
         del config[field]  # of other protocols
     config.init = ""  # start from a backbone: a .keras file or zoo:NAME
@@ -35,11 +36,11 @@ def get_config():
     pretraining = cifar10_lt.get_config()  # on the same data
     for part in ("data", "validation", "preprocessing", "backbone"):
         config[part] = pretraining[part]
+    for field in ("color_jitter", "color_jitter_probability", "grayscale", "blur"):
+        config.preprocessing[field] = colors[field]  # not pretraining's
+    del config.preprocessing.crops
     config.preprocessing.train = "pad_crop"  # 4 pixels a side
     config.preprocessing.min_area = 0.08  # of "random_resized_crop", if that is asked for
-    config.preprocessing.color_jitter = ()
-    config.preprocessing.color_jitter_probability = 1.0
-    config.preprocessing.grayscale = 0.0
     config.backbone.name = "resnet32"
     config.backbone.features = ("block1", "block2", "block3", "pool")
     config.backbone.feature = "pool"  # what is classified

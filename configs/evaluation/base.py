@@ -41,6 +41,10 @@ def get_config() -> ConfigDict:
             "train": "",
             "resize": 0,  # short side before a random crop; 0: as the model says
             "flip": True,  # unless the model was trained on pictures that must not be mirrored
+            "color_jitter": (),  # strengths (brightness, contrast, saturation, hue); (): off
+            "color_jitter_probability": 1.0,
+            "grayscale": 0.0,  # probability
+            "blur": 0.0,  # probability; Gaussian
         }
     )
 

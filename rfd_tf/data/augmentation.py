@@ -1,4 +1,4 @@
-"""Pictures to network inputs: decoding, resizing, cropping, flipping, changing colours, normalising.
+"""Pictures to network inputs: decoding, resizing, cropping, flipping, normalising.
 
 Pixels stay in 0..255 until `normalize`. Random functions take a stateless seed (int32 or int64 of shape [2])
 and depend on nothing else. All run in graphs and eagerly; sizes are whole pixels.
@@ -85,70 +85,6 @@ def pad_crop(image: tf.Tensor, size: int, seed: tf.Tensor, padding: int = 4) -> 
 def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Left and right exchanged in one of two cases."""
     return tf.cond(uniform([], seed) < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
-
-
-def color_jitter(image: tf.Tensor, strengths: Sequence[float], seed: tf.Tensor) -> tf.Tensor:
-    """Brightness, contrast, saturation and hue changed at random, in a random order.
-
-    Factors are uniform in [max(0, 1 - strength), 1 + strength]; the hue turns by a share of its circle that
-    is uniform in [-strength, strength]. Each step is that of PIL's `ImageEnhance` and torchvision's
-    `ColorJitter` without the rounding: contrast blends with the mean of the greyscale image, saturation with
-    that image.
-
-    Args:
-        image: float32 of shape [H, W, 3] in 0..255.
-        strengths: of the four, each at least 0; the hue's at most 0.5.
-        seed: stateless seed, shape [2].
-    """
-    brightness, contrast, saturation, hue = strengths
-    drawn = uniform([8], seed)
-
-    def factor(place: int, strength: float) -> tf.Tensor:
-        low = max(0.0, 1.0 - strength)
-        return low + (1.0 + strength - low) * drawn[place]
-
-    def turned(pixels: tf.Tensor) -> tf.Tensor:
-        h, s, v = tf.unstack(tf.image.rgb_to_hsv(pixels / 255.0), axis=-1)
-        h = (h + hue * (2.0 * drawn[3] - 1.0)) % 1.0
-        return 255.0 * tf.image.hsv_to_rgb(tf.stack([h, s, v], axis=-1))
-
-    steps = [
-        lambda pixels: pixels * factor(0, brightness),
-        lambda pixels: _blend(pixels, tf.reduce_mean(grayscale(pixels)), factor(1, contrast)),
-        lambda pixels: _blend(pixels, grayscale(pixels), factor(2, saturation)),
-        turned,
-    ]
-    order = tf.argsort(drawn[4:])
-    for place in range(4):
-        branches = [lambda pixels=image, step=step: step(pixels) for step in steps]
-        image = tf.clip_by_value(tf.switch_case(order[place], branches), 0.0, 255.0)
-    return image
-
-
-def _blend(image: tf.Tensor, other: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
-    return other + share * (image - other)
-
-
-def grayscale(image: tf.Tensor) -> tf.Tensor:
-    """Luma by ITU-R 601, as PIL's "L" without the rounding; [H, W, 1] of an image [H, W, 3]."""
-    return tf.tensordot(image, tf.constant([[0.299], [0.587], [0.114]]), 1)
-
-
-def gaussian_blur(image: tf.Tensor, sigma: tf.Tensor, radius: int) -> tf.Tensor:
-    """Smoothed by a Gaussian of `sigma` pixels, cut off beyond `radius`; edges are mirrored without the edge.
-
-    Args:
-        image: float32 of shape [H, W, 3], both sides larger than `radius`.
-        sigma: positive scalar, in pixels.
-        radius: in whole pixels.
-    """
-    offsets = tf.range(-radius, radius + 1, dtype=tf.float32)
-    weights = tf.nn.softmax(-0.5 * tf.square(offsets / sigma))
-    planes = tf.transpose(image, [2, 0, 1])[..., tf.newaxis]
-    planes = tf.pad(planes, [[0, 0], [radius] * 2, [radius] * 2, [0, 0]], "REFLECT")
-    for shape in ([-1, 1, 1, 1], [1, -1, 1, 1]):
-        planes = tf.nn.conv2d(planes, tf.reshape(weights, shape), 1, "VALID")
-    return tf.ensure_shape(tf.transpose(planes[..., 0], [1, 2, 0]), image.shape)
 
 
 def normalize(image: tf.Tensor, mean: Sequence[float], std: Sequence[float]) -> tf.Tensor:

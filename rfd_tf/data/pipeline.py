@@ -11,14 +11,7 @@ import tensorflow as tf
 from rfd_tf.data.augmentation import uniform
 from rfd_tf.data.localized_rotation import check_localized_rotation, localized_rotation
 from rfd_tf.data.preprocessing import Preprocessing
-from rfd_tf.data.schedule import (
-    AUGMENTATION,
-    LOCALIZED_ROTATION,
-    NEGATIVES,
-    SECOND_CROP,
-    Schedule,
-    stream,
-)
+from rfd_tf.data.schedule import AUGMENTATION, LOCALIZED_ROTATION, NEGATIVES, SECOND_CROP, Schedule, stream
 from rfd_tf.data.source import Source, host_constant
 from rfd_tf.data.subset import checked_rows
 
@@ -35,7 +28,6 @@ def training_dataset(
     epochs: int,
     start_step: int = 0,
     num_negatives: int = 0,
-    second_crop: bool = False,
     with_labels: bool = False,
     valid_indices: np.ndarray | None = None,
     sampling_weights: np.ndarray | None = None,
@@ -53,13 +45,12 @@ def training_dataset(
 
     Args:
         source: the pictures, N of them.
-        preprocessing: how a picture becomes an input of side S.
+        preprocessing: how a picture becomes an input of side S; with `crops=2`, two of them.
         batch_size: pictures in a global batch.
         seed: any integer in [-2**63, 2**63).
         epochs: passes over the pictures.
         start_step: first global step to give; the steps before it cost nothing.
         num_negatives: K instance indices to draw for each picture, uniformly from all N; 0 for none.
-        second_crop: whether to give every picture once more, augmented anew.
         with_labels: whether to give labels too.
         valid_indices: int64; the pictures to use, all by default. Their indices stay the source's.
         sampling_weights: [M] for the M pictures to use, not negative: an epoch then is M draws with
@@ -72,9 +63,10 @@ def training_dataset(
         parallel_calls: pictures prepared at once.
 
     Returns:
-        A dataset of `{"image": float32 [b, S, S, 3], "index": int64 [b]}`, with `"second_image"` like
-        `"image"`, `"negatives"` int32 [b, K] and `"localized_rotation"` int32 [b] as asked for, or of (that,
-        labels int64 [b]); b is batch_size / num_workers / replicas_per_worker.
+        A dataset of `{"image": float32 [b, S, S, 3], "index": int64 [b]}`, with `"negatives"` int32 [b, K]
+        if any and `"localized_rotation"` int32 [b] if asked for, or of (that, labels int64 [b]); b is
+        batch_size / num_workers / replicas_per_worker. With two crops also `"second_image"`, like `"image"`:
+        another crop of the same image, augmented independently. The first is what one crop gives.
 
     Raises:
         ValueError: on a batch that cannot be shared equally, a source smaller than the batch, labels that the
@@ -103,7 +95,7 @@ def training_dataset(
         image_seed = stream(seed, AUGMENTATION, epoch, index)
         fetched = source.fetch(index)
         features = {"image": preprocessing.train_image(fetched, image_seed), "index": index}
-        if second_crop:
+        if preprocessing.crops == 2:
             second_seed = stream(seed, SECOND_CROP, epoch, index)
             features["second_image"] = preprocessing.train_image(fetched, second_seed)
         if rotate_locally:

@@ -1,13 +1,14 @@
 """How a fetched picture becomes the network's input."""
 
 import dataclasses
+import math
 
 import tensorflow as tf
 
 from rfd_tf.data import augmentation
+from rfd_tf.data.color import random_color
 from rfd_tf.data.random_resized_crop import random_resized_crop
 
-BLUR_SIGMAS = (0.1, 2.0)  # pixels
 RECIPES = ("random_resized_crop", "random_crop", "pad_crop", "resize")
 
 
@@ -32,20 +33,18 @@ class Preprocessing:
         fast_decoding: of JPEG files in random resized crops: large windows at a reduced scale, a quicker
             transform, no antialiasing (docs/training.md says how much faster, and by how much the pixels
             differ). By default they are PIL's; evaluation is always exact.
-        color_jitter: strengths of brightness, contrast, saturation and hue in training, as of
-            `augmentation.color_jitter`; () leaves colours as they are.
-        color_jitter_probability: share of the images whose colours change.
-        grayscale: share of the training images that become grey.
-        blur: share of the training images that are blurred, by a Gaussian of 0.1 to 2 pixels, cut off at a
-            twentieth of `image_size`.
+        color_jitter: strengths (brightness, contrast, saturation, hue) of random changes of a training
+            image's colours, as torchvision's `ColorJitter` makes them. None negative, the hue's at most 0.5.
+            () for none.
+        color_jitter_probability: how likely a training image is jittered, in [0, 1].
+        grayscale: how likely a training image loses its colours, in [0, 1].
+        blur: how likely a training image is blurred, in [0, 1].
+        crops: augmented crops of each training image, 1 or 2; for `training_dataset`.
 
     Raises:
         ValueError: on a value out of range.
 
     Example: `Preprocessing(224)` is the pretext task's, `Preprocessing(224, "random_crop")` the probes'.
-
-    Reference: Wu et al., CVPR 2018 (NPID: jitter of 0.4, 0.4, 0.4, 0.4, a fifth grey); Chen et al., ICML 2020
-        (SimCLR: also blur).
     """
 
     image_size: int
@@ -61,6 +60,7 @@ class Preprocessing:
     color_jitter_probability: float = 1.0
     grayscale: float = 0.0
     blur: float = 0.0
+    crops: int = 1
 
     def __post_init__(self):
         if self.image_size < 1:
@@ -85,12 +85,19 @@ class Preprocessing:
             raise ValueError(
                 f"`fast_decoding` is for train='random_resized_crop' only. Received: train={self.train!r}"
             )
-        jitter = tuple(self.color_jitter)
-        if jitter and not (len(jitter) == 4 and min(jitter) >= 0 and jitter[3] <= 0.5):
+        self._check_colors()
+        if self.crops not in (1, 2):
+            raise ValueError(f"`crops` must be 1 or 2. Received: crops={self.crops}")
+
+    def _check_colors(self):
+        jitter = self.color_jitter
+        if len(jitter) not in (0, 4) or not all(math.isfinite(s) and s >= 0 for s in jitter):
             raise ValueError(
-                "`color_jitter` must be () or four strengths at least 0, of brightness, contrast, saturation "
-                f"and hue, the hue's at most 0.5. Received: color_jitter={jitter}"
+                "`color_jitter` must be four strengths (brightness, contrast, saturation, hue), none "
+                f"negative, or (). Received: color_jitter={jitter}"
             )
+        if jitter and jitter[3] > 0.5:
+            raise ValueError(f"`color_jitter`'s hue must be at most 0.5. Received: color_jitter={jitter}")
         for name in ("color_jitter_probability", "grayscale", "blur"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must be in [0, 1]. Received: {name}={getattr(self, name)}")
@@ -106,7 +113,16 @@ class Preprocessing:
         image = self._train_crop(fetched, crop_seed)
         if self.flip:
             image = augmentation.random_flip(image, flip_seed)
-        return self._finished(self._recolored(image, seed))
+        if self.color_jitter or self.grayscale or self.blur:
+            image = random_color(
+                tf.ensure_shape(image, [self.image_size, self.image_size, 3]),
+                tf.random.fold_in(seed, tf.constant(2, tf.int64), alg="philox"),  # after crop and flip
+                self.color_jitter,
+                self.color_jitter_probability,
+                self.grayscale,
+                self.blur,
+            )
+        return self._finished(image)
 
     def eval_image(self, fetched: tf.Tensor) -> tf.Tensor:
         """The input without any chance in it, float32 of shape [S, S, 3]; `fetched` as in `train_image`."""
@@ -131,33 +147,6 @@ class Preprocessing:
             return augmentation.random_crop(image, self.image_size, seed)
         image = self._square(image)
         return augmentation.pad_crop(image, self.image_size, seed) if self.train == "pad_crop" else image
-
-    def _recolored(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """`image` with the colour changes that are asked for, each with a seed of its own."""
-        chances = tf.unstack(augmentation.uniform([3], tf.random.fold_in(seed, 0)))
-        if self.color_jitter and self.color_jitter_probability:
-            image = tf.cond(
-                chances[0] < self.color_jitter_probability,
-                lambda: augmentation.color_jitter(image, self.color_jitter, tf.random.fold_in(seed, 1)),
-                lambda: tf.cast(image, tf.float32),
-            )
-        if self.grayscale:
-            colored = tf.cast(image, tf.float32)
-            image = tf.cond(
-                chances[1] < self.grayscale,
-                lambda: tf.repeat(augmentation.grayscale(colored), 3, axis=-1),
-                lambda: colored,
-            )
-        if self.blur:
-            sharp = tf.cast(image, tf.float32)
-            sigma = augmentation.uniform([], tf.random.fold_in(seed, 2), *BLUR_SIGMAS)
-            radius = max(1, self.image_size // 20)
-            image = tf.cond(
-                chances[2] < self.blur,
-                lambda: augmentation.gaussian_blur(sharp, sigma, radius),
-                lambda: sharp,
-            )
-        return image
 
     def _square(self, image: tf.Tensor) -> tf.Tensor:
         return augmentation.resize(image, self.image_size, self.image_size)

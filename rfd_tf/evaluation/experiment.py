@@ -116,6 +116,10 @@ def training_preprocessing(config: ConfigDict, prepared: Preprocessing) -> Prepr
         train=train,
         resize=wanted.resize or prepared.resize,
         flip=wanted.flip and prepared.flip,
+        color_jitter=tuple(wanted.get("color_jitter", ())),  # whatever the model's pretraining did
+        color_jitter_probability=wanted.get("color_jitter_probability", 1.0),
+        grayscale=wanted.get("grayscale", 0.0),
+        blur=wanted.get("blur", 0.0),
         **areas,
     )
 

@@ -84,6 +84,7 @@ class ModelInfo:
                     raise ValueError(f"its {name} is {preprocessing[name]!r:.80}")
             for statistic in ("mean", "std"):
                 preprocessing[statistic] = tuple(map(float, preprocessing[statistic]))
+            preprocessing["color_jitter"] = tuple(preprocessing.get("color_jitter", ()))
             outputs = {name: tuple(map(int, shape)) for name, shape in fields.pop("outputs").items()}
             return cls(preprocessing=Preprocessing(**preprocessing), outputs=outputs, **fields)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:

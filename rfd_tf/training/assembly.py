@@ -16,7 +16,6 @@ from rfd_tf.schedules import milestone_schedule
 from rfd_tf.training.sources import Pictures, negatives_per_image
 
 ROTATION_HEADS = ("softmax", "ldam")
-CROPS = (1, 2)
 
 
 def load_instance_weights(config: ConfigDict, num_instances: int) -> np.ndarray | None:
@@ -51,8 +50,6 @@ def build_model(
         initialize(backbone)
     head, loss = _rotation_head(config, num_instances, instance_weights)
     method = config.method
-    if method.get("crops", 1) not in CROPS:
-        raise ValueError(f"`method.crops` must be one of {CROPS}. Received: {method.crops}")
     model = RotationDecoupling(
         backbone,
         num_instances,

@@ -1,4 +1,5 @@
 import abc
+import dataclasses
 
 import numpy as np
 import tensorflow as tf
@@ -51,7 +52,7 @@ class PictureBatches(ProbeInputs):
         def make(num_workers, worker_index, replicas_per_worker):
             dataset = data.training_dataset(
                 self.training.source,
-                self.training.preprocessing,
+                dataclasses.replace(self.training.preprocessing, crops=1),  # a second is of no use here
                 batch_size=config.batch_size,
                 seed=config.seed,
                 epochs=epochs,

@@ -168,7 +168,6 @@ def training_batches(pictures: Pictures, config: ConfigDict, strategy, start_ste
             epochs=epochs,
             start_step=start_step,
             num_negatives=num_negatives,
-            second_crop=config.method.get("crops", 1) == 2,  # runs from before it have one
             valid_indices=pictures.valid,
             num_workers=num_workers,
             worker_index=worker_index,

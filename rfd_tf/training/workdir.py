@@ -18,6 +18,13 @@ HISTORY_FILE = "history.csv"
 HEADS_FILE = "heads.keras"  # beside it: rotation probabilities and embedding of its features
 CACHE_FOLDER = "cache"
 _MISSING = object()
+# What runs did before these fields were there. Any other field that they lack was off: empty, zero, false.
+_BEFORE = {
+    "color_jitter_probability": 1.0,
+    "crops": 1,
+    "instance_loss": "nce",
+    "normalizer_momentum": 1.0,
+}
 _EPOCH = re.compile(r"[0-9]{1,9}")
 
 
@@ -81,12 +88,12 @@ def _through_json(config: dict) -> dict:
 def differences(saved: dict, config: dict, prefix: str = "") -> list[str]:
     """Where two nested dicts of JSON values differ, for people; `prefix` goes before each field's name.
 
-    A new field that is off (empty, zero, false) is no difference.
+    A new field that is off (empty, zero, false), or as it was before it could be set, is no difference.
     """
     found = []
     for name in sorted({*saved, *config}):
         there, here = saved.get(name, _MISSING), config.get(name, _MISSING)
-        if there is _MISSING and not here:
+        if there is _MISSING and (not here or here == _BEFORE.get(name)):
             continue  # a switch that an earlier version did not have is off
         if isinstance(there, dict) and isinstance(here, dict):
             found += differences(there, here, f"{prefix}{name}.")

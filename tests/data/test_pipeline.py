@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,6 +9,8 @@ from tests.data.pictures import write
 
 COUNT = 22
 RECIPE = Preprocessing(12, resize=14)
+COLORS = dataclasses.replace(RECIPE, color_jitter=(0.8, 0.8, 0.8, 0.2), grayscale=0.2, blur=0.5)
+TWO_CROPS = dataclasses.replace(COLORS, crops=2)
 
 
 @pytest.fixture(scope="module")
@@ -17,9 +21,9 @@ def source(tmp_path_factory):
     )
 
 
-def batches(source, **options):
+def batches(source, recipe=RECIPE, **options):
     options = {"batch_size": 4, "seed": 5, "epochs": 3, "num_negatives": 3} | options
-    return list(training_dataset(source, RECIPE, **options).as_numpy_iterator())
+    return list(training_dataset(source, recipe, **options).as_numpy_iterator())
 
 
 def joined(parts):
@@ -62,20 +66,6 @@ def test_every_epoch_shows_each_picture_at_most_once(uninterrupted):
     assert len({tuple(order) for order in orders.tolist()}) == 3
 
 
-def test_a_second_crop_leaves_the_first_as_it_is(source, uninterrupted):
-    for two, one in zip(batches(source, second_crop=True), uninterrupted, strict=True):
-        second = two.pop("second_image")
-        assert_same(two, one)
-        assert second.shape == one["image"].shape
-        assert not any(np.array_equal(a, b) for a, b in zip(second, one["image"], strict=True))
-
-
-def test_a_second_crop_resumes(source):
-    resumed = batches(source, second_crop=True, start_step=7)
-    for left, right in zip(resumed, batches(source, second_crop=True)[7:], strict=True):
-        assert_same(left, right)
-
-
 @pytest.mark.parametrize("start_step", [0, 1, 5, 7, 13, 15])
 def test_resumed_equals_uninterrupted(source, uninterrupted, start_step):
     resumed = batches(source, start_step=start_step)
@@ -97,6 +87,31 @@ def test_workers_and_replicas_make_up_the_global_batch(source, uninterrupted):
     for step, expected in enumerate(uninterrupted[3:]):
         parts = [shards[worker][2 * step + replica] for worker in range(2) for replica in range(2)]
         assert_same(joined(parts), expected)
+
+
+def test_the_first_of_two_crops_is_the_only_one_of_one(source):
+    for one, two in zip(batches(source, COLORS), batches(source, TWO_CROPS), strict=True):
+        second = two.pop("second_image")
+        assert_same(one, two)
+        assert second.shape == (4, 12, 12, 3)
+        assert second.dtype == np.float32
+        assert all(not np.allclose(a, b) for a, b in zip(second, two["image"], strict=True))
+
+
+def test_two_crops_are_functions_of_seed_epoch_and_index(source):
+    whole = batches(source, TWO_CROPS)
+    for left, right in zip(batches(source, TWO_CROPS, start_step=7), whole[7:], strict=True):
+        assert_same(left, right)
+    shards = [batches(source, TWO_CROPS, num_workers=2, worker_index=worker) for worker in range(2)]
+    for *parts, expected in zip(*shards, whole, strict=True):
+        assert_same(joined(parts), expected)
+
+
+def test_an_image_is_fetched_once_for_two_crops(source, monkeypatch):
+    fetches, fetch = [], source.fetch
+    monkeypatch.setattr(source, "fetch", lambda index: fetches.append(index) or fetch(index))
+    training_dataset(source, TWO_CROPS, batch_size=4, seed=0, epochs=1)
+    assert len(fetches) == 1
 
 
 def test_another_seed_gives_other_everything(source, uninterrupted):

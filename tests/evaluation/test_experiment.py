@@ -101,6 +101,14 @@ def test_augmentation_is_the_configs_for_pictures_as_the_model_sees_them(config)
     assert not training_preprocessing(config, center).flip
 
 
+def test_colors_are_the_configs_whatever_the_model_was_trained_with(config):
+    pretrained = Preprocessing(32, "pad_crop", color_jitter=(0.4,) * 4, grayscale=0.2, blur=0.5)
+    assert training_preprocessing(config, pretrained) == Preprocessing(32, "pad_crop")
+    config.preprocessing.color_jitter, config.preprocessing.grayscale = (0.1, 0.2, 0.3, 0.4), 0.5
+    expected = Preprocessing(32, "pad_crop", color_jitter=(0.1, 0.2, 0.3, 0.4), grayscale=0.5)
+    assert training_preprocessing(config, pretrained) == expected
+
+
 def test_the_stopwatch_adds_up_runs(tmp_path):
     path = tmp_path / "seconds.txt"
     path.write_text("100.0\n")

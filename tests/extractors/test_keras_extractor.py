@@ -109,6 +109,12 @@ def test_bad_locations(run, tmp_path):
 def test_info_round_trip():
     info = ModelInfo("net", Preprocessing(**RECIPE), {"features": (8,)}, input="uint8")
     assert ModelInfo.from_json(info.to_json(), "here") == info
+    jittered = ModelInfo("net", Preprocessing(8, "resize", color_jitter=(0.4, 0.3, 0.2, 0.1)), {"x": (8,)})
+    assert ModelInfo.from_json(jittered.to_json(), "here") == jittered
+    fields = json.loads(info.to_json())
+    for name in ("color_jitter", "color_jitter_probability", "grayscale", "blur", "crops"):
+        del fields["preprocessing"][name]
+    assert ModelInfo.from_json(json.dumps(fields), "from before they were there") == info
     pixels = np.arange(16 * 16 * 3).reshape(1, 16, 16, 3).astype("uint8")
     np.testing.assert_array_equal(info.to_pixels(info.normalize(pixels)), pixels)
     for text in ("", "[]", "{}", info.to_json().replace('"format": 1', '"format": 2')):

@@ -52,6 +52,14 @@ def test_every_differing_field_is_named(workdir):
     assert "mean" not in str(error.value)
 
 
+def test_a_run_from_before_a_field_goes_on_with_its_default(workdir):
+    augmentation = {"color_jitter": (), "color_jitter_probability": 1.0, "grayscale": 0.0, "crops": 1}
+    check_workdir(workdir, CONFIG | augmentation)
+    for name, value in (("crops", 2), ("grayscale", 0.2), ("color_jitter_probability", 0.8)):
+        with pytest.raises(WorkdirError, match=f"{name}: absent there, {value} now"):
+            check_workdir(workdir, CONFIG | augmentation | {name: value})
+
+
 def test_a_folder_of_other_things_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(WorkdirError, match=r"thesis\.tex"):
