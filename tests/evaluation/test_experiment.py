@@ -127,6 +127,7 @@ def test_the_published_recipes(name):
         "momentum": 0.9,
         "nesterov": True,
         "weight_decay": 5e-4,
+        "clip_norm": 0.0,
     }
     assert config.optimizer.milestones[-1] == (config.epochs, 8e-5)
     json.dumps(config.to_dict())
