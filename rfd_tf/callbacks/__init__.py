@@ -1,5 +1,6 @@
 """Callbacks for `model.fit`."""
 
+from rfd_tf.callbacks.collapse_monitor import CollapseError, CollapseMonitor, signs_of_collapse
 from rfd_tf.callbacks.deferred_reweighting import DeferredReweighting
 from rfd_tf.callbacks.graceful_stop import GracefulStop, TrainingStopped
 from rfd_tf.callbacks.instance_weighting import InstanceWeighting
@@ -10,6 +11,8 @@ from rfd_tf.callbacks.training_checkpoint import TrainingCheckpoint
 from rfd_tf.callbacks.training_summaries import TrainingSummaries
 
 __all__ = [
+    "CollapseError",
+    "CollapseMonitor",
     "DeferredReweighting",
     "GracefulStop",
     "InstanceWeighting",
@@ -20,4 +23,5 @@ __all__ = [
     "TrainingCheckpoint",
     "TrainingStopped",
     "TrainingSummaries",
+    "signs_of_collapse",
 ]

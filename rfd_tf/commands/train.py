@@ -51,12 +51,13 @@ def _classify(config, workdir: str, command: str) -> Path:
 
 
 def _run(program: str, train, config, workdir: str, command: str) -> int:
-    from rfd_tf.callbacks import NonFiniteLossError
+    from rfd_tf.callbacks import CollapseError, NonFiniteLossError
 
     def action():
         print(f"Trained: {train(config, workdir, command)}")
 
-    return command_line.run(program, action, (ValueError, OSError, ImportError, NonFiniteLossError))
+    told = (ValueError, OSError, ImportError, NonFiniteLossError, CollapseError)
+    return command_line.run(program, action, told)
 
 
 if __name__ == "__main__":

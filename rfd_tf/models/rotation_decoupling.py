@@ -196,7 +196,10 @@ class RotationDecoupling(keras.Model):
             views = four_views_of_two_crops(inputs["image"], inputs["second_image"])
         else:
             views = four_views(inputs["image"])
-        features = self.backbone(views, training=training)[self.feature_name]
+        return self.outputs_of(self.backbone(views, training=training)[self.feature_name])
+
+    def outputs_of(self, features):
+        """What `call` returns, of the split feature [4B, D] of the views."""
         rotation, invariant = ops.split(features, 2, axis=-1)
         by_image = ops.reshape(invariant, (-1, NUM_ROTATIONS, self.half_width))
         return {
@@ -217,16 +220,17 @@ class RotationDecoupling(keras.Model):
         replicas = num_replicas()
         losses = {
             # Keras's losses come already divided by the number of replicas.
-            "rotation_loss": self._rotation_loss(x, y_pred, training) * replicas,
+            "rotation_loss": self.rotation_loss_of(x, y_pred, training) * replicas,
             "invariance_loss": rotation_invariance_loss(y_pred["invariant_features"]),
-            "instance_loss": self._instance_loss(x, y_pred, training),
+            "instance_loss": self.instance_loss_of(x, y_pred, training),
         }
         self._update_metrics(losses, y_pred)
         weights = ops.unstack(ops.convert_to_tensor(self.current_loss_weights), 3)
         total = sum(weight * loss for weight, loss in zip(weights, losses.values(), strict=True))
         return sum(self.losses, total) / replicas  # with the regularizers of a wrapped backbone
 
-    def _rotation_loss(self, x, y_pred, training):
+    def rotation_loss_of(self, x, y_pred, training):
+        """The rotation loss of `call`'s inputs and outputs; changes nothing."""
         weights = None
         if self.use_instance_weights and training:
             rows = ops.reshape(ops.take(self.instance_weights, x["index"], axis=0), (-1,))
@@ -234,7 +238,8 @@ class RotationDecoupling(keras.Model):
         logits = y_pred["rotation_logits"]
         return self.rotation_loss(rotation_labels_like(logits), logits, sample_weight=weights)
 
-    def _instance_loss(self, x, y_pred, training):
+    def instance_loss_of(self, x, y_pred, training):
+        """The instance loss of `call`'s inputs and outputs; in training updates bank and normalizer."""
         embedding, bank = y_pred["embedding"], self.memory_bank
         whole_bank = not self.num_negatives
         positives = None  # column 0

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
+from rfd_tf.callbacks import signs_of_collapse
 from rfd_tf.evaluation import circumstances
 from rfd_tf.evaluation.results import EvaluationResult
 from rfd_tf.imbalance import class_counts_of
@@ -59,6 +60,8 @@ class _Collection:
     def report(self, control: bool) -> RunReport:
         run = self.run
         history = self._or_note("curves", lambda: read_history(run.workdir / "history.csv"))
+        for sign in self._signs_of_collapse(history):
+            self._note("curves", sign)
         filters = self._or_note("filters", lambda: first_layer_filters(run.extractor.model))
         evaluations = self._evaluations()
         samples = self._samples()
@@ -80,6 +83,14 @@ class _Collection:
             machine=circumstances.machine(),
             versions=circumstances.versions(),
         )
+
+    def _signs_of_collapse(self, history) -> list[str]:
+        """What the last epoch says of it."""
+        if history is None:
+            return []
+        last = {name: values[-1] for name, values in history.items()}
+        weights = self.run.config.method.loss_weights
+        return list(signs_of_collapse(last, len(history[next(iter(history))]) - 1, weights).values())
 
     def _evaluations(self) -> dict[str, EvaluationResult]:
         evaluations, problems = read_evaluations(self.run.workdir)

@@ -29,6 +29,7 @@ def history_charts(history: dict[str, np.ndarray]) -> list[LineChart]:
     charts += [
         line_chart(title, epochs, _both(history, column), caption) for column, title, caption in _LOSSES
     ]
+    charts.append(_collapse(history, epochs))
     return [chart for chart in charts if chart is not None]
 
 
@@ -56,6 +57,22 @@ def _knn(history, epochs) -> LineChart | None:
         epochs,
         [Series("validation, leave one out", history["knn_accuracy"], "blue")],
         "Share of validation pictures whose class their nearest neighbours among the others tell.",
+        percent=True,
+    )
+
+
+def _collapse(history, epochs) -> LineChart | None:
+    names = {"bank_cosine": ("two embeddings, mean cosine", "blue"), "dead_features": ("features", "orange")}
+    series = [
+        Series(name, history[column], color) for column, (name, color) in names.items() if column in history
+    ]
+    return line_chart(
+        "How alike images have become",
+        epochs,
+        series,
+        "The mean cosine between the embeddings of two training images, and the share of the features that "
+        "are the same for every image. Both should stay near 0; where they rise to 100 %, the features have "
+        "collapsed.",
         percent=True,
     )
 

@@ -16,6 +16,8 @@ from rfd_tf.schedules import milestone_schedule
 from rfd_tf.training.sources import Pictures, negatives_per_image
 
 ROTATION_HEADS = ("softmax", "ldam")
+# Training images that are watched for collapse, and how many of them TensorBoard shows.
+_EXAMPLES, _SHOWN_EXAMPLES = 32, 8
 
 
 def load_instance_weights(config: ConfigDict, num_instances: int) -> np.ndarray | None:
@@ -141,15 +143,18 @@ def measuring_callbacks(
     config: ConfigDict, workdir: Path, training: Pictures, validation: Pictures | None
 ) -> list[keras.callbacks.Callback]:
     """The callbacks that measure features and record them."""
-    measuring = []
+    examples = _example_images(training)
+    measuring = [callbacks.CollapseMonitor(examples, config.get("on_collapse", "warn"))]
     if validation is not None and validation.source.labels is not None and config.knn.every_epochs:
         measuring.append(_knn_monitor(config, validation))
     if config.tensorboard:
-        measuring.append(callbacks.TrainingSummaries(workdir / "tensorboard", _example_images(training)))
+        summaries = callbacks.TrainingSummaries(workdir / "tensorboard", examples[:_SHOWN_EXAMPLES])
+        measuring.append(summaries)
     return measuring
 
 
-def _example_images(pictures: Pictures, count: int = 8) -> np.ndarray:
+def _example_images(pictures: Pictures) -> np.ndarray:
+    count = min(_EXAMPLES, len(pictures.valid))
     indices = pictures.valid[np.linspace(0, len(pictures.valid) - 1, count).astype("int64")]
     examples = data.evaluation_dataset(pictures.source, pictures.preprocessing, count, indices)
     try:

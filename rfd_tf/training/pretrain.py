@@ -52,6 +52,7 @@ def pretrain(config: ConfigDict, workdir: str | os.PathLike, initialize: Callabl
         WorkdirError: if the folder holds a run of another config.
         BadImageError: on a corrupt image, unless `data.on_error="skip"`.
         NonFiniteLossError: when a loss is no longer finite; the last checkpoint is from before.
+        CollapseError: with `on_collapse="stop"`, when the features collapse.
         TrainingStopped: on SIGTERM or Ctrl-C, once the state is saved.
         ValueError: on a config out of range.
     """

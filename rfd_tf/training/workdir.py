@@ -23,6 +23,7 @@ _BEFORE = {
     "color_jitter_probability": 1.0,
     "crops": 1,
     "instance_loss": "nce",
+    "on_collapse": "warn",
     "normalizer_momentum": 1.0,
 }
 _EPOCH = re.compile(r"[0-9]{1,9}")

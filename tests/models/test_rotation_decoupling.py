@@ -165,7 +165,7 @@ def test_the_softmax_over_the_bank(num_negatives):
     logits = np.einsum("bd,brd->br", z, bank[rows]) / 0.2
     own = np.einsum("bd,bd->b", z, bank[batch["index"]]) / 0.2
     expected = np.mean(np.log(np.exp(logits).sum(axis=1)) - own)
-    assert float(model._instance_loss(batch, outputs, training=True)) == pytest.approx(expected, rel=1e-5)
+    assert float(model.instance_loss_of(batch, outputs, training=True)) == pytest.approx(expected, rel=1e-5)
     mixed = 0.5 * bank[batch["index"]] + 0.5 * z
     mixed /= np.linalg.norm(mixed, axis=1, keepdims=True)
     np.testing.assert_allclose(to_numpy(model.memory_bank.rows)[batch["index"]], mixed, atol=1e-6)
@@ -238,7 +238,7 @@ def test_instance_weights_act_on_training_only_once_switched_on():
     outputs = model(batch, training=False)
 
     def rotation_loss(training):
-        return float(model._rotation_loss(batch, outputs, training))
+        return float(model.rotation_loss_of(batch, outputs, training))
 
     unweighted = rotation_loss(True)
     assert unweighted == rotation_loss(False)
