@@ -1,6 +1,7 @@
 """How a fetched picture becomes the network's input."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import tensorflow as tf
 
@@ -31,6 +32,8 @@ class Preprocessing:
         fast_decoding: of JPEG files in random resized crops: large windows at a reduced scale, a quicker
             transform, no antialiasing (docs/training.md says how much faster, and by how much the pixels
             differ). By default they are PIL's; evaluation is always exact.
+        exif_orientation: whether encoded images are turned as their EXIF orientation says, or taken as they
+            are stored.
 
     Raises:
         ValueError: on a value out of range.
@@ -47,6 +50,7 @@ class Preprocessing:
     mean: tuple[float, float, float] = augmentation.IMAGENET_MEAN
     std: tuple[float, float, float] = augmentation.IMAGENET_STD
     fast_decoding: bool = False
+    exif_orientation: bool = True
 
     def __post_init__(self):
         if self.image_size < 1:
@@ -72,6 +76,18 @@ class Preprocessing:
                 f"`fast_decoding` is for train='random_resized_crop' only. Received: train={self.train!r}"
             )
 
+    @classmethod
+    def of_config(cls, config: Mapping) -> "Preprocessing":
+        """That of a training config (`configs/base.py`), or of the `config.json` that a run of it left.
+
+        A run from before there was `data.exif_orientation` took images as they are stored.
+        """
+        recipe = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in config["preprocessing"].items()
+        }
+        return cls(**recipe, exif_orientation=bool(config.get("data", {}).get("exif_orientation", False)))
+
     def train_image(self, fetched: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """An augmented input, float32 of shape [S, S, 3], a function of the arguments alone.
 
@@ -87,7 +103,7 @@ class Preprocessing:
 
     def eval_image(self, fetched: tf.Tensor) -> tf.Tensor:
         """The input without any chance in it, float32 of shape [S, S, 3]; `fetched` as in `train_image`."""
-        image = augmentation.decode(fetched)
+        image = augmentation.decode(fetched, self.exif_orientation)
         if self._crops_center:
             image = augmentation.resize_short_side(image, self.resize)
             return self._finished(augmentation.center_crop(image, self.image_size))
@@ -100,9 +116,15 @@ class Preprocessing:
     def _train_crop(self, fetched: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         if self.train == "random_resized_crop":
             return random_resized_crop(
-                fetched, self.image_size, seed, self.min_area, self.max_area, self.fast_decoding
+                fetched,
+                self.image_size,
+                seed,
+                self.min_area,
+                self.max_area,
+                self.fast_decoding,
+                self.exif_orientation,
             )
-        image = augmentation.decode(fetched)
+        image = augmentation.decode(fetched, self.exif_orientation)
         if self.train == "random_crop":
             image = augmentation.resize_short_side(image, self.resize)
             return augmentation.random_crop(image, self.image_size, seed)
