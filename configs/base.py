@@ -128,5 +128,6 @@ def data_fields() -> ConfigDict:
             "name": "",  # tfds: the builder
             "split": "",
             "on_error": "raise",  # what to do about a corrupt image; or "skip"
+            "exif_orientation": True,  # turn images as their EXIF says; False: take them as they are stored
         }
     )

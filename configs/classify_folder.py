@@ -22,6 +22,7 @@ def get_config():
         part.root = ""
         part.split = "train"  # its root itself
         part.on_error = "skip"
+        part.exif_orientation = True
     config.backbone.name = "alexnet"
     config.backbone.features = ("fc_block",)
     config.backbone.feature = "fc_block"

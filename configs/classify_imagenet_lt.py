@@ -25,6 +25,7 @@ def get_config():
         part.source = "image_list"
         part.name = ""
         part.split = split
+        part.exif_orientation = False  # as the literature reads them
     config.data.long_tail.profile = ""
 
     config.preprocessing.image_size = 224

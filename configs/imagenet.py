@@ -21,5 +21,7 @@ def get_config():
     config.checkpoint_steps = 1000
     config.validation.source = "image_folder"
     config.validation.split = "val"
+    # As the original and the literature read ImageNet.
+    config.data.exif_orientation = config.validation.exif_orientation = False
     config.knn.every_epochs = 5
     return config

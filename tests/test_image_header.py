@@ -1,3 +1,4 @@
+import io
 import re
 import struct
 import warnings
@@ -5,10 +6,12 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+import tensorflow as tf
+from PIL import Image, ImageOps
 
-from rfd_tf.image_header import check_encoded
-from tests.data.pictures import encoded, picture
+from rfd_tf.data.orientation import exif_orientation as exif_orientation_in_graphs
+from rfd_tf.image_header import check_encoded, encoded_size, exif_orientation, upright
+from tests.data.pictures import animated_webp, decoded, encoded, oriented, picture
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -39,6 +42,64 @@ def test_sizes_are_read_from_every_header(kind, options, size):
     assert f"{width}x{height} pixels, more" in check_encoded(content, max_pixels=height * width - 1)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation(kind, orientation, tmp_path):
+    for order in "<>":
+        content = oriented(picture(), orientation, kind, order)
+        assert exif_orientation(content) == orientation
+        shown = ImageOps.exif_transpose(Image.open(io.BytesIO(content)).convert("RGB"))
+        np.testing.assert_array_equal(upright(decoded(content), orientation), shown)
+        assert encoded_size(content, orientation=True) == (50, 40)
+        assert encoded_size(content) == ((50, 40) if orientation < 5 else (40, 50))
+    (tmp_path / "a").write_bytes(content)
+    assert exif_orientation(tmp_path / "a") == orientation
+
+
+def jpeg_with(*segments: bytes) -> bytes:
+    """A JPEG with these segments, markers included, at its beginning."""
+    lengths = (segment[:2] + struct.pack(">H", len(segment)) + segment[2:] for segment in segments)
+    return b"\xff\xd8" + b"".join(lengths) + encoded(picture())[2:]
+
+
+def tiff(value: int = 6, kind: int = 3, count: int = 1, tag: int = 274, entries: int = 1) -> bytes:
+    """A TIFF directory of one entry."""
+    packed = struct.pack("<I" if kind == 4 else "<HH", *([value] if kind == 4 else [value, 0]))
+    return b"II*\0" + struct.pack("<IH", 8, entries) + struct.pack("<HHI", tag, kind, count) + packed
+
+
+@pytest.mark.parametrize(
+    ("content", "orientation"),
+    [
+        (jpeg_with(b"\xff\xe1Exif\0\0" + tiff()), 6),
+        (jpeg_with(b"\xff\xe1Exif\0\0" + tiff(kind=4)), 6),
+        (jpeg_with(b"\xff\xe1http://ns.adobe.com/xap", b"\xff\xfenote", b"\xff\xe1Exif\0\0" + tiff()), 6),
+        (jpeg_with(b"\xff\xe1Exif\0\0" + tiff(), b"\xff\xe1Exif\0\0" + tiff(3)), 6),
+        (jpeg_with(*[b"\xff\xfe"] * 99, b"\xff\xe1Exif\0\0" + tiff()), 6),
+        (jpeg_with(*[b"\xff\xfe"] * 100, b"\xff\xe1Exif\0\0" + tiff()), 1),
+        (b"\xff\xd8\xff" + jpeg_with(b"\xff\xe1Exif\0\0" + tiff())[2:], 6),  # a byte that fills up
+        (jpeg_with(b"\xff\xe1Exif\0\0" + tiff(0)), 1),
+        (jpeg_with(b"\xff\xe1Exif\0\0" + tiff(9)), 1),
+        (jpeg_with(b"\xff\xe1Exif\0\0" + tiff(kind=1)), 1),
+        (jpeg_with(b"\xff\xe1Exif\0\0" + tiff(count=2)), 1),
+        (jpeg_with(b"\xff\xe1Exif\0\0" + tiff(entries=0)), 1),
+        (jpeg_with(b"\xff\xe1Exif\0\0" + tiff(entries=65535)), 6),
+        (jpeg_with(b"\xff\xe1Exif\0\0" + tiff()[:-1]), 1),
+        (jpeg_with(b"\xff\xe1Exif\0\0MM\0*\xff\xff\xff\xff"), 1),
+        (jpeg_with(b"\xff\xe1Exif\0\0"), 1),
+        (jpeg_with(b"\xff\xe1Exif\0\0" + tiff(tag=273)), 1),
+        (encoded(picture()), 1),
+        (encoded(picture(), "BMP"), 1),
+        (b"\xff\xd8" + b"\xff" * 1000, 1),
+        (b"\xff\xd8\xff\xe1", 1),
+        (b"", 1),
+    ],
+)
+def test_orientation_of_odd_files(content, orientation):
+    assert exif_orientation(content) == orientation
+    assert int(exif_orientation_in_graphs(tf.constant(content))) == orientation
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "I;16"])
 def test_modes_that_decode(mode):
     image = Image.fromarray(np.ones((4, 5), "uint16")) if mode == "I;16" else picture(4, 5).convert(mode)
@@ -52,7 +113,7 @@ def test_modes_that_decode(mode):
         (b"hello, this is no picture", "no JPEG, PNG"),
         (encoded(picture(), "TIFF"), "no JPEG, PNG"),
         (encoded(picture(), "GIF"), "no JPEG, PNG"),
-        (encoded(picture().convert("CMYK")), "CMYK"),
+        (animated_webp(), "animated WebP"),
         (encoded(picture())[:10], "header cannot be read"),
         (encoded(picture(), "PNG")[:20], "header cannot be read"),
         (encoded(picture(), "WEBP")[:25], "header cannot be read"),

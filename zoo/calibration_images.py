@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rfd_tf.image_header import check_encoded
+from rfd_tf.image_header import check_encoded, exif_orientation, upright
 from zoo.errors import ZooError
 from zoo.preprocessing import Preprocessing
 
@@ -57,7 +57,8 @@ def _open(path: Path) -> Image.Image:
     reason = check_encoded(path)
     try:
         if not reason:
-            return Image.open(path).convert("RGB")
+            pixels = np.asarray(Image.open(path).convert("RGB"))
+            return Image.fromarray(np.ascontiguousarray(upright(pixels, exif_orientation(path))))
     except Exception as error:  # PIL's decoders raise whatever damaged bytes lead to
         reason = str(error)
     raise ZooError(f"{path}: cannot be read as a picture ({reason})")

@@ -81,5 +81,7 @@ def voc_fields(split: str) -> ConfigDict:
             "year": "2007",
             "split": split,
             "limit": 0,  # the first so many pictures; 0: all
+            # Boxes are in images turned as their EXIF says; False: in images as they are stored
+            "exif_orientation": True,
         }
     )

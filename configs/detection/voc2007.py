@@ -11,4 +11,7 @@ from configs.detection import base
 
 
 def get_config():
-    return base.get_config()
+    config = base.get_config()
+    # VOC's boxes are in the images as they are stored.
+    config.data.exif_orientation = config.validation.exif_orientation = False
+    return config

@@ -18,5 +18,7 @@ def get_config():
     config.checkpoint_steps = 1000
     config.preprocessing.train = "random_crop"
     config.preprocessing.resize = 256
+    # As the original and the literature read ImageNet.
+    config.data.exif_orientation = config.validation.exif_orientation = False
     config.features = ("conv1", "conv2", "conv3", "conv4", "conv5")
     return config

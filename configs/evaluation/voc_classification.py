@@ -21,6 +21,7 @@ def get_config():
         data.source = "voc_devkit"  # or "voc_tfds"
         data.split = split
         data.year = "2007"
+        data.exif_orientation = False  # as the literature reads it
     config.features = ("pool5",)  # of other networks than AlexNet name another
     config.batch_size = 16
     config.checkpoint_steps = 1000

@@ -1,12 +1,18 @@
 """`rfd detect`: Fast R-CNN on PASCAL VOC, or a trained detector on pictures of yours."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
 from absl import flags
 
 from rfd_tf.commands import command_line, config_flag
-from rfd_tf.commands.models import KERAS_MODEL_HELP, open_control, open_model
+from rfd_tf.commands.models import (
+    KERAS_MODEL_HELP,
+    define_exif_orientation,
+    open_control,
+    open_model,
+)
 from rfd_tf.shell import shell_join
 
 USAGE = """rfd detect --model=NETWORK --config=NAME|FILE.py --workdir=DIR [--control]
@@ -35,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         "images", None, "a picture or a folder of them, to find objects in", flag_values=values
     )
     flags.DEFINE_string("out", None, "with --images: the folder to write", flag_values=values)
+    define_exif_orientation(values)
     control_help = "begin as the untrained control of the run --model instead"
     flags.DEFINE_bool("control", False, control_help, flag_values=values)
     usage = USAGE.format(names=", ".join(config_flag.packaged_configs("detect")))
@@ -52,8 +59,8 @@ def _complaint(values: flags.FlagValues) -> str | None:
     if values.images:
         needed, foreign, where = ("model", "out"), ("config", "workdir", "control"), "with"
     else:
-        needed, foreign, where = ("model", "workdir"), ("out",), "without"
-    if strangers := [name for name in foreign if values[name].value]:
+        needed, foreign, where = ("model", "workdir"), ("out", "exif_orientation"), "without"
+    if strangers := [name for name in foreign if values[name].value or values[name].present]:
         return f"--{strangers[0]} does not go {where} --images"
     if missing := [name for name in needed if not values[name].value]:
         return f"--{missing[0]} is needed"
@@ -80,7 +87,10 @@ def _find(values: flags.FlagValues) -> None:
     from rfd_tf.detection.detector import open_detector
     from rfd_tf.detection.find_objects import find_objects
 
-    written = find_objects(open_detector(values.model), values.images, values.out)
+    detector = open_detector(values.model)
+    if values.exif_orientation is not None:
+        detector = dataclasses.replace(detector, exif_orientation=values.exif_orientation)
+    written = find_objects(detector, values.images, values.out)
     print(f"Detections: {written}")
 
 

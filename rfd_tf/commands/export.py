@@ -1,5 +1,6 @@
 """`rfd export`: a model or a detector as SavedModel, ONNX and `.keras`, proven equal."""
 
+import dataclasses
 import signal
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from absl import flags
 
 from rfd_tf.commands import command_line
-from rfd_tf.commands.models import KERAS_MODEL_HELP, open_model
+from rfd_tf.commands.models import KERAS_MODEL_HELP, define_exif_orientation, open_model
 
 USAGE = """rfd export --model=MODEL --out=DIR [flags]
 
@@ -51,6 +52,7 @@ def _define_flags() -> flags.FlagValues:
     flags.DEFINE_bool("overwrite", False, "replace the version if it is there", **define)
     flags.DEFINE_bool("serving", False, "add what TensorFlow Serving wants, see docs/serving.md", **define)
     flags.DEFINE_string("images", None, "a picture, or a folder of pictures, to compare on", **define)
+    define_exif_orientation(values)
     flags.DEFINE_integer("num_images", 16, "how many to compare on", lower_bound=1, **define)
     return values
 
@@ -70,6 +72,7 @@ def _export_detector(given: flags.FlagValues) -> None:
     from rfd_tf.export.detection_examples import searched_examples
     from rfd_tf.export.export_detector import DETECTOR_FORMATS, export_detector
     from rfd_tf.export.export_options import ExportOptions
+    from rfd_tf.proposals import SelectiveSearch
 
     if changed := [name for name in _NOT_FOR_DETECTORS if not given[name].using_default_value]:
         raise ValueError(f"--{changed[0]} is not for detectors, which {given.model} is one of")
@@ -80,7 +83,11 @@ def _export_detector(given: flags.FlagValues) -> None:
         serving=given.serving,
     )
     pictures = _pictures(given.model, given.images, given.num_images)
-    detector, examples = open_detector(given.model), searched_examples(pictures)
+    detector = open_detector(given.model)
+    if given.exif_orientation is not None:
+        detector = dataclasses.replace(detector, exif_orientation=given.exif_orientation)
+    search = SelectiveSearch(exif_orientation=detector.exif_orientation)
+    examples = searched_examples(pictures, search)
     parities = export_detector(detector, given.out, options, examples, source=given.model)
     _print_parities(detector.name, pictures, parities)
 
@@ -99,7 +106,8 @@ def _export_model(given: flags.FlagValues) -> None:
         overwrite=given.overwrite,
         serving=given.serving,
     )
-    extractor = open_model(given.model, None if given.features == ["all"] else given.features)
+    maps = None if given.features == ["all"] else given.features
+    extractor = open_model(given.model, maps, given.exif_orientation)
     if not isinstance(extractor, KerasExtractor):
         raise ValueError(
             f"--model={given.model}: only Keras models can be exported: "

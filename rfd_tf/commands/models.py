@@ -1,7 +1,10 @@
 """`--model` of the commands: a location, `zoo:NAME`, or `zoo:NAME=FILE`."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+
+from absl import flags
 
 KERAS_MODEL_HELP = (
     "a run's folder, a .keras file, zoo:NAME, zoo:NAME=FILE with the weights in a file of yours"
@@ -15,13 +18,39 @@ _ZOO = "zoo:"
 _HEAD_OUTPUTS = ("rotation_logits", "embedding", "logits")
 
 
-def open_model(location: str, feature_maps: Sequence[str] | None = None, **serving_options):
-    """`extractors.open_extractor`, and an entry of the zoo besides, its weights released or in a file."""
+def open_model(
+    location: str,
+    feature_maps: Sequence[str] | None = None,
+    exif_orientation: bool | None = None,
+    **serving_options,
+):
+    """`extractors.open_extractor`, and an entry of the zoo besides, its weights released or in a file.
+
+    Args:
+        location, feature_maps, **serving_options: as of `open_extractor`.
+        exif_orientation: how pictures are prepared instead of as the model says; None for as it says.
+    """
     from rfd_tf.extractors import open_extractor
 
     if location.startswith(_ZOO):
-        return _open_zoo(location, feature_maps)
-    return open_extractor(location, feature_maps, **serving_options)
+        extractor = _open_zoo(location, feature_maps)
+    else:
+        extractor = open_extractor(location, feature_maps, **serving_options)
+    if exif_orientation is not None:
+        prepared = dataclasses.replace(extractor.info.preprocessing, exif_orientation=exif_orientation)
+        extractor.info = dataclasses.replace(extractor.info, preprocessing=prepared)
+    return extractor
+
+
+def define_exif_orientation(values: flags.FlagValues) -> None:
+    """Defines the flag of the commands that read pictures for a model."""
+    flags.DEFINE_bool(
+        "exif_orientation",
+        None,
+        "turn pictures as their EXIF says, or (--noexif_orientation) take them as they are stored; by "
+        "default as the model was trained",
+        flag_values=values,
+    )
 
 
 def open_control(location: str, feature_maps: Sequence[str] | None = None):

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from rfd_tf.data import orientation
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
@@ -25,11 +27,15 @@ def pick(counts: tf.Tensor, uniforms: tf.Tensor) -> tf.Tensor:
     return tf.minimum(tf.cast(uniforms * tf.cast(counts, tf.float32), tf.int32), counts - 1)
 
 
-def decode(fetched: tf.Tensor) -> tf.Tensor:
+def decode(fetched: tf.Tensor, exif_orientation: bool = False) -> tf.Tensor:
     """What a source's `fetch` gave, as uint8 RGB of shape [H, W, 3].
 
-    Decodes JPEG (grey and CMYK too), PNG (transparency is dropped, 16 bits are cut to 8), BMP, WebP and the
-    first frame of a GIF, by content. Pixels pass through.
+    Decodes JPEG (grey, CMYK and YCCK too), PNG (transparency is dropped, 16 bits are cut to 8), BMP, WebP and
+    the first frame of a GIF, by content. Pixels pass through.
+
+    Args:
+        fetched: a string scalar or uint8 of shape [H, W, 3].
+        exif_orientation: whether an encoded image is turned as its EXIF orientation says.
     """
     if fetched.dtype != tf.string:
         return fetched
@@ -38,7 +44,10 @@ def decode(fetched: tf.Tensor) -> tf.Tensor:
         lambda: tf.io.decode_jpeg(fetched, channels=3, dct_method=EXACT),
         lambda: tf.io.decode_image(fetched, channels=3, expand_animations=False),
     )
-    return tf.ensure_shape(image, [None, None, 3])
+    image = tf.ensure_shape(image, [None, None, 3])
+    if exif_orientation:
+        image = orientation.upright(image, orientation.exif_orientation(fetched))
+    return image
 
 
 def image_size(fetched: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

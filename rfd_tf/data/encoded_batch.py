@@ -19,8 +19,8 @@ def eval_images(encoded: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
 
     Raises:
         tf.errors.InvalidArgumentError: on an empty batch, and on pictures that are refused (see
-            `picture_problem`) or cannot be decoded. All of them are listed: `picture 3: a CMYK JPEG, to be
-            converted to RGB; picture 5: damaged or cut short`, with positions in the batch from 0.
+            `picture_problem`) or cannot be decoded. All of them are listed: `picture 3: an empty
+            file; picture 5: damaged or cut short`, with positions in the batch from 0.
     """
     count = tf.size(encoded)
     with tf.control_dependencies([tf.debugging.Assert(count > 0, ["the batch of pictures is empty"])]):

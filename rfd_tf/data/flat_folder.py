@@ -1,6 +1,7 @@
 """Pictures without labels, in any folders."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 from rfd_tf.data.image_files import ImageFiles, pictures_below
@@ -22,9 +23,10 @@ class FlatFolder(ImageFiles):
         root = Path(root)
         if not root.is_dir():
             raise FileNotFoundError(f"No folder of pictures at {root}")
+        left_out: Counter[str] = Counter()
         files = sorted(
             Path(path, name).relative_to(root).as_posix()
-            for path, names in pictures_below(root)
+            for path, names in pictures_below(root, left_out)
             for name in names
         )
-        super().__init__(root, files, None, None, on_error)
+        super().__init__(root, files, None, None, on_error, left_out)

@@ -3,17 +3,21 @@
 import functools
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from rfd_tf.data.source import Source, host_constant
 
 DECODABLE = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 UNDECODABLE = (".ppm", ".pgm", ".tif", ".tiff")
 ON_ERROR = ("raise", "skip")
+LISTED_KINDS = 10  # of files left out, that are told apart in a message
+BESIDE = "beside the class folders"  # a kind of pictures
 
 
 class ImageFiles(Source):
@@ -25,6 +29,7 @@ class ImageFiles(Source):
         labels: int64 of shape [N] or None.
         class_names: one name per class or None.
         on_error: as in `ImageFolder`.
+        left_out: as of `Source`; what there is, is logged.
 
     Raises:
         FileNotFoundError: if `files` is empty.
@@ -38,16 +43,23 @@ class ImageFiles(Source):
         labels: np.ndarray | None,
         class_names: tuple[str, ...] | None,
         on_error: str = "raise",
+        left_out: Mapping[str, int] | None = None,
     ):
         if on_error not in ON_ERROR:
             raise ValueError(f"`on_error` must be one of {ON_ERROR}. Received: on_error={on_error!r}")
         if not files:
-            raise FileNotFoundError(f"{root} holds no picture (a file that ends in {', '.join(DECODABLE)})")
+            found = f"; it holds {left_out_text(left_out)}" if left_out else ""
+            raise FileNotFoundError(
+                f"{root} holds no picture (a file that ends in {', '.join(DECODABLE)}){found}"
+            )
         if on_error == "raise":
             _refuse_undecodable(root, files)
         super().__init__(root.name or str(root), labels, class_names)
         self.root = root
         self.files = tuple(files)
+        self.left_out = dict(left_out or {})
+        if self.left_out:
+            logging.warning("Files left out of %s: %s", root, left_out_text(self.left_out))
 
     def __len__(self) -> int:
         return len(self.files)
@@ -76,10 +88,34 @@ class ImageFiles(Source):
         return host_constant([os.fsencode(f"{self.root}/{file}") for file in self.files])
 
 
-def pictures_below(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """(folder, its picture file names) of `folder` and every folder below it; links are followed."""
+def pictures_below(folder: Path, left_out: Counter[str] | None = None) -> Iterator[tuple[str, list[str]]]:
+    """(folder, its picture file names) of `folder` and every folder below it; links are followed.
+
+    Other files are counted in `left_out`, by their `kind_of_file`.
+    """
     for path, _, names in os.walk(folder, followlinks=True):
-        yield path, [name for name in names if name.lower().endswith(DECODABLE + UNDECODABLE)]
+        if left_out is not None:
+            left_out.update(kind_of_file(name) for name in names if not has_picture_ending(name))
+        yield path, [name for name in names if has_picture_ending(name)]
+
+
+def has_picture_ending(name: str) -> bool:
+    """Whether a file is listed as a picture; the endings are torchvision's."""
+    return name.lower().endswith(DECODABLE + UNDECODABLE)
+
+
+def kind_of_file(name: str) -> str:
+    """What a file that is left out is counted as: `hidden`, its ending such as `.heic`, or `no ending`."""
+    return "hidden" if name.startswith(".") else Path(name).suffix.lower() or "no ending"
+
+
+def left_out_text(left_out: Mapping[str, int]) -> str:
+    """Files by kind, the most frequent first: `12 .heic, 3 .gif, 1 hidden`."""
+    kinds = sorted(left_out.items(), key=lambda kind: (-kind[1], kind[0]))
+    listed = [f"{count} {kind}" for kind, count in kinds[:LISTED_KINDS]]
+    if others := sum(count for _, count in kinds[LISTED_KINDS:]):
+        listed.append(f"{others} others")
+    return ", ".join(listed)
 
 
 def _refuse_undecodable(root: Path, files: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ def open_voc(
     split: str = "trainval",
     year: str = "2007",
     limit: int = 0,
+    exif_orientation: bool = False,
 ) -> VocSource:
     """The pictures of one list of PASCAL VOC, with `names`, `annotations` and `targets`.
 
@@ -27,6 +28,7 @@ def open_voc(
         split: "train", "val", "trainval" or "test"; of the devkit also another list that is there.
         year: "2007" or "2012".
         limit: the first so many pictures; 0 for all.
+        exif_orientation: whether boxes are in pictures that are turned as their EXIF says (of `VocTfds`).
 
     Raises:
         ValueError: on an unknown source, no `root` of the devkit, or a negative `limit`.
@@ -38,5 +40,8 @@ def open_voc(
         raise ValueError(f"`limit` must not be negative. Received: limit={limit}")
     if source == "voc_devkit" and not os.fspath(root):
         raise ValueError("source='voc_devkit' needs a `root`: the folder VOCdevkit, or VOC2007 in it")
-    opened = VocTfds(root or None, split, year) if source == "voc_tfds" else VocDevkit(root, split, year)
+    if source == "voc_tfds":
+        opened = VocTfds(root or None, split, year, exif_orientation=exif_orientation)
+    else:
+        opened = VocDevkit(root, split, year)
     return VocSubset(opened, range(limit)) if 0 < limit < len(opened) else opened

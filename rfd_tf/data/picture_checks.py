@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from rfd_tf.data.augmentation import decode
-from rfd_tf.image_header import MAX_ASPECT, MAX_PIXELS
+from rfd_tf.image_header import MAX_ASPECT, MAX_PIXELS, WEBP_ANIMATION
 
 DAMAGED = "damaged or cut short"
 
@@ -14,9 +14,9 @@ _WEBP_LIMIT = 2**14  # its sides are numbers of 14 bits
 def picture_problem(encoded: tf.Tensor) -> tf.Tensor:
     """Why a file's bytes are refused, or `""`; a string scalar. Reads the header only; runs in graphs.
 
-    Refused are empty files; what is no JPEG, PNG, BMP or WebP; JPEGs of four channels (CMYK, YCCK), whose
-    colours depend on a profile that decoders ignore; pictures of more than `MAX_PIXELS`, or with one side
-    more than `MAX_ASPECT` times the other. Damage behind the header shows only in decoding.
+    Refused are empty files; what is no JPEG, PNG, BMP or WebP; animated WebP; pictures of more than
+    `MAX_PIXELS`, or with one side more than `MAX_ASPECT` times the other. Damage behind the header shows only
+    in decoding.
 
     Args:
         encoded: string scalar.
@@ -34,13 +34,13 @@ def picture_problem(encoded: tf.Tensor) -> tf.Tensor:
         (is_bmp, lambda: _shape(header.signed(22), header.signed(18))),
         (is_webp, lambda: _webp_shape(header)),
     ]
-    height, width, channels = tf.unstack(tf.case(sizes, default=lambda: _shape(1, 1)))
+    height, width, _ = tf.unstack(tf.case(sizes, default=lambda: _shape(1, 1)))
     long, short = tf.maximum(height, width), tf.minimum(height, width)
     size = tf.strings.join([tf.strings.as_string(width), " x ", tf.strings.as_string(height), " pixels"])
     refusals = [
         (tf.strings.length(encoded) == 0, "an empty file"),
         (~(is_jpeg | is_png | is_bmp | is_webp), "neither JPEG, PNG, BMP nor WebP"),
-        (channels == 4, "a CMYK JPEG, to be converted to RGB"),
+        (is_webp & header.has(12, b"VP8X") & header.flag(20, WEBP_ANIMATION), "an animated WebP"),
         (short < 1, DAMAGED),
         (height * width > MAX_PIXELS, tf.strings.join([size, f", more than {MAX_PIXELS} in all"])),
         (long > MAX_ASPECT * short, tf.strings.join([size, ", too long and narrow"])),
@@ -72,6 +72,9 @@ class _Header:
 
     def has(self, position: int, magic: bytes) -> tf.Tensor:
         return tf.reduce_all(self._bytes[position : position + len(magic)] == list(magic))
+
+    def flag(self, position: int, bit: int) -> tf.Tensor:
+        return self._bytes[position] // bit % 2 == 1
 
     def little_endian(self, position: int, count: int) -> tf.Tensor:
         return sum(self._bytes[position + i] * 256**i for i in range(count))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import tensorflow as tf
 
@@ -40,6 +41,8 @@ class Preprocessing:
         grayscale: how likely a training image loses its colours, in [0, 1].
         blur: how likely a training image is blurred, in [0, 1].
         crops: augmented crops of each training image, 1 or 2; for `training_dataset`.
+        exif_orientation: whether encoded images are turned as their EXIF orientation says, or taken as they
+            are stored.
 
     Raises:
         ValueError: on a value out of range.
@@ -61,6 +64,7 @@ class Preprocessing:
     grayscale: float = 0.0
     blur: float = 0.0
     crops: int = 1
+    exif_orientation: bool = True
 
     def __post_init__(self):
         if self.image_size < 1:
@@ -102,6 +106,18 @@ class Preprocessing:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must be in [0, 1]. Received: {name}={getattr(self, name)}")
 
+    @classmethod
+    def of_config(cls, config: Mapping) -> "Preprocessing":
+        """That of a training config (`configs/base.py`), or of the `config.json` that a run of it left.
+
+        A run from before there was `data.exif_orientation` took images as they are stored.
+        """
+        recipe = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in config["preprocessing"].items()
+        }
+        return cls(**recipe, exif_orientation=bool(config.get("data", {}).get("exif_orientation", False)))
+
     def train_image(self, fetched: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """An augmented input, float32 of shape [S, S, 3], a function of the arguments alone.
 
@@ -126,7 +142,7 @@ class Preprocessing:
 
     def eval_image(self, fetched: tf.Tensor) -> tf.Tensor:
         """The input without any chance in it, float32 of shape [S, S, 3]; `fetched` as in `train_image`."""
-        image = augmentation.decode(fetched)
+        image = augmentation.decode(fetched, self.exif_orientation)
         if self._crops_center:
             image = augmentation.resize_short_side(image, self.resize)
             return self._finished(augmentation.center_crop(image, self.image_size))
@@ -139,9 +155,15 @@ class Preprocessing:
     def _train_crop(self, fetched: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         if self.train == "random_resized_crop":
             return random_resized_crop(
-                fetched, self.image_size, seed, self.min_area, self.max_area, self.fast_decoding
+                fetched,
+                self.image_size,
+                seed,
+                self.min_area,
+                self.max_area,
+                self.fast_decoding,
+                self.exif_orientation,
             )
-        image = augmentation.decode(fetched)
+        image = augmentation.decode(fetched, self.exif_orientation)
         if self.train == "random_crop":
             image = augmentation.resize_short_side(image, self.resize)
             return augmentation.random_crop(image, self.image_size, seed)

@@ -4,6 +4,7 @@ import math
 
 import tensorflow as tf
 
+from rfd_tf.data import orientation
 from rfd_tf.data.augmentation import EXACT, FAST, decode, image_size, pick, resize, uniform
 
 TRIES = 10
@@ -18,6 +19,7 @@ def random_resized_crop(
     min_area: float = 0.08,
     max_area: float = 1.0,
     fast: bool = False,
+    exif_orientation: bool = False,
 ) -> tf.Tensor:
     """A window of random area, aspect and position, resized to `size` x `size`.
 
@@ -28,6 +30,8 @@ def random_resized_crop(
         min_area: least share of the picture's area.
         max_area: largest share.
         fast: of a JPEG take `decode_window_fast`, and resize that without antialiasing.
+        exif_orientation: whether an encoded image is turned as its EXIF orientation says. The window is drawn
+            in the image as it is shown; of a JPEG the same part of the stored pixels is decoded, and turned.
 
     Returns:
         float32 of shape [size, size, 3] in 0..255.
@@ -38,13 +42,20 @@ def random_resized_crop(
         return resize(tf.image.crop_to_bounding_box(pixels, top, left, height, width), size, size)
 
     def crop_jpeg() -> tf.Tensor:
-        window = crop_window(*image_size(fetched), seed, min_area, max_area)
-        if fast:
-            return tf.image.resize(decode_window_fast(fetched, *window, size), [size, size], "bilinear")
-        return resize(decode_window(fetched, *window), size, size)
+        turned = orientation.exif_orientation(fetched) if exif_orientation else tf.constant(1)
+        height, width = image_size(fetched)
+        if exif_orientation:
+            height, width = orientation.shown_size(height, width, turned)
+        window = crop_window(height, width, seed, min_area, max_area)
+        if exif_orientation:
+            window = orientation.stored_window(window, height, width, turned)
+        pixels = decode_window_fast(fetched, *window, size) if fast else decode_window(fetched, *window)
+        if exif_orientation:
+            pixels = orientation.upright(pixels, turned)
+        return tf.image.resize(pixels, [size, size], "bilinear") if fast else resize(pixels, size, size)
 
     if fetched.dtype == tf.string:
-        cropped = tf.cond(tf.io.is_jpeg(fetched), crop_jpeg, lambda: crop(decode(fetched)))
+        cropped = tf.cond(tf.io.is_jpeg(fetched), crop_jpeg, lambda: crop(decode(fetched, exif_orientation)))
     else:
         cropped = crop(fetched)
     return tf.ensure_shape(cropped, [size, size, 3])

@@ -3,6 +3,8 @@
 import abc
 import hashlib
 import os
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 import tensorflow as tf
@@ -19,9 +21,11 @@ class Source(abc.ABC):
         labels: int64 of shape [N], or None where the pictures carry no label.
         class_names: one name per class, or None.
         encoded: True if `fetch` gives a file's bytes, False if it gives pixels.
+        left_out: of a folder, how many files are not among the N, by kind (`image_files.kind_of_file`).
     """
 
     encoded = True
+    left_out: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, name: str, labels: np.ndarray | None, class_names: tuple[str, ...] | None):
         self.name = name

@@ -30,7 +30,7 @@ class Subset(Source):
             raise ValueError("`indices` names a row twice: an instance must have one index")
         labels = None if source.labels is None else source.labels[self.indices]
         super().__init__(name or source.name, labels, source.class_names)
-        self.encoded = source.encoded
+        self.encoded, self.left_out = source.encoded, source.left_out
 
     @property
     def num_classes(self) -> int | None:

@@ -25,6 +25,7 @@ class VocTfds(TfdsSource):
         year: "2007" or "2012".
         name: of a builder with the features of TFDS's `voc`.
         download: whether to download and prepare what is not there.
+        exif_orientation: whether boxes are in pictures that are turned as their EXIF says.
 
     Attributes:
         names: N names, such as "000005".
@@ -45,9 +46,11 @@ class VocTfds(TfdsSource):
         *,
         name: str = "voc",
         download: bool = False,
+        exif_orientation: bool = False,
     ):
         if split not in SPLITS:
             raise ValueError(f"`split` must be one of {', '.join(SPLITS)}. Received: split={split!r}")
+        self._exif_orientation = exif_orientation
         self._found: list[tuple[int, int, dict]] = []
         super().__init__(
             f"{name}/{year}",
@@ -81,7 +84,7 @@ class VocTfds(TfdsSource):
                 if "objects" not in record:
                     raise ValueError(f"{file} has no 'objects': it is of no voc builder of TFDS")
                 try:
-                    width, height = encoded_size(record["image"])
+                    width, height = encoded_size(record["image"], self._exif_orientation)
                 except ValueError as error:
                     raise VocError(f"{file}, as TFDS keeps it: {error}") from None
                 self._found.append((width, height, record["objects"]))

@@ -32,6 +32,7 @@ class Detector:
         mean, std: of the trunk's channels, of RGB in [0, 1], as of `data.Preprocessing`.
         options: of detection.
         name: letters, digits, `_`, `-` and `.`; the name that it is served under.
+        exif_orientation: whether it is shown encoded pictures turned as their EXIF says; boxes are in these.
 
     Raises:
         ValueError: on arguments that do not fit each other, or values out of range.
@@ -45,6 +46,7 @@ class Detector:
     std: tuple[float, float, float]
     options: DetectionOptions = dataclasses.field(default_factory=DetectionOptions)
     name: str = "fast_rcnn"
+    exif_orientation: bool = True
 
     def __post_init__(self):
         if len(self.class_names) != self.model.num_classes:
@@ -96,6 +98,8 @@ class Detector:
 
     def facts(self) -> dict:
         """All but the model, as JSON has it."""
+        # Left out where it is false, as in what was written before there was such a field.
+        orientation = {"exif_orientation": True} if self.exif_orientation else {}
         return {
             "format": _FORMAT,
             "name": self.name,
@@ -103,6 +107,7 @@ class Detector:
             "mean": list(self.mean),
             "std": list(self.std),
             "options": {**dataclasses.asdict(self.options), "short_sides": list(self.options.short_sides)},
+            **orientation,
         }
 
 
@@ -154,6 +159,9 @@ def _detector(model: FastRCNN, facts: dict) -> Detector:
         raise ValueError(f"its model is a {type(model).__name__}")
     options = facts.pop("options")
     options["short_sides"] = tuple(options["short_sides"])
+    facts.setdefault("exif_orientation", False)
+    if not isinstance(facts["exif_orientation"], bool):
+        raise ValueError(f"its exif_orientation is {facts['exif_orientation']!r:.80}")
     for name in ("class_names", "mean", "std"):
         facts[name] = tuple(facts[name])
     return Detector(model, options=DetectionOptions(**options), **facts)

@@ -52,6 +52,7 @@ class DetectorRun(ResumableRun):
     ):
         super().__init__(config, workdir, strategy, config.log_steps * config.batch_size)
         source = pictures.source
+        self.proposed = pictures
         self.pictures = Pictures(source, extractor.info.preprocessing, np.arange(len(source)), [])
         matched = zip(pictures.proposals, source.annotations, strict=True)
         self.regions = [match_regions(proposals, annotation) for proposals, annotation in matched]
@@ -86,6 +87,7 @@ class DetectorRun(ResumableRun):
                 foreground_share=config.regions.foreground_share,
                 scales=tuple(config.scales),
                 longest=config.longest,
+                exif_orientation=self.proposed.exif_orientation,
                 num_workers=num_workers,
                 worker_index=worker_index,
                 replicas_per_worker=replicas_per_worker,

@@ -39,7 +39,8 @@ def find_objects(
 
     Returns:
         The path of `detections.json`: a list of, for each picture, its `file`, and `detections` by falling
-        score, each with `class`, `score` and `box` (x1, y1, x2, y2 in pixels from 0, both corners inclusive).
+        score, each with `class`, `score` and `box` (x1, y1, x2, y2 in pixels from 0, both corners inclusive;
+        with `detector.exif_orientation` in the picture as it is shown).
 
     Raises:
         FileNotFoundError: if there is no picture.
@@ -59,12 +60,14 @@ def find_objects(
         claim_workdir(out, claimed)
         cache = out / CACHE_FOLDER
         paths = [source.root / file for file in source.files]
-        folder = propose(paths, cache / "proposals", SelectiveSearch())
+        folder = propose(
+            paths, cache / "proposals", SelectiveSearch(exif_orientation=detector.exif_orientation)
+        )
         names = [path.stem for path in paths]
         proposals = [load_proposals(folder, name)[:most_proposals] for name in names]
 
         def read(index: int) -> np.ndarray:
-            return read_picture(source, index)
+            return read_picture(source, index, detector.exif_orientation)
 
         found = detect_pictures(detector, names, read, proposals, cache / "detections")
         for index, name in enumerate(names):

@@ -32,6 +32,7 @@ def detection_batches(
     foreground_share: float = 0.25,
     scales: Sequence[int] = SCALES,
     longest: int = LONGEST,
+    exif_orientation: bool = False,
     num_workers: int = 1,
     worker_index: int = 0,
     replicas_per_worker: int = 1,
@@ -51,6 +52,7 @@ def detection_batches(
         foreground_share: of the regions, at most.
         scales: short sides in pixels, one of which is drawn.
         longest: the long side's limit in pixels, which goes before.
+        exif_orientation: whether boxes are in pictures that are turned as their EXIF says.
 
     Returns:
         A dataset of pairs of dicts for `models.FastRCNN`: `image` float32 [b, H, W, 3] and `regions` float32
@@ -103,7 +105,7 @@ def detection_batches(
             [tf.float32, tf.float32, tf.int32, tf.float32],
             stateful=False,
         )
-        image = decode(source.fetch(index))
+        image = decode(source.fetch(index), exif_orientation)
         image = tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image)
         image = scaled_picture(image, factor, preprocessing.mean, preprocessing.std)
         return (

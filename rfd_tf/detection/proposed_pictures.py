@@ -24,20 +24,22 @@ class ProposedPictures:
     Attributes:
         source: with `names` and `annotations`.
         proposals: of each picture, float32 [P, 4], see `rfd_tf.proposals`.
+        exif_orientation: whether boxes are in pictures that are turned as their EXIF says.
     """
 
     source: VocSource
     proposals: list[np.ndarray]
+    exif_orientation: bool = False
 
     def read(self, index: int) -> np.ndarray:
         """Picture `index`, uint8 [H, W, 3]; BadImageError if it cannot be decoded."""
-        return read_picture(self.source, index)
+        return read_picture(self.source, index, self.exif_orientation)
 
 
-def read_picture(source: Source, index: int) -> np.ndarray:
+def read_picture(source: Source, index: int, exif_orientation: bool) -> np.ndarray:
     """Picture `index` of a source, uint8 [H, W, 3]; BadImageError if it cannot be decoded."""
     try:
-        return decode(source.fetch(tf.constant(index, tf.int64))).numpy()
+        return decode(source.fetch(tf.constant(index, tf.int64)), exif_orientation).numpy()
     except tf.errors.OpError as error:
         if bad := first_bad_image(source, np.array([index])):
             raise bad from error
@@ -52,36 +54,42 @@ def open_annotated(data: ConfigDict) -> VocSource:
         And what `data.open_voc` raises.
     """
     source = open_voc(**data)
-    _check_sizes(source)
+    _check_sizes(source, bool(data.get("exif_orientation", False)))
     if all(annotation.difficult.all() for annotation in source.annotations):
         raise VocError(f"There is no object to find in the {len(source)} pictures of {source.name}")
     return source
 
 
-def _check_sizes(source: VocSource) -> None:
+def _check_sizes(source: VocSource, exif_orientation: bool) -> None:
     """Boxes are scaled with the pictures, by the sizes that are annotated."""
     for index, annotation in enumerate(source.annotations):
         path = source.describe(index)
         if not os.path.isfile(path):
             continue  # TFDS's sizes are the pictures' own
         try:
-            width, height = encoded_size(path)
+            width, height = encoded_size(path, exif_orientation)
         except ValueError as error:
             raise VocError(f"{path}: {error}") from None
         if (width, height) != (annotation.width, annotation.height):
+            turned = encoded_size(path, not exif_orientation) == (annotation.width, annotation.height)
             raise VocError(
                 f"{path} is {width} x {height} pixels, its annotation says "
                 f"{annotation.width} x {annotation.height}"
+                + turned
+                * f": the size with exif_orientation={not exif_orientation}"
             )
 
 
-def find_proposals(config: ConfigDict, source: VocSource, cache: Path) -> list[np.ndarray]:
+def find_proposals(
+    config: ConfigDict, source: VocSource, cache: Path, exif_orientation: bool = False
+) -> list[np.ndarray]:
     """The proposals of each picture, float32 [P, 4], at most `config.most` of each.
 
     Args:
         config: the `proposals` of a config; see `configs/detection/base.py`.
         source: the pictures.
         cache: the run's folder for what can be made again.
+        exif_orientation: as of `ProposedPictures`.
 
     Raises:
         ProposalError: on files that cannot be read or lack a picture, boxes beyond their picture, or a
@@ -92,7 +100,7 @@ def find_proposals(config: ConfigDict, source: VocSource, cache: Path) -> list[n
     if config.most < 0:
         raise ValueError(f"`proposals.most` must not be negative. Received: {config.most}")
     if config.source == "selective_search":
-        found = _search(config, source, cache)
+        found = _search(config, source, cache, exif_orientation)
     elif config.source == "mat":
         found = _read(config, source)
     else:
@@ -110,9 +118,9 @@ def find_proposals(config: ConfigDict, source: VocSource, cache: Path) -> list[n
     return [boxes[: config.most or None] for boxes in found]
 
 
-def _search(config: ConfigDict, source, cache: Path) -> list[np.ndarray]:
+def _search(config: ConfigDict, source, cache: Path, exif_orientation: bool) -> list[np.ndarray]:
     folder = Path(config.folder or cache / "proposals")
-    search = SelectiveSearch(config.mode, config.min_side)
+    search = SelectiveSearch(config.mode, config.min_side, exif_orientation=exif_orientation)
     target = propose(picture_files(source, cache / "pictures"), folder, search, config.processes)
     return [load_proposals(target, name) for name in source.names]
 

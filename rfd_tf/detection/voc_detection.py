@@ -71,16 +71,20 @@ def voc_detection(
         with lock_workdir(workdir), stopwatch(seconds_file(workdir)) as seconds:
             training, test = map(open_annotated, (config.data, config.validation))
 
-            def proposed(source: VocSource) -> ProposedPictures:
-                return ProposedPictures(
-                    source, find_proposals(config.proposals, source, workdir / CACHE_FOLDER)
-                )
+            def proposed(source: VocSource, given: ConfigDict) -> ProposedPictures:
+                orientation = bool(given.get("exif_orientation", False))
+                boxes = find_proposals(config.proposals, source, workdir / CACHE_FOLDER, orientation)
+                return ProposedPictures(source, boxes, orientation)
 
-            to_test = None if worker else proposed(test)  # before training, lest that be lost
+            to_test = (
+                None if worker else proposed(test, config.validation)
+            )  # before training, lest that be lost
             if (workdir / DETECTOR_FILE).exists():
                 detector = open_detector(workdir)
             else:
-                run = DetectorRun(run_config, workdir, strategy, proposed(training), extractor, fold)
+                run = DetectorRun(
+                    run_config, workdir, strategy, proposed(training, config.data), extractor, fold
+                )
                 detector = _train(run, claimed, options)
             if to_test is None:
                 return None
@@ -103,7 +107,15 @@ def _train(run: DetectorRun, claimed: dict, options: DetectionOptions) -> Detect
     run.fit()
     info = run.extractor.info
     prepared = info.preprocessing
-    detector = Detector(run.model, source.class_names, prepared.mean, prepared.std, options, info.name)
+    detector = Detector(
+        run.model,
+        source.class_names,
+        prepared.mean,
+        prepared.std,
+        options,
+        info.name,
+        run.proposed.exif_orientation,
+    )
     if run.is_first_worker:
         save_detector(detector, run.workdir / DETECTOR_FILE)
     return detector

@@ -48,7 +48,7 @@ def classify(
             initialize(backbone)
         return keras_extractor(
             backbone,
-            Preprocessing(**config.preprocessing),
+            Preprocessing.of_config(config),
             config.init or "untrained network",
             feature_name=config.backbone.feature,
             decoupled=False,

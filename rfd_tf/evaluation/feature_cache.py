@@ -44,7 +44,8 @@ def cached_features(
     model, pictures, preparation, names, transform and dtype; else it is replaced.
 
     Args:
-        extractor: the model; its own preprocessing prepares the pictures.
+        extractor: the model; its own preprocessing prepares the pictures, but for `exif_orientation`, which
+            is that of `pictures`.
         pictures: those at `valid` are taken, in that order.
         names: the model's outputs.
         folder: of these features and of nothing else; one process at a time may work in it.
@@ -70,7 +71,7 @@ def cached_features(
     key = {
         "model": extractor.fingerprint,
         "pictures": pictures.source.fingerprint(pictures.valid),
-        "preprocessing": dataclasses.asdict(extractor.info.preprocessing),
+        "preprocessing": dataclasses.asdict(_preprocessing(extractor, pictures)),
         "outputs": list(names),
         "transform": transform_name,
         "dtype": dtype,
@@ -157,7 +158,8 @@ def _fill(
 
 def _batches(pictures: Pictures, extractor: FeatureExtractor, batch_size: int, rows: np.ndarray):
     """Images and indices; a picture that cannot be read is named."""
-    dataset = data.evaluation_dataset(pictures.source, extractor.info.preprocessing, batch_size, rows)
+    preprocessing = _preprocessing(extractor, pictures)
+    dataset = data.evaluation_dataset(pictures.source, preprocessing, batch_size, rows)
     if pictures.source.labels is not None:
         dataset = dataset.map(lambda features, _label: features)
     try:
@@ -166,6 +168,12 @@ def _batches(pictures: Pictures, extractor: FeatureExtractor, batch_size: int, r
     except IMAGE_ERRORS as error:
         pictures.name_bad_image(error, rows)
         raise
+
+
+def _preprocessing(extractor: FeatureExtractor, pictures: Pictures) -> data.Preprocessing:
+    return dataclasses.replace(
+        extractor.info.preprocessing, exif_orientation=pictures.preprocessing.exif_orientation
+    )
 
 
 def _outputs(extractor, images, store: _Store, transform: Transform, pictures: Pictures, index) -> dict:

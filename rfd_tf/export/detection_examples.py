@@ -20,16 +20,18 @@ class Example(NamedTuple):
         name: for the report.
         encoded: the bytes of its file.
         proposals: float32 [P, 4], see `detection.boxes`.
+        exif_orientation: whether these are in the picture as it is shown.
     """
 
     name: str
     encoded: bytes
     proposals: np.ndarray
+    exif_orientation: bool = True
 
     @property
     def image(self) -> np.ndarray:
         """uint8 [H, W, 3]."""
-        return decode(tf.constant(self.encoded)).numpy()
+        return decode(tf.constant(self.encoded), self.exif_orientation).numpy()
 
 
 def searched_examples(pictures: Sequence[Picture], search: SelectiveSearch | None = None) -> list[Example]:
@@ -44,5 +46,5 @@ def searched_examples(pictures: Sequence[Picture], search: SelectiveSearch | Non
         file = Path(folder, "picture")
         for name, content in pictures:
             file.write_bytes(content)
-            examples.append(Example(name, content, search(file)))
+            examples.append(Example(name, content, search(file), search.exif_orientation))
     return examples

@@ -56,7 +56,7 @@ def _signatures(detector: Detector, facts: str) -> dict:
         encoded = tf.ensure_shape(encoded, [])  # servers check types only
         problem = picture_problem(encoded)
         with tf.control_dependencies([tf.debugging.Assert(problem == "", [problem])]):
-            return found(decode(tf.identity(encoded)), proposals)
+            return found(decode(tf.identity(encoded), detector.exif_orientation), proposals)
 
     @tf.function(autograph=False, input_signature=[ignored])
     def about(ignored):

@@ -1,5 +1,6 @@
 """Pictures in Beam's file systems."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,7 +8,7 @@ import tensorflow as tf
 from apache_beam.io.filesystems import FileSystems
 
 from rfd_tf import data
-from rfd_tf.data.image_files import DECODABLE, UNDECODABLE
+from rfd_tf.data.image_files import DECODABLE, has_picture_ending, kind_of_file
 from rfd_tf.data.image_list import parse_image_list
 from rfd_tf.extraction.beam_storage import open_file
 
@@ -68,10 +69,13 @@ def open_beam_files(location: str, root: str = "") -> BeamFiles:
     root = location.rstrip("/")
     found = FileSystems.match([f"{root}/**"])[0].metadata_list
     paths = [metadata.path.removeprefix(root).lstrip("/") for metadata in found]
-    paths = [path for path in paths if path.lower().endswith(DECODABLE + UNDECODABLE)]
+    others = [path for path in paths if not has_picture_ending(path)]
+    paths = [path for path in paths if has_picture_ending(path)]
     if not paths:
         raise FileNotFoundError(f"{location} holds no picture (a file that ends in {', '.join(DECODABLE)})")
-    return BeamFiles(root, *_in_order(paths))
+    source = BeamFiles(root, *_in_order(paths))
+    source.left_out = Counter(kind_of_file(path.rpartition("/")[2]) for path in others)
+    return source
 
 
 def _in_order(paths: list[str]) -> tuple[list[str], np.ndarray | None, tuple[str, ...] | None]:

@@ -70,7 +70,7 @@ def extract_on_beam(
     if pending:
         work = ExtractShards(open_model, settings, out, _root(source), batch_size, on_error)
         _run(work, pending, PipelineOptions([f"--runner={_RUNNERS.get(runner, runner)}", *flags]))
-    skipped = write_manifest(storage, settings)
+    skipped = write_manifest(storage, settings, source.left_out)
     with contextlib.suppress(OSError):  # left behind they do no harm
         storage.delete([_listing(settings, number) for number in pending])
     return skipped

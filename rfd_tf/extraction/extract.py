@@ -75,7 +75,7 @@ def extract(
             for picture in shard.skipped[: NAMED - named]:
                 bar.write(f"skipped {picture.path}: {picture.reason}", file=sys.stderr)
                 named += 1
-    return write_manifest(storage, settings)
+    return write_manifest(storage, settings, source.left_out)
 
 
 def _progress(settings: Settings, pending: list[int]) -> tqdm:

@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
+from collections.abc import Mapping
 
 from rfd_tf.data import BadImageError
 from rfd_tf.extraction.settings import MANIFEST_FILE, Settings
@@ -30,8 +31,14 @@ def pending_shards(storage: Storage, settings: Settings, on_error: str = "skip")
     return pending
 
 
-def write_manifest(storage: Storage, settings: Settings) -> list[Skipped]:
+def write_manifest(
+    storage: Storage, settings: Settings, left_out: Mapping[str, int] | None = None
+) -> list[Skipped]:
     """Write `manifest.json` once every shard is there; the skipped pictures.
+
+    Args:
+        storage, settings: of the extraction.
+        left_out: of the source; none by default.
 
     Raises:
         BadImageError: if no picture could be used.
@@ -62,6 +69,7 @@ def write_manifest(storage: Storage, settings: Settings) -> list[Skipped]:
         "dtype": settings.dtype,
         "shards": shards,
         "skipped": [dataclasses.asdict(picture) for picture in skipped],
+        "left_out": dict(left_out or {}),
         "settings": settings.to_dict(),
         "versions": _versions(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

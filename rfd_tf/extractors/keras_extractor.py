@@ -135,11 +135,10 @@ def open_keras(path: Path, feature_maps: Sequence[str] | None = None) -> KerasEx
             f"the {_CONFIG} of its run"
         )
     config = parse_json(config_file.read_text(encoding="utf-8"))
-    recipe = {key: tuple(v) if isinstance(v, list) else v for key, v in config["preprocessing"].items()}
     heads = path.with_name(_HEADS)
     return keras_extractor(
         model,
-        Preprocessing(**recipe),
+        Preprocessing.of_config(config),
         str(path),
         feature_name=config["backbone"]["feature"],
         feature_maps=feature_maps,

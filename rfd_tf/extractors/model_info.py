@@ -13,6 +13,9 @@ from rfd_tf.json_text import fits, parse_json
 FORMAT = 1
 NORMALIZED, UINT8 = "normalized", "uint8"
 INPUTS = (NORMALIZED, UINT8)
+# Fields of `Preprocessing` that came after the first release: false where a description lacks them, and left
+# out where they are false, so that what was written before stays the same, fingerprints included.
+_ADDED = ("exif_orientation",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +64,11 @@ class ModelInfo:
 
     def to_json(self) -> str:
         """One line of JSON, which `from_json` reads."""
-        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)})
+        fields = dataclasses.asdict(self)
+        for name in _ADDED:
+            if not fields["preprocessing"][name]:
+                del fields["preprocessing"][name]
+        return json.dumps({"format": FORMAT, **fields})
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str) -> "ModelInfo":
@@ -78,7 +85,7 @@ class ModelInfo:
             fields = parse_json(text)
             if fields.pop("format") > FORMAT:
                 raise ValueError("it was written by a newer version")
-            preprocessing = fields.pop("preprocessing")
+            preprocessing = dict.fromkeys(_ADDED, False) | fields.pop("preprocessing")
             for name, kind in typing.get_type_hints(Preprocessing).items():
                 if name in preprocessing and not fits(preprocessing[name], kind):
                     raise ValueError(f"its {name} is {preprocessing[name]!r:.80}")

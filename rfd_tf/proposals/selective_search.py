@@ -11,7 +11,7 @@ import os
 
 import numpy as np
 
-from rfd_tf.image_header import check_encoded
+from rfd_tf.image_header import check_encoded, exif_orientation, upright
 
 MODES = ("fast", "quality", "single")
 
@@ -28,6 +28,7 @@ class SelectiveSearch:
         mode: "fast" (some 2,000 boxes in a picture of VOC), "quality" (several times as many), or "single".
         min_side: boxes less wide or high than that are left out, in pixels.
         seed: of the random part of their order; boxes come likely objects first.
+        exif_orientation: whether pictures are turned as their EXIF says; boxes are in these.
 
     Raises:
         ValueError: on settings out of range.
@@ -36,6 +37,7 @@ class SelectiveSearch:
     mode: str = "fast"
     min_side: int = 1
     seed: int = 0
+    exif_orientation: bool = True
 
     def __post_init__(self):
         if self.mode not in MODES:
@@ -48,6 +50,8 @@ class SelectiveSearch:
     def fingerprint(self) -> str:
         """A name for results of these settings by this version of OpenCV, 16 hexadecimal digits."""
         settings = {**dataclasses.asdict(self), "opencv": _opencv().__version__}
+        if not self.exif_orientation:  # as before there was such a setting
+            del settings["exif_orientation"]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
     def __call__(self, path: str | os.PathLike) -> np.ndarray:
@@ -63,10 +67,12 @@ class SelectiveSearch:
         if reason := check_encoded(path):
             raise ProposalError(f"{os.fspath(path)} cannot be decoded: {reason}")
         encoded = np.fromfile(path, "uint8")
-        how = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # as TensorFlow decodes
+        how = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # the rule is ours
         image = cv2.imdecode(encoded, how) if encoded.size else None
         if image is None:
             raise ProposalError(f"{os.fspath(path)} cannot be decoded")
+        if self.exif_orientation:
+            image = np.ascontiguousarray(upright(image, exif_orientation(path)))
         search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
         search.setBaseImage(image)
         {

@@ -155,6 +155,7 @@ class DataFacts:
     images: int | None
     classes: int | None
     skipped: int
+    left_out: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

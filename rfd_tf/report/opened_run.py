@@ -5,6 +5,7 @@ from pathlib import Path
 import tensorflow as tf
 from ml_collections import ConfigDict
 
+from rfd_tf.data.image_files import left_out_text
 from rfd_tf.extractors import KerasExtractor, open_keras
 from rfd_tf.models.feature_model import FEATURES
 from rfd_tf.report.contents import DataFacts, RunFacts
@@ -101,4 +102,6 @@ def _data_facts(role: str, given: ConfigDict, pictures: Pictures | None) -> Data
         place += f", long-tailed: {tail.profile}, ratio {tail.ratio:g}"
     if pictures is None:
         return DataFacts(role, place, None, None, 0)
-    return DataFacts(role, place, len(pictures.valid), pictures.source.num_classes, len(pictures.skipped))
+    source = pictures.source
+    left_out = left_out_text(source.left_out)
+    return DataFacts(role, place, len(pictures.valid), source.num_classes, len(pictures.skipped), left_out)

@@ -51,7 +51,7 @@ def open_training_pictures(config: ConfigDict, workdir: Path) -> Pictures:
     """The training pictures of a run."""
     cache = workdir / CACHE_FOLDER
     cache.mkdir(exist_ok=True)
-    preprocessing = data.Preprocessing(**config.preprocessing)
+    preprocessing = data.Preprocessing.of_config(config)
     return open_pictures(config.data, preprocessing, cache / "skipped_training.json")
 
 
@@ -120,7 +120,7 @@ def open_pictures(config: ConfigDict, preprocessing: data.Preprocessing, cache_f
 
     Args:
         config: the `data` or `validation` of a config.
-        preprocessing: how the pictures become inputs.
+        preprocessing: how the pictures become inputs, but for `exif_orientation`, which the config says.
         cache_file: keeps which of them are corrupt.
     """
     if config.on_error not in ("raise", "skip"):
@@ -136,6 +136,8 @@ def open_pictures(config: ConfigDict, preprocessing: data.Preprocessing, cache_f
     long_tail = config.get("long_tail")
     if long_tail and long_tail.profile:
         source = data.long_tailed(source, long_tail.ratio, long_tail.profile, long_tail.seed)
+    exif_orientation = bool(config.get("exif_orientation", False))  # runs from before it have none
+    preprocessing = dataclasses.replace(preprocessing, exif_orientation=exif_orientation)
     valid, skipped = np.arange(len(source)), []
     if config.on_error == "skip":
         valid, skipped = data.valid_indices(source, cache_file)

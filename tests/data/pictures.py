@@ -20,6 +20,32 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
     return file.getvalue()
 
 
+_INVERSE = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+def oriented(image: Image.Image, orientation: int, kind: str = "JPEG", order: str = ">", **options) -> bytes:
+    """A file that shows `image`, its pixels stored as EXIF's `orientation` says, 1 to 8."""
+    turn, exif = _INVERSE[orientation], Image.Exif()
+    exif.endian = order
+    exif[271], exif[274] = "a camera", orientation
+    stored = image if turn is None else image.transpose(turn)
+    return encoded(stored, kind, exif=exif, **options)
+
+
+def animated_webp() -> bytes:
+    """Two frames."""
+    return encoded(picture(8, 8), "WEBP", save_all=True, append_images=[picture(8, 8, seed=1)])
+
+
 def decoded(content: bytes) -> np.ndarray:
     """PIL's view of a file's bytes, uint8 [H, W, 3]."""
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rfd_tf.data import FlatFolder, ImageFolder
+from rfd_tf.data import FlatFolder, ImageFolder, Subset
+from rfd_tf.data.image_files import left_out_text
 from tests.data.pictures import write
 
 
@@ -31,11 +32,36 @@ def test_order_labels_and_bytes(tmp_path):
             assert source.fetch(tf.constant(i, tf.int64)).numpy() == file.read()
 
 
-def test_files_that_are_no_pictures_are_ignored(tmp_path):
+def test_files_that_are_no_pictures_are_left_out_and_counted(tmp_path, caplog):
     write(tmp_path, "a/1.jpg", "b/1.jpg", "loose.jpg")
-    (tmp_path / "a/notes.txt").write_text("x")
+    for name in ("a/notes.txt", "a/1.HEIC", "b/2.heic", "b/3.gif", "b/.DS_Store", ".hidden.gif", "README"):
+        (tmp_path / name).write_text("x")
     (tmp_path / "a/folder.jpg").mkdir()
-    assert ImageFolder(tmp_path).files == ("a/1.jpg", "b/1.jpg")
+    source = ImageFolder(tmp_path)
+    assert source.files == ("a/1.jpg", "b/1.jpg")
+    expected = {".heic": 2, ".gif": 1, ".txt": 1, "hidden": 2, "no ending": 1, "beside the class folders": 1}
+    assert source.left_out == Subset(source, [1]).left_out == expected
+    told = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert told == [
+        f"Files left out of {tmp_path}: 2 .heic, 2 hidden, 1 .gif, 1 .txt, 1 beside the class folders, "
+        "1 no ending"
+    ]
+    flat = FlatFolder(tmp_path)
+    assert "loose.jpg" in flat.files
+    del expected["beside the class folders"]
+    assert flat.left_out == expected
+
+
+def test_a_folder_of_nothing_else_says_what_it_holds(tmp_path):
+    for number in range(3):
+        (tmp_path / f"{number}.avif").write_text("x")
+    with pytest.raises(FileNotFoundError, match=r"holds no picture.*; it holds 3 \.avif$"):
+        FlatFolder(tmp_path)
+
+
+def test_many_kinds_are_summed_up():
+    kinds = {f".{letter}": 2 for letter in "abcdefghijklm"}
+    assert left_out_text(kinds) == ", ".join(f"2 .{letter}" for letter in "abcdefghij") + ", 6 others"
 
 
 def test_links_are_followed(tmp_path):

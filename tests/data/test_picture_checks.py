@@ -10,6 +10,7 @@ from PIL import Image
 
 from rfd_tf.data import picture_checks
 from rfd_tf.data.picture_checks import picture_problem, unusable_picture
+from tests.data.pictures import animated_webp
 
 
 def encoded(width: int, height: int, kind: str, mode: str = "RGB", **options) -> bytes:
@@ -22,6 +23,7 @@ GOOD = {
     "jpeg": encoded(61, 37, "JPEG"),
     "progressive": encoded(61, 37, "JPEG", progressive=True),
     "grey jpeg": encoded(61, 37, "JPEG", "L"),
+    "cmyk jpeg": encoded(61, 37, "JPEG", "CMYK"),
     "png": encoded(61, 37, "PNG"),
     "palette": encoded(61, 37, "PNG", "P"),
     "alpha": encoded(61, 37, "PNG", "RGBA"),
@@ -57,7 +59,7 @@ def test_a_bitmap_stored_from_the_top_has_a_negative_height(monkeypatch):
         (b"", "an empty file"),
         (b"GET / HTTP/1.1", "neither JPEG, PNG, BMP nor WebP"),
         (encoded(8, 8, "GIF"), "neither JPEG, PNG, BMP nor WebP"),
-        (encoded(8, 8, "JPEG", "CMYK"), "a CMYK JPEG, to be converted to RGB"),
+        (animated_webp(), "an animated WebP"),
         (encoded(1, 201, "PNG"), "1 x 201 pixels, too long and narrow"),
         (GOOD["jpeg"][:4], "damaged or cut short"),
         (GOOD["jpeg"][: len(GOOD["jpeg"]) // 2], "damaged or cut short"),

@@ -77,7 +77,9 @@ def test_equals_the_devkit(prepared, devkit, file_format, split):
 
 def test_open_voc_takes_either(prepared, devkit, monkeypatch):
     module = importlib.import_module("rfd_tf.data.open_voc")
-    monkeypatch.setattr(module, "VocTfds", lambda *place: VocTfds(*place, name="mini_voc"))
+    monkeypatch.setattr(
+        module, "VocTfds", lambda *place, **options: VocTfds(*place, name="mini_voc", **options)
+    )
     kept = open_voc("voc_tfds", prepared["array_record"], "val", "2012")
     files = open_voc("voc_devkit", devkit, "val", "2012")
     assert (kept.names, files.names) == (tuple(LISTS["val"]),) * 2

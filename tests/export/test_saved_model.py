@@ -10,6 +10,7 @@ from rfd_tf.data import FlatFolder, evaluation_dataset
 from rfd_tf.export.saved_model import write_saved_model
 from rfd_tf.extractors import KerasExtractor, ModelInfo, open_extractor
 from rfd_tf.extractors.saved_model_extractor import find_saved_model, open_saved_model
+from tests.data.pictures import animated_webp
 from tests.export.models import (
     encode,
     normalized,
@@ -30,6 +31,7 @@ GOOD = {
     "palette": encode(picture(mode="P"), "PNG"),
     "alpha": encode(picture(mode="RGBA"), "PNG"),
     "webp": encode(picture(), "WEBP"),
+    "cmyk": encode(picture(mode="CMYK")),
 }
 
 
@@ -95,7 +97,7 @@ def test_files_are_prepared_as_in_evaluation(signatures, extractor):
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        (encode(picture(mode="CMYK")), "a CMYK JPEG"),
+        (animated_webp(), "an animated WebP"),
         (GOOD["jpeg"][:400], "damaged or cut short"),
         (GOOD["png"][:80], "damaged or cut short"),
         (b"<html>not found</html>", "neither JPEG, PNG, BMP nor WebP"),

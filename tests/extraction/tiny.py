@@ -14,7 +14,7 @@ from rfd_tf.extraction.local_storage import LocalStorage
 from rfd_tf.extraction.settings import describe_extraction
 from rfd_tf.extractors import open_extractor
 from rfd_tf.models import create_backbone
-from tests.data.pictures import encoded, picture
+from tests.data.pictures import animated_webp, encoded, picture
 
 RECIPE = {"image_size": 16, "train": "random_crop", "resize": 18}
 OPTIONS = {"format": "parquet", "dtype": "float32", "shard_size": 4, "max_pixels": 10_000}
@@ -39,7 +39,7 @@ def write_bad(folder: Path) -> dict[str, str]:
     bad = {
         "b-cut.jpg": (encoded(picture(seed=50))[:900], "Invalid JPEG"),
         "b-cut.png": (encoded(picture(seed=51), "PNG")[:1000], "(?i)png|decode"),
-        "b-cmyk.jpg": (encoded(picture(seed=52).convert("CMYK")), "CMYK"),
+        "b-film.webp": (animated_webp(), "animated WebP"),
         "b-text.png": (b"hello", "no JPEG, PNG"),
         "b-empty.jpg": (b"", "empty"),
         "b-large.png": (encoded(Image.new("1", (101, 100)), "PNG"), "101x100 pixels, more than 10000"),

@@ -26,7 +26,8 @@ def run(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     trained.backbone.save(folder / "backbone.keras")
     trained.heads().save(folder / "heads.keras")
-    config = {"preprocessing": RECIPE, "backbone": {"feature": "fc_block"}}
+    data = {"exif_orientation": True}
+    config = {"preprocessing": RECIPE, "backbone": {"feature": "fc_block"}, "data": data}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 
@@ -170,3 +171,22 @@ def test_fingerprint_of_files_and_of_addresses(tmp_path):
     address = Elsewhere(info, "grpc://host:1/net").fingerprint
     assert Elsewhere(info, "grpc://host:1/net").fingerprint == address
     assert Elsewhere(info, "grpc://host:2/net").fingerprint != address
+
+
+def test_descriptions_from_before_exif_orientation(run, tmp_path):
+    """They lack the field, and images were taken as they are stored; nothing else about them changes."""
+    upright, stored = (Preprocessing(**RECIPE, exif_orientation=value) for value in (True, False))
+    facts = ModelInfo("net", stored, {"features": (8,)}).to_json()
+    assert "exif_orientation" not in facts
+    assert ModelInfo.from_json(facts, "here").preprocessing == stored
+    facts = ModelInfo("net", upright, {"features": (8,)}).to_json()
+    assert ModelInfo.from_json(facts, "here").preprocessing == upright
+    with pytest.raises(ValueError, match="its exif_orientation is 'yes'"):
+        ModelInfo.from_json(facts.replace('"exif_orientation": true', '"exif_orientation": "yes"'), "here")
+    assert open_extractor(run).info.preprocessing.exif_orientation
+    for file in ("backbone.keras", "config.json"):
+        (tmp_path / file).write_bytes((run / file).read_bytes())
+    config = json.loads((run / "config.json").read_text())
+    for data in ({}, {"exif_orientation": False}):
+        (tmp_path / "config.json").write_text(json.dumps(config | {"data": data}))
+        assert not open_extractor(tmp_path).info.preprocessing.exif_orientation

@@ -10,7 +10,7 @@ from PIL import Image
 
 from rfd_tf.extractors import open_extractor
 from rfd_tf.serving import BadInputError, ServingClient, ServingError
-from tests.data.pictures import encoded, picture
+from tests.data.pictures import animated_webp, encoded, picture
 from tests.serving import mean_model
 from tests.serving.mean_model import write_means
 from tests.serving.server import ModelServer
@@ -88,6 +88,7 @@ def test_files(address, server, extractor, tmp_path):
     contents = [
         encoded(picture(40, 50)),
         encoded(picture(60, 30).convert("L")),
+        encoded(picture(60, 30).convert("CMYK")),
         encoded(picture(20, 70), progressive=True),
         encoded(picture(33, 33).convert("RGBA"), "PNG"),
         encoded(picture(17, 19).convert("P"), "PNG"),
@@ -125,7 +126,7 @@ def bad_files():
         ("head.jpg", jpeg[:30], "header cannot be read"),
         ("cut.png", png[: len(png) // 2], "damaged or cut short"),
         ("end.png", png[:-12], "damaged or cut short"),
-        ("ink.jpg", encoded(picture(8, 8).convert("CMYK")), "it is in CMYK colours"),
+        ("film.webp", animated_webp(), "it is an animated WebP"),
         ("huge.png", encoded(Image.new("1", (10_000, 10_000)), "PNG"), "10000x10000 pixels, more than"),
         ("thread.png", encoded(Image.new("L", (4000, 2)), "PNG"), "a side more than 100 times"),
         ("bytes.jpg", jpeg + bytes(100_000), "bytes, more than 100000"),

@@ -20,7 +20,7 @@ from rfd_tf.export.export_options import ExportOptions
 from rfd_tf.export.serving_files import write_serving_files
 from rfd_tf.serving import ServingClient
 from rfd_tf.serving.client import MAX_BATCH
-from tests.data.pictures import encoded, picture
+from tests.data.pictures import animated_webp, encoded, picture
 from tests.serving.exported import NAME
 from tests.serving.server import ModelServer
 from tests.serving.serving_schemas import batching_parameters, monitoring_config
@@ -234,7 +234,7 @@ def test_other_settings_of_the_config_stay(folder, extractor, tmp_path):
         (0, SAMPLES, "`version` must be at least 1"),
         (1, [], "`sample_images` is empty"),
         (1, [SAMPLES[0], b"no picture"], "sample image 1: it is no JPEG"),
-        (1, [encoded(picture().convert("CMYK"))], "sample image 0: it is in CMYK colours"),
+        (1, [animated_webp()], "sample image 0: it is an animated WebP"),
     ],
 )
 def test_bad_arguments(exported, extractor, version, samples, message):

@@ -1,5 +1,6 @@
 """Fine-tuning: the whole network learns with a classifier on its features."""
 
+import dataclasses
 from functools import partial
 
 import keras
@@ -159,8 +160,10 @@ def _head(
 
 def _save(experiment: Experiment, network: keras.Model, head: keras.Model, saved_as: str) -> None:
     info = experiment.extractor.info
+    orientation = experiment.training.preprocessing.exif_orientation
+    prepared = dataclasses.replace(info.preprocessing, exif_orientation=orientation)
     outputs = {name: shape for name, shape in info.outputs.items() if name not in _HEADS}
-    finetuned = ModelInfo(info.name, info.preprocessing, outputs)
+    finetuned = ModelInfo(info.name, prepared, outputs)
     path = experiment.workdir / saved_as
     with atomic_path(experiment.workdir / CLASSIFIER_FILE) as temporary:
         head.save(temporary)

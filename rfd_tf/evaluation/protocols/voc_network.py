@@ -4,6 +4,8 @@ Reference: Krähenbühl et al., ICLR 2016, "Data-dependent initializations of co
     whose code set the protocol.
 """
 
+import dataclasses
+
 import keras
 from absl import logging
 
@@ -94,9 +96,11 @@ def _classifier(
 def _save(experiment: Experiment, model: MultiLabelClassifier) -> None:
     """As a feature model of one output, which can be opened and exported like any."""
     info = experiment.extractor.info
+    orientation = experiment.training.preprocessing.exif_orientation
+    prepared = dataclasses.replace(info.preprocessing, exif_orientation=orientation)
     inputs = keras.Input(info.image_shape, name="image")
     logits = model.head(model.trunk(inputs, training=False), training=False)
     whole = keras.Model(inputs, {LOGITS: logits}, name=model.trunk.name)
     path = experiment.workdir / CLASSIFIER_FILE
-    own = ModelInfo(info.name, info.preprocessing, {LOGITS: (len(experiment.class_names),)})
+    own = ModelInfo(info.name, prepared, {LOGITS: (len(experiment.class_names),)})
     save_keras(KerasExtractor(whole, own, str(path)), path)
