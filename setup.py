@@ -34,13 +34,14 @@ EXTRAS = {
     # selective search is in "contrib"
     "detection": ["opencv-contrib-python-headless>=4.14,<5", "pycocotools>=2.0.11,<3"],
     "parquet": ["pyarrow>=18,<27"],
+    "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
     "jax": ["jax>=0.10,<0.11"],
     "onnx": ["onnx>=1.20,<2", "onnxruntime>=1.23,<2", "tf2onnx>=1.17,<2"],
     "serving": ["grpcio>=1.76,<2", "tensorflow-serving-api>=2.21,<2.22"],
     "torch": ["torch>=2.13,<2.14"],
     "lint": ["ruff==0.17.6"],
 }
-EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+EXTRAS["all"] = sorted({need for name, extra in EXTRAS.items() if name != "gpu" for need in extra})
 # Not in "all": Beam asks for protobuf < 7 and an older pyarrow, so it takes an environment of its own.
 EXTRAS["beam"] = ["apache-beam>=2.77,<3", *EXTRAS["parquet"]]
 EXTRAS["test"] = [
@@ -67,7 +68,12 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11",
-    packages=find_packages(include=["rfd_tf", "rfd_tf.*", "zoo", "zoo.*", "configs", "configs.*"]),
+    # `configs/` is installed within the package: the bare name would be in everyone's way.
+    package_dir={"rfd_tf.configs": "configs"},
+    packages=[
+        *find_packages(include=["rfd_tf", "rfd_tf.*", "zoo", "zoo.*"]),
+        *(f"rfd_tf.{name}" for name in find_packages(include=["configs.*"])),
+    ],
     package_data={"rfd_tf.export": ["serving_templates/*"], "rfd_tf.report": ["templates/*"]},
     install_requires=CORE,
     extras_require=EXTRAS,

@@ -10,7 +10,7 @@ arrays train_images, train_labels, test_images and test_labels, long-tailed alre
         --config.validation.root=cifar10_lt.npz --workdir=/tmp/cifar10_lt
 """
 
-from configs import base
+from rfd_tf.configs import base
 
 
 def get_config():

@@ -19,8 +19,9 @@ The alternatives: `--config.classifier.losses="('cross_entropy',)"` (see configs
 Reference: Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019.
 """
 
-from configs import cifar10_lt
-from configs.evaluation import base
+from rfd_tf.configs.evaluation import base
+
+from rfd_tf.configs import cifar10_lt
 
 
 def get_config():

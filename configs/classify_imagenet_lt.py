@@ -12,7 +12,7 @@ Losses, margins and momentum are those of configs/classify.py; schedule and augm
 ones, not a published recipe of LDAM-DRW.
 """
 
-from configs import classify
+from rfd_tf.configs import classify
 
 
 def get_config():

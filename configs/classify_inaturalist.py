@@ -7,7 +7,7 @@ reads TensorFlow Datasets' i_naturalist2018, prepared in the folder `root`. The 
 authors of LDAM suggest for it; schedule and augmentation are those of configs/classify_imagenet_lt.py.
 """
 
-from configs import classify_imagenet_lt
+from rfd_tf.configs import classify_imagenet_lt
 
 
 def get_config():

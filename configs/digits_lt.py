@@ -3,7 +3,7 @@
 rfd train --config=digits_lt --workdir=/tmp/digits_lt
 """
 
-from configs import base
+from rfd_tf.configs import base
 
 
 def get_config():

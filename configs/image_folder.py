@@ -9,7 +9,7 @@ With a labelled folder to validate on (losses, decoupling, kNN accuracy):
         --workdir=/tmp/pictures
 """
 
-from configs import base
+from rfd_tf.configs import base
 
 
 def get_config():

@@ -13,7 +13,7 @@ From TensorFlow Datasets instead (stored as array_record):
         --config.validation.split=validation --workdir=/tmp/imagenet
 """
 
-from configs import base
+from rfd_tf.configs import base
 
 
 def get_config():

@@ -30,7 +30,7 @@ LAYERS = {
     "rfd_tf.export": 7,
     "rfd_tf.commands": 8,
     "rfd_tf.cli": 9,
-    "configs": 0,
+    "rfd_tf.configs": 0,
 }
 
 
@@ -47,6 +47,8 @@ def own_modules() -> dict[str, Path]:
     for package in ("rfd_tf", "zoo", "configs"):
         for path in sorted((ROOT / package).rglob("*.py")):
             parts = path.relative_to(ROOT).with_suffix("").parts
+            if package == "configs":
+                parts = ("rfd_tf", *parts)  # as it is imported
             modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return modules
 

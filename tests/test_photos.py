@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 from ml_collections import ConfigDict
 from PIL import Image
+from rfd_tf.configs.base import data_fields
 from sklearn.datasets import load_sample_image
 
-from configs.base import data_fields
 from rfd_tf import cli, data
 from rfd_tf.detection.find_objects import find_objects
 from rfd_tf.detection.inputs import detection_batches

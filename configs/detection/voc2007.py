@@ -7,7 +7,7 @@ A run of `rfd train` will do for --model as well. With TensorFlow Datasets' voc/
 instead of the devkit: --config.data.source=voc_tfds --config.validation.source=voc_tfds, without roots.
 """
 
-from configs.detection import base
+from rfd_tf.configs.detection import base
 
 
 def get_config():

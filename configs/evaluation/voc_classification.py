@@ -11,8 +11,7 @@ the crops are those of DeepCluster's (Caron et al., ECCV 2018), but for their as
 """
 
 from ml_collections import ConfigDict
-
-from configs.evaluation import base
+from rfd_tf.configs.evaluation import base
 
 
 def get_config():

@@ -18,7 +18,8 @@ _KINDS = {
 
 def packaged_configs(command: str) -> dict[str, Path]:
     """Name -> file of the configs that come with the package for `command`."""
-    folder = Path(importlib.util.find_spec("configs").origin).parent / _KINDS[command][0]
+    # Of a module in it, since in a checkout the package's own file is elsewhere.
+    folder = Path(importlib.util.find_spec("rfd_tf.configs.base").origin).parent / _KINDS[command][0]
     return {path.stem: path for path in sorted(folder.glob("[!_]*.py")) if path.stem != "base"}
 
 

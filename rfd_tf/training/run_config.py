@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from configs import base, classify
+from rfd_tf.configs import base, classify
 from rfd_tf.json_text import fits, parse_json
 from rfd_tf.training.workdir import CONFIG_FILE
 

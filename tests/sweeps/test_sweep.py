@@ -244,7 +244,7 @@ def test_bad_flags(capsys):
 
 
 def test_packaged_config_makes_commands(tmp_path):
-    from configs.sweeps.long_tail_losses import get_config
+    from rfd_tf.configs.sweeps.long_tail_losses import get_config
 
     cells = make_plan(get_config(), tmp_path)
     assert len(cells) == 12
@@ -252,7 +252,7 @@ def test_packaged_config_makes_commands(tmp_path):
 
 
 def test_packaged_pretraining_measures_every_start_alike(tmp_path):
-    from configs.sweeps.long_tail_pretraining import get_config
+    from rfd_tf.configs.sweeps.long_tail_pretraining import get_config
 
     cells = make_plan(get_config(), tmp_path)
     assert {cell.variant for cell in cells} == {"untrained", "rotnet", "rfd", "rfd_ldam"}

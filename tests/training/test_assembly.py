@@ -4,17 +4,17 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import rfd_tf.configs.base
 
-import configs
 from rfd_tf.imbalance import effective_rotation_counts, rotation_instance_weights
 from rfd_tf.losses import LDAMLoss
 from rfd_tf.training.assembly import build_model
 
-NAMES = sorted(path.stem for path in Path(configs.__file__).parent.glob("[!_]*.py"))
+NAMES = sorted(path.stem for path in Path(rfd_tf.configs.base.__file__).parent.glob("[!_]*.py"))
 
 
 def config_named(name):
-    return importlib.import_module(f"configs.{name}").get_config()
+    return importlib.import_module(f"rfd_tf.configs.{name}").get_config()
 
 
 def tiny_config():
@@ -33,7 +33,7 @@ def test_every_config_has_the_common_fields_and_its_command(name):
     assert {"source", "root"} <= set(config.data)
     assert config.optimizer.milestones[-1][0] == config.epochs
     if name != "base":
-        assert f"rfd train --config={name}" in importlib.import_module(f"configs.{name}").__doc__
+        assert f"rfd train --config={name}" in importlib.import_module(f"rfd_tf.configs.{name}").__doc__
 
 
 def test_the_imagenet_config_is_the_papers_recipe():

@@ -13,7 +13,7 @@ _PLAIN = (ValueError, OSError)
 
 
 def _config_seeds(folder: Path) -> list[bytes]:
-    from configs import base, classify, digits_lt
+    from rfd_tf.configs import base, classify, digits_lt
 
     return [json.dumps(config.get_config().to_dict()).encode() for config in (base, digits_lt, classify)]
 
