@@ -56,6 +56,7 @@ def get_config() -> ConfigDict:
             "feature": "fc_block",  # the one that is split in halves
             "width": 0,  # channels of a CIFAR ResNet's first block; 0: the standard width
             "dense_width": 0,  # units of fc_block; 0: the standard width
+            "norm_scale_init": "ones",  # of batch norm; "uniform" in [0, 1), as in PyTorch 1.0
         }
     )
 

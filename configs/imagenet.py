@@ -19,6 +19,7 @@ from rfd_tf.configs import base
 def get_config():
     config = base.get_config()
     config.checkpoint_steps = 1000
+    config.backbone.norm_scale_init = "uniform"
     config.validation.source = "image_folder"
     config.validation.split = "val"
     # As the original and the literature read ImageNet.

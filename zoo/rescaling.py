@@ -28,9 +28,11 @@ def rescale(backbone: keras.Model, images: np.ndarray, *, seed: int = 0) -> kera
 
     For a random unit-normal gradient at the last layer, each layer's ratio is
     `sqrt(mean(gradient**2) / mean(weight**2))`. Every kernel is multiplied by the root of its ratio over the
-    target (the geometric mean of the ratios times the last layer's output deviation to the power 1 / layers),
-    its bias by that and by what the layers before have changed; up to 10 times, until every log-ratio is
-    within 1 %. The function stays the same up to a constant positive factor per feature.
+    target (the geometric mean of the ratios times the output's deviation to the power 1 / layers), its bias
+    by that and by what the layers before have changed; up to 10 times, each with a new gradient, until the
+    logarithm of every ratio is within 1 % of the target's. The output is the network's last, after any ReLU,
+    and its deviation the mean over the channels of each channel's. The function stays the same up to a
+    constant positive factor per feature.
 
     Args:
         backbone: a chain of convolutions and dense layers with ReLUs, without batch norm: fold it first.
@@ -50,14 +52,16 @@ def rescale(backbone: keras.Model, images: np.ndarray, *, seed: int = 0) -> kera
     rescaled = keras.models.clone_model(backbone)
     rescaled.set_weights(backbone.get_weights())
     copies = [rescaled.get_layer(layer.name) for layer in layers]
-    trunk = keras.Model(rescaled.inputs[0], copies[-1].output)
-    noise = np.random.default_rng(seed).standard_normal((len(images), *trunk.output.shape[1:]))
+    trunk = keras.Model(rescaled.inputs[0], rescaled.layers[-1].output)
+    rng = np.random.default_rng(seed)
     for _ in range(_STEPS):
+        noise = rng.standard_normal((len(images), *trunk.output.shape[1:])).astype("float32")
         with computing_in_float32(trunk):
-            ratios, deviation = _ratios(trunk, copies, images, noise.astype("float32"))
-        target = np.exp(np.mean(np.log(ratios))) * deviation ** (1.0 / len(copies))
-        if np.max(np.abs(np.log(ratios / target))) <= _LOG_RATIO:
+            ratios, deviation = _ratios(trunk, copies, images, noise)
+        log_target = np.mean(np.log(ratios)) + np.log(deviation) / len(copies)
+        if np.all(np.abs(np.log(ratios) - log_target) < _LOG_RATIO * abs(log_target)):
             break
+        target = np.exp(log_target)
         _scale(copies, np.sqrt(ratios / target))
     return rescaled
 
@@ -85,7 +89,7 @@ def _chain(backbone: keras.Model) -> list[keras.layers.Layer]:
 
 
 def _ratios(trunk, layers, images, noise) -> tuple[np.ndarray, float]:
-    """The layers' ratios, and the standard deviation of the last layer's output."""
+    """The layers' ratios, and the mean over the output's channels of their standard deviations."""
     import tensorflow as tf
 
     kernels = [layer.kernel.value for layer in layers]
@@ -103,9 +107,9 @@ def _ratios(trunk, layers, images, noise) -> tuple[np.ndarray, float]:
                 f"The layer {layer.name!r} is dead on these images: "
                 f"mean squared gradient {gradient:g}, weight {kernel:g}"
             )
-    deviation = float(tf.math.reduce_std(output))
+    deviation = float(np.std(output.numpy(), axis=tuple(range(output.shape.rank - 1))).mean())
     if not 0 < deviation < np.inf:
-        raise ZooError(f"The last layer's output has standard deviation {deviation:g} on these images")
+        raise ZooError(f"The network's output has standard deviation {deviation:g} on these images")
     return np.sqrt([gradient / kernel for gradient, kernel in squares]), deviation
 
 

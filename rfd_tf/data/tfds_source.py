@@ -3,7 +3,7 @@
 import functools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,9 @@ class TfdsSource(Source):
     """One split of any TFDS builder with an image feature.
 
     Where the builder gives file names (as imagenet2012 does), the index is the rank by (class, file name),
-    which is the order of `ImageFolder`. Otherwise it is the storage order, shard after shard.
+    which is the order of `ImageFolder`. Where it numbers its images in a feature `id`, such as `train_00042`
+    (as cifar10 and cifar100 do), the index is the rank by that number: the order of the original files, and
+    of torchvision. Otherwise it is the storage order, shard after shard.
 
     A builder prepared as array_record is read picture by picture from disk. Finding its labels and names
     takes a pass over the whole split, whose result `cache_dir` keeps. One prepared as tfrecord has no random
@@ -65,6 +67,8 @@ class TfdsSource(Source):
             raise ValueError(f"{name} has no image {image_key!r} (`image_key`); it has {', '.join(images)}")
         self._image_key = image_key
         self._keys = [key for key in (label_key, file_name_key) if key in features]
+        if file_name_key not in features and "id" in features and type(features["id"]).__name__ == "Text":
+            self._keys.append("id")
         self._records, self._images = None, None
         if builder.info.file_format.value == "array_record":
             self._records = builder.as_data_source(split, decoders=_skip_decoding(image_key))
@@ -75,7 +79,9 @@ class TfdsSource(Source):
         if labels is not None and (labels < 0).all():  # how TFDS marks labels that are kept secret
             labels = None
         if names is None:
-            self._order = np.arange(len(self._images if self._records is None else self._records))
+            numbers = _numbers(columns.get("id", ()))
+            stored = np.arange(len(self._images if self._records is None else self._records))
+            self._order = stored if numbers is None else np.argsort(numbers, kind="stable")
         else:
             self._order = np.lexsort([names] if labels is None else [names, labels])
         self._names = None if names is None else names[self._order]
@@ -162,6 +168,14 @@ class TfdsSource(Source):
             for key, values in columns.items():
                 values.append(record[key])
         return {key: np.asarray(values) for key, values in columns.items()}
+
+
+def _numbers(ids: Sequence[bytes]) -> np.ndarray | None:
+    """The numbers of ids such as `train_00042`, which share the part before; None where they have no such."""
+    found = [re.fullmatch(rb"(.*?_)(\d{1,18})", one) for one in ids]
+    if not found or None in found or len({match[1] for match in found}) > 1:
+        return None
+    return np.array([int(match[2]) for match in found])
 
 
 def _skip_decoding(image_key: str) -> dict:

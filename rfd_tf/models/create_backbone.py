@@ -7,8 +7,10 @@ import keras
 from rfd_tf.models.alexnet import alexnet
 from rfd_tf.models.backbone import wrap_backbone
 from rfd_tf.models.resnet_cifar import DEPTHS, resnet_cifar
+from rfd_tf.models.torch_defaults import draw_norm_scales
 
 BACKBONE_NAMES = ("alexnet", *(f"resnet{depth}" for depth in DEPTHS), "keras.applications.NAME")
+NORM_SCALE_INITS = ("ones", "uniform")
 _APPLICATIONS = "keras.applications."
 
 
@@ -19,6 +21,7 @@ def create_backbone(
     *,
     width: int = 0,
     dense_width: int = 0,
+    norm_scale_init: str = "ones",
     synchronized: bool = False,
 ) -> keras.Model:
     """A freshly initialised backbone.
@@ -30,23 +33,33 @@ def create_backbone(
         feature_names: the features to output; by default those of the published network.
         width: channels of a CIFAR ResNet's first block; 0 is the standard width.
         dense_width: units of the dense layers of `fc_block`; 0 is the standard width.
+        norm_scale_init: what batch norm's scales start as: `ones`, or `uniform` in [0, 1), as in PyTorch
+            before version 1.2.
         synchronized: synchronised batch norm (own backbones only).
 
     Raises:
         ValueError: on an unknown name, or an argument that the backbone does not take.
     """
+    if norm_scale_init not in NORM_SCALE_INITS:
+        raise ValueError(
+            f"`norm_scale_init` must be one of {NORM_SCALE_INITS}. Received: {norm_scale_init!r}"
+        )
     asked = {"feature_names": feature_names, "width": width, "dense_width": dense_width}
     options = {option: value for option, value in asked.items() if value}
     if name.startswith(_APPLICATIONS):
-        return _application(name.removeprefix(_APPLICATIONS), input_shape, **options)
-    options["synchronized"] = synchronized
-    if name == "alexnet":
+        backbone = _application(name.removeprefix(_APPLICATIONS), input_shape, **options)
+    elif name == "alexnet":
         if width:
             raise ValueError(f"AlexNet has no `width` to choose, only `dense_width`. Received: width={width}")
-        return alexnet(input_shape, **options)
-    if name in (f"resnet{depth}" for depth in DEPTHS):
-        return resnet_cifar(int(name.removeprefix("resnet")), input_shape, **options)
-    raise ValueError(f"Unknown backbone {name!r}; known: {', '.join(BACKBONE_NAMES)}")
+        backbone = alexnet(input_shape, synchronized=synchronized, **options)
+    elif name in (f"resnet{depth}" for depth in DEPTHS):
+        depth = int(name.removeprefix("resnet"))
+        backbone = resnet_cifar(depth, input_shape, synchronized=synchronized, **options)
+    else:
+        raise ValueError(f"Unknown backbone {name!r}; known: {', '.join(BACKBONE_NAMES)}")
+    if norm_scale_init == "uniform":
+        draw_norm_scales(backbone)
+    return backbone
 
 
 def _application(name, input_shape, feature_names=("pool",), **options) -> keras.Model:

@@ -97,16 +97,20 @@ def nonlinear_probe(
     return keras.Model(inputs, classifier(x, num_classes, cosine, f"{name}_classifier"), name=name)
 
 
-def classifier(x, num_classes: int, cosine: bool, name: str, kernel_initializer=None):
+def classifier(
+    x, num_classes: int, cosine: bool, name: str, kernel_initializer=None, bias_initializer="zeros"
+):
     """Logits [B, num_classes] of vectors, in full precision under a mixed policy too: dense, or cosines.
 
-    A dense layer's kernel starts as N(0, sqrt(2 / num_classes)), RFD's way, unless an initializer is given.
+    A dense layer's kernel starts as N(0, sqrt(2 / num_classes)) and its bias as 0, RFD's way, unless
+    initializers are given.
     """
     if cosine:
         return CosineDense(num_classes, name=name)(x)
     return layers.Dense(
         num_classes,
         kernel_initializer=kernel_initializer or _fan_out_normal(num_classes),
+        bias_initializer=bias_initializer,
         dtype=keras.config.floatx(),
         name=name,
     )(x)

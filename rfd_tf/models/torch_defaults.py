@@ -25,6 +25,16 @@ def dense(units: int, fan_in: int, name: str, dtype=None) -> keras.layers.Dense:
     )
 
 
+def draw_norm_scales(model: keras.Model) -> None:
+    """Have the scale of every batch norm start uniform in [0, 1), as PyTorch did before version 1.2.
+
+    Changes the model in place: for one that was just made.
+    """
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.scale:
+            layer.gamma.assign(keras.random.uniform(layer.gamma.shape))
+
+
 def batch_norm(name: str, synchronized: bool = False, affine: bool = True) -> keras.layers.BatchNormalization:
     """Batch norm with PyTorch's epsilon and momentum (0.1 there is 0.9 here), `affine` as there.
 

@@ -84,6 +84,7 @@ def build_backbone(config: ConfigDict, synchronized: bool = False) -> keras.Mode
         tuple(config.backbone.features) or None,
         width=config.backbone.width,
         dense_width=config.backbone.dense_width,
+        norm_scale_init=config.backbone.get("norm_scale_init", "ones"),  # runs from before it have none
         synchronized=synchronized,
     )
 

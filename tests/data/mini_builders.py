@@ -36,10 +36,36 @@ class MiniImagenet(tfds.core.GeneratorBasedBuilder):
 
 
 class MiniLabelled(MiniImagenet):
-    """Like cifar10: no file names."""
+    """Neither file names nor numbers."""
 
     __module__ = "mini_builders"
     FEATURES: ClassVar = ("image", "label")
+
+
+class MiniNumbered(MiniImagenet):
+    """Like cifar10: images are numbered in the order of the original files."""
+
+    __module__ = "mini_builders"
+
+    def _info(self):
+        features = {
+            "id": tfds.features.Text(),
+            "image": tfds.features.Image(encoding_format="jpeg"),
+            "label": tfds.features.ClassLabel(names=sorted(CONTENT)),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _generate_examples(self):
+        files = [(label, content) for label, files in CONTENT.items() for content in files.values()]
+        for number, (label, content) in enumerate(files):
+            yield (
+                f"train_{number:05d}",
+                {
+                    "id": f"train_{number:05d}",
+                    "image": io.BytesIO(content),
+                    "label": label,
+                },
+            )
 
 
 class MiniUnlabelled(MiniImagenet):

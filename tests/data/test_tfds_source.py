@@ -11,6 +11,7 @@ from rfd_tf.data import (
     open_source,
     training_dataset,
 )
+from rfd_tf.data.tfds_source import _numbers
 from tests.data.pictures import write
 
 mini_builders = pytest.importorskip("tests.data.mini_builders", reason="needs tensorflow_datasets")
@@ -52,6 +53,36 @@ def test_order_of_imagenet_is_the_folders(prepared, folder, file_format):
     assert source.class_names == folder.class_names
     assert source.describe(0) == "mini_imagenet/train[0] (n01_101.jpg)"
     assert find_bad_images(source) == {}
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_numbered_images_come_in_the_original_order(folder, tmp_path, file_format):
+    """TFDS stores by a hash; a long tail drawn from cifar10 must be drawn from the original's order."""
+    mini_builders.MiniNumbered(data_dir=tmp_path, file_format=file_format).download_and_prepare()
+    source = TfdsSource("mini_numbered", tmp_path, cache_dir=tmp_path)
+    original = [
+        (sorted(mini_builders.CONTENT).index(label), content)
+        for label, files in mini_builders.CONTENT.items()
+        for content in files.values()
+    ]
+    assert list(zip(source.labels.tolist(), contents(source), strict=True)) == original
+    stored = TfdsSource("mini_numbered", tmp_path, cache_dir=tmp_path)._order
+    assert not np.array_equal(stored, np.arange(len(stored))), "TFDS stored them in order: nothing was tested"
+    assert contents(TfdsSource("mini_numbered", tmp_path, cache_dir=tmp_path)) == contents(source)
+
+
+@pytest.mark.parametrize(
+    ("ids", "numbers"),
+    [
+        ([b"train_00010", b"train_00002"], [10, 2]),
+        ([b"a_1", b"b_2"], None),
+        ([b"x", b"train_1"], None),
+        ([], None),
+    ],
+)
+def test_numbers_of_ids(ids, numbers):
+    found = _numbers(ids)
+    assert (None if found is None else found.tolist()) == numbers
 
 
 def test_both_formats_agree_without_file_names(prepared, folder):

@@ -223,3 +223,19 @@ def test_synchronized_batch_norm_is_asked_for():
     norms = [layer for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert len(norms) == 7
     assert all(norm.synchronized for norm in norms)
+
+
+def test_batch_norm_scales_as_pytorch_1_0_drew_them():
+    keras.utils.set_random_seed(0)
+    model = create_backbone("resnet20", (16, 16, 3), norm_scale_init="uniform")
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    scales = np.concatenate([np.asarray(layer.gamma) for layer in norms])
+    assert scales.min() >= 0
+    assert scales.max() < 1
+    assert scales.mean() == pytest.approx(0.5, abs=0.05)
+    assert scales.var() == pytest.approx(1 / 12, rel=0.2)
+    assert len({np.asarray(layer.gamma).tobytes() for layer in norms}) == len(norms)
+    ones = create_backbone("alexnet", (64, 64, 3), dense_width=8)
+    assert (np.asarray(ones.get_layer("conv1_bn").gamma) == 1).all()
+    with pytest.raises(ValueError, match=r"norm_scale_init.*'zeros'"):
+        create_backbone("alexnet", (64, 64, 3), norm_scale_init="zeros")

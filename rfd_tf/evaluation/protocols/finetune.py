@@ -18,6 +18,7 @@ from rfd_tf.models import ProbedModel
 from rfd_tf.models.feature_model import FEATURES
 from rfd_tf.models.network_copy import network_copy
 from rfd_tf.models.probes import classifier
+from rfd_tf.models.torch_defaults import fan_in_uniform
 from rfd_tf.training.picture_inputs import PictureInputs
 from rfd_tf.training.probe_run import ProbeRun
 
@@ -154,7 +155,9 @@ def _head(
     width: int, cosine: bool, kernel_initializer, num_classes: int, name: str = "classifier"
 ) -> keras.Model:
     inputs = keras.Input((width,), name="feature")
-    logits = classifier(inputs, num_classes, cosine, name, kernel_initializer)
+    # Cao et al.'s code draws a kernel anew and leaves the bias as PyTorch begins it.
+    bias_initializer = fan_in_uniform(width) if kernel_initializer else "zeros"
+    logits = classifier(inputs, num_classes, cosine, name, kernel_initializer, bias_initializer)
     return keras.Model(inputs, logits, name=f"{name}_head")
 
 
