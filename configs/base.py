@@ -52,7 +52,7 @@ def get_config() -> ConfigDict:
     config.backbone = ConfigDict(
         {
             "name": "alexnet",  # or "resnet8" ... "resnet110", "keras.applications.NAME"
-            "features": (),  # its outputs; (): those of the published network
+            "features": (),  # its outputs; (): those of the published network, and `feature`
             "feature": "fc_block",  # the one that is split in halves
             "width": 0,  # channels of a CIFAR ResNet's first block; 0: the standard width
             "dense_width": 0,  # units of fc_block; 0: the standard width

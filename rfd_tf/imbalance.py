@@ -5,7 +5,7 @@ References:
     CB: Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -18,6 +18,11 @@ def checked_class_counts(class_counts: Sequence[float]) -> np.ndarray:
     Raises:
         ValueError: if it is not one-dimensional, is empty, or holds a count that is not positive and finite.
     """
+    if isinstance(class_counts, Mapping):
+        raise ValueError(
+            "`class_counts` must be a sequence, the count of class 0 first. Received a mapping: "
+            f"{class_counts!r:.80}"
+        )
     counts = np.asarray(class_counts, dtype="float64")
     if counts.ndim != 1 or counts.size == 0:
         raise ValueError(f"`class_counts` must be a non-empty vector. Received shape {counts.shape}")

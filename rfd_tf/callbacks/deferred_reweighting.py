@@ -11,8 +11,8 @@ class DeferredReweighting(keras.callbacks.Callback):
     Args:
         start_epoch: first epoch (from 0) with class-balanced weights; 160 of 200 in the paper.
         beta: in [0, 1), 0.9999 in the paper.
-        loss: an `LDAMLoss` (or any loss with `reweight(beta)`); by default the model's compiled loss, or its
-            `rotation_loss`.
+        loss: an `LDAMLoss` (or any loss with `reweight(beta)`); by default every such loss among those that
+            the model was compiled with, also of several outputs, or its `rotation_loss`.
 
     Raises:
         ValueError: on an argument out of range, or where the model's loss cannot be re-weighted.
@@ -36,10 +36,12 @@ class DeferredReweighting(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._current_beta = None
+        candidates = [self.loss]
         if self.loss is None:
-            candidates = (getattr(self.model, "loss", None), getattr(self.model, "rotation_loss", None))
-            self.loss = next((c for c in candidates if hasattr(c, "reweight")), None)
-        if not hasattr(self.loss, "reweight"):
+            candidates = keras.tree.flatten(getattr(self.model, "loss", None))
+            candidates.append(getattr(self.model, "rotation_loss", None))
+        self._losses = [candidate for candidate in candidates if hasattr(candidate, "reweight")]
+        if not self._losses:
             raise ValueError("DeferredReweighting needs a loss with class weights, such as LDAMLoss")
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -48,6 +50,7 @@ class DeferredReweighting(keras.callbacks.Callback):
             return
         changed = self._current_beta is not None
         self._current_beta = beta
-        self.loss.reweight(beta)
+        for loss in self._losses:
+            loss.reweight(beta)
         if changed and keras.backend.backend() == "jax":
             self.model.make_train_function(force=True)

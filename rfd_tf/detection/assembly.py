@@ -56,7 +56,7 @@ def build_optimizer(config: ConfigDict, model: FastRCNN) -> CoupledSGD:
     optimizer.build(model.trainable_variables)
     biases = [variable for variable in model.trainable_variables if variable.path.endswith("/bias")]
     optimizer.scale_rates(biases, config.optimizer.bias_rate)
-    optimizer.spare_decay(biases)
+    optimizer.exclude_from_weight_decay(biases)
     return optimizer
 
 

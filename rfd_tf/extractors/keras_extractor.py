@@ -11,8 +11,10 @@ from rfd_tf.extractors.extractor import FeatureExtractor
 from rfd_tf.extractors.feature_maps import check_feature_maps
 from rfd_tf.extractors.model_info import UINT8, ModelInfo
 from rfd_tf.json_text import parse_json
+from rfd_tf.models.extract_features import compiled_inference
 from rfd_tf.models.feature_model import ROTATION_PROBABILITIES, feature_model
 from rfd_tf.models.keras_file import facts_inside, read_keras, write_keras
+from rfd_tf.models.network_copy import network_copy
 from rfd_tf.models.variables import digest_weights
 from rfd_tf.precision import to_float32
 
@@ -63,16 +65,7 @@ class KerasExtractor(FeatureExtractor):
         """Computes no more than `names` ask for; traced once for each."""
         if names not in self._selected:
             part = keras.Model(self.model.inputs[0], {name: self.model.output[name] for name in names})
-
-            def infer(images):
-                return part(images, training=False)
-
-            if keras.backend.backend() == "tensorflow":
-                import tensorflow as tf
-
-                spec = tf.TensorSpec((None, *self.info.image_shape), tf.float32)
-                infer = tf.function(infer, input_signature=[spec])
-            self._selected[names] = infer
+            self._selected[names] = compiled_inference(part, (None, *self.info.image_shape))
         return self._selected[names]
 
 
@@ -87,7 +80,7 @@ def keras_extractor(
     decoupled: bool = True,
     heads: keras.Model | None = None,
 ) -> KerasExtractor:
-    """An extractor of a backbone in memory; it computes in float32, and so does `backbone` from now on.
+    """An extractor of a backbone in memory. It computes in float32: a backbone of another policy is copied.
 
     Args:
         backbone, feature_name, feature_maps, decoupled, heads: as of `models.feature_model`; by default with
@@ -97,7 +90,8 @@ def keras_extractor(
         name: of the model; by default the backbone's.
     """
     model = feature_model(backbone, feature_name, feature_maps, decoupled=decoupled, heads=heads)
-    to_float32(model)
+    if any(layer.dtype_policy.compute_dtype != "float32" for layer in model._flatten_layers()):
+        model = network_copy(model, list(model.output), dtype="float32")
     size = preprocessing.image_size
     if tuple(model.input_shape[1:]) not in ((size, size, 3), (None, None, 3)):
         raise ValueError(

@@ -13,6 +13,9 @@ def fuse_batch_norm(model: keras.Model) -> None:
     the whole map: they took a sixth of AlexNet's training step. The fused operation and its gradient compute
     the same, up to rounding, in about a quarter of that time (`benchmarks/NOTES.md`).
 
+    Changes the model's layers in place: call it on a model of yours before `fit`. `rfd train` and its like do
+    so with theirs; no layer or model of this package does it to what it is given.
+
     Only how the layers compute changes: they stay Keras's own, with their variables, also when they are
     saved. Those that it does not fit stay as they are: synchronized over replicas, with renormalisation, in
     doubles, of another axis than the last, of inputs that are not maps [B, H, W, C]; so do all on other

@@ -10,16 +10,16 @@ from rfd_tf.losses.class_weighted_loss import ClassWeightedLoss
 class ClassBalancedLoss(ClassWeightedLoss):
     """Cross-entropy, each class weighted by the inverse of its effective number of examples.
 
-    The weights are `imbalance.class_balanced_weights`; the reduction is that of `ClassWeightedLoss`,
-    PyTorch's weighted mean.
+    The weights are `imbalance.class_balanced_weights`; reductions are those of `ClassWeightedLoss`.
 
     Args:
         class_counts: [C] training examples per class, positive.
         beta: in [0, 1); 0 gives the plain cross-entropy.
         name: the loss's name.
+        reduction, dtype: as of `keras.losses.Loss`.
 
     Call args:
-        y_true: [B] (or [B, 1]) integer labels in [0, C).
+        y_true: [B] (or [B, 1]) integer labels in [0, C), or [B, C] one-hot or soft labels.
         y_pred: [B, C] logits.
         sample_weight: optional [B].
 
@@ -30,14 +30,19 @@ class ClassBalancedLoss(ClassWeightedLoss):
     """
 
     def __init__(
-        self, class_counts: Sequence[float], beta: float = 0.9999, name: str = "class_balanced_loss"
+        self,
+        class_counts: Sequence[float],
+        beta: float = 0.9999,
+        name: str = "class_balanced_loss",
+        reduction: str = "sum_over_batch_size",
+        dtype=None,
     ):
-        super().__init__(class_counts, name)
+        super().__init__(class_counts, name, reduction, dtype)
         self.beta = beta
         self.reweight(beta)
 
-    def example_losses(self, true_class, logits):
-        return cross_entropy(true_class, logits)
+    def example_losses(self, shares, logits):
+        return cross_entropy(shares, logits)
 
     def get_config(self):
-        return {"class_counts": self.class_counts, "beta": self.beta, "name": self.name}
+        return {**super().get_config(), "beta": self.beta}

@@ -8,15 +8,17 @@ from rfd_tf.losses.class_logits_loss import ClassLogitsLoss, cross_entropy
 class FocalLoss(ClassLogitsLoss):
     """Cross-entropy times `(1 - p) ** gamma`, p the probability of the true class: easy examples count less.
 
-    Over a softmax, without the class weights alpha. Keras's `CategoricalFocalCrossentropy` takes one-hot
-    labels and clips probabilities, which stops the gradient of the hardest examples.
+    Over a softmax, without the class weights alpha; for a distribution over the classes p is its mean
+    probability. Keras's `CategoricalFocalCrossentropy` clips probabilities, which stops the gradient of the
+    hardest examples.
 
     Args:
         gamma: at least 0; 0 gives the plain cross-entropy, 2 is the paper's.
         name: the loss's name.
+        reduction, dtype: as of `keras.losses.Loss`.
 
     Call args:
-        y_true: [B] (or [B, 1]) integer labels in [0, C).
+        y_true: [B] (or [B, 1]) integer labels in [0, C), or [B, C] one-hot or soft labels.
         y_pred: [B, C] logits.
         sample_weight: optional [B].
 
@@ -26,18 +28,24 @@ class FocalLoss(ClassLogitsLoss):
     Reference: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 4.
     """
 
-    def __init__(self, gamma: float = 2.0, name: str = "focal_loss"):
-        super().__init__(None, name)
+    def __init__(
+        self,
+        gamma: float = 2.0,
+        name: str = "focal_loss",
+        reduction: str = "sum_over_batch_size",
+        dtype=None,
+    ):
+        super().__init__(None, name, reduction, dtype)
         if not 0 <= gamma < float("inf"):
             raise ValueError(f"`gamma` must be at least 0 and finite. Received: gamma={gamma}")
         self.gamma = gamma
 
-    def example_losses(self, true_class, logits):
-        losses = cross_entropy(true_class, logits)
+    def example_losses(self, shares, logits):
+        losses = cross_entropy(shares, logits)
         # 1 - p from the other classes' probabilities: the difference would be rounded away where p is near 1.
-        others = ops.sum((1.0 - true_class) * ops.softmax(logits, axis=-1), axis=-1)
+        others = ops.sum((1.0 - shares) * ops.softmax(logits, axis=-1), axis=-1)
         # The floor keeps the gradient of the power finite for gamma < 1.
         return ops.power(ops.maximum(others, 1e-37), self.gamma) * losses
 
     def get_config(self):
-        return {"gamma": self.gamma, "name": self.name}
+        return {**super().get_config(), "gamma": self.gamma}

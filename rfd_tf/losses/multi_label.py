@@ -9,6 +9,10 @@ class MultiLabelLoss(keras.losses.Loss):
     An image's loss is the sum over the classes, as published code has it, not their mean. A class of which
     it is not to be asked whether it is there adds nothing.
 
+    Args:
+        name: the loss's name.
+        reduction, dtype: as of `keras.losses.Loss`.
+
     Call args:
         y_true: [B, C], 1 where a class is in the image, -1 where it is not, 0 where that does not count (in
             PASCAL VOC: only difficult objects of it are there).
@@ -20,8 +24,8 @@ class MultiLabelLoss(keras.losses.Loss):
     Reference: Krähenbühl et al., ICLR 2016, "Data-dependent initializations of CNNs", and its code.
     """
 
-    def __init__(self, name: str = "multi_label_loss"):
-        super().__init__(name=name, reduction="sum_over_batch_size", dtype=keras.config.floatx())
+    def __init__(self, name: str = "multi_label_loss", reduction: str = "sum_over_batch_size", dtype=None):
+        super().__init__(name=name, reduction=reduction, dtype=dtype or keras.config.floatx())
 
     def call(self, y_true, y_pred):
         """Losses [B]."""
@@ -35,4 +39,4 @@ class MultiLabelLoss(keras.losses.Loss):
         return ops.sum(losses * ops.abs(truth), axis=-1)
 
     def get_config(self):
-        return {"name": self.name}
+        return {**super().get_config(), "dtype": keras.backend.standardize_dtype(self.dtype)}

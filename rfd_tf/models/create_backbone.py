@@ -4,9 +4,12 @@ from collections.abc import Sequence
 
 import keras
 
+from rfd_tf.models.alexnet import FEATURE_NAMES as ALEXNET_FEATURES
 from rfd_tf.models.alexnet import alexnet
 from rfd_tf.models.backbone import wrap_backbone
+from rfd_tf.models.resnet_cifar import DEFAULT_FEATURE_NAMES as RESNET_DEFAULTS
 from rfd_tf.models.resnet_cifar import DEPTHS, resnet_cifar
+from rfd_tf.models.resnet_cifar import FEATURE_NAMES as RESNET_FEATURES
 from rfd_tf.models.torch_defaults import draw_norm_scales
 
 BACKBONE_NAMES = ("alexnet", *(f"resnet{depth}" for depth in DEPTHS), "keras.applications.NAME")
@@ -60,6 +63,19 @@ def create_backbone(
     if norm_scale_init == "uniform":
         draw_norm_scales(backbone)
     return backbone
+
+
+def default_feature_names(name: str, needed: str) -> tuple[str, ...] | None:
+    """The features of the published network, and `needed` where the backbone has it beyond those.
+
+    None where the backbone has only its default ones to give, or is unknown.
+    """
+    if name == "alexnet":
+        return ALEXNET_FEATURES
+    if name in (f"resnet{depth}" for depth in DEPTHS):
+        beyond = needed in RESNET_FEATURES and needed not in RESNET_DEFAULTS
+        return (*RESNET_DEFAULTS, needed) if beyond else RESNET_DEFAULTS
+    return None
 
 
 def _application(name, input_shape, feature_names=("pool",), **options) -> keras.Model:

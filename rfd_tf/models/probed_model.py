@@ -4,7 +4,6 @@ import keras
 from keras import ops
 
 from rfd_tf.distribution import num_replicas
-from rfd_tf.layers.fused_batch_norm import fuse_batch_norm
 from rfd_tf.models.variables import variables_without
 
 
@@ -23,7 +22,8 @@ class ProbedModel(keras.Model):
         feature_names: probe name -> the feature that it reads.
         probe_losses: probe name -> loss on labels [B] and logits.
         backbone: functional model from images to a dict of features; None where features are the input.
-        frozen: whether the backbone stays as it is. Otherwise it is trained along, batch norm included.
+        frozen: whether the backbone stays as it is; sets its `trainable`. Otherwise it is trained along,
+            batch norm included.
         auxiliary: name of an auxiliary probe -> the weight of its loss. Its labels [B] are the input of its
             name.
 
@@ -86,8 +86,6 @@ class ProbedModel(keras.Model):
         ]
         self._add_metrics()
         self.built = True
-        for network in (*self.probes.values(), *([] if backbone is None else [backbone])):
-            fuse_batch_norm(network)
 
     def _add_metrics(self) -> None:
         self.loss_trackers = {name: keras.metrics.Mean(name=f"{name}_loss") for name in self.probes}

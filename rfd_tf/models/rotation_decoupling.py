@@ -6,7 +6,6 @@ from keras import ops
 
 from rfd_tf.distribution import num_replicas
 from rfd_tf.layers.cosine_dense import CosineDense
-from rfd_tf.layers.fused_batch_norm import fuse_batch_norm
 from rfd_tf.layers.memory_bank import MemoryBank
 from rfd_tf.layers.normalize import l2_normalize
 from rfd_tf.losses.instance import instance_softmax_loss, nce_loss
@@ -132,7 +131,6 @@ class RotationDecoupling(keras.Model):
         self.rotation_class_weights = getattr(self.rotation_loss, "class_weights", None)
         self._add_metrics()
         self.built = True
-        fuse_batch_norm(backbone)
 
     def _add_heads(self) -> None:
         if self._rotation_head_kind == "cosine":

@@ -1,3 +1,6 @@
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
 import keras
 from keras import ops
 
@@ -15,7 +18,9 @@ class CoupledSGD(keras.optimizers.Optimizer):
         momentum: in [0, 1).
         nesterov: whether to look ahead.
         coupled_weight_decay: at least 0; applies to every variable, biases and batch norm included, unless
-            `spare_decay` names it.
+            `exclude_from_weight_decay` names it.
+        without_decay: paths of variables that do not decay.
+        rate_factors: path of a variable -> what its rate is multiplied by.
 
     Raises:
         ValueError: on an argument out of range.
@@ -29,6 +34,8 @@ class CoupledSGD(keras.optimizers.Optimizer):
         momentum: float = 0.0,
         nesterov: bool = False,
         coupled_weight_decay: float = 0.0,
+        without_decay: Sequence[str] = (),
+        rate_factors: Mapping[str, float] | None = None,
         name: str = "coupled_sgd",
         **kwargs,
     ):
@@ -42,28 +49,53 @@ class CoupledSGD(keras.optimizers.Optimizer):
         self.momentum = momentum
         self.nesterov = nesterov
         self.coupled_weight_decay = coupled_weight_decay
+        self.without_decay = set(without_decay)
+        self.rate_factors = dict(rate_factors or {})
+        self._names_without_decay: list[str] = []
 
     def build(self, variables):
         if self.built:
             return
         super().build(variables)
-        self._rate_factors = {}
-        self._without_decay = set()
+        self._look_up(variables)
         self.velocities = self.add_optimizer_variables(variables, "velocity") if self.momentum else []
 
-    def scale_rates(self, variables, factor: float) -> None:
-        """Multiply the rate of some variables by `factor` > 0, once built; not part of the config."""
+    def _look_up(self, variables: Iterable[keras.Variable]) -> None:
+        """Decays and rates by index: under `tf.distribute` a step is given variables without a path."""
+        for name in self._names_without_decay:
+            self.without_decay |= {v.path for v in variables if re.search(name, v.name)}
+        self._without_decay, self._factors = set(), {}
+        for variable in variables:
+            place = self._get_variable_index(variable)
+            if any(_same(variable.path, path) for path in self.without_decay):
+                self._without_decay.add(place)
+            for path, factor in self.rate_factors.items():
+                if _same(variable.path, path):
+                    self._factors[place] = factor
+
+    def scale_rates(self, variables: Iterable[keras.Variable], factor: float) -> None:
+        """Multiply the rate of some variables by `factor` > 0. Saved with the optimizer, by path."""
         if not factor > 0:
             raise ValueError(f"`factor` must be positive. Received: factor={factor}")
-        self._rate_factors |= {self._get_variable_index(variable): factor for variable in variables}
+        self.rate_factors |= {variable.path: float(factor) for variable in variables}
+        if self.built:
+            self._look_up(self._trainable_variables)
 
-    def spare_decay(self, variables) -> None:
-        """No weight decay for some variables, once built; not part of the config."""
-        self._without_decay |= {self._get_variable_index(variable) for variable in variables}
+    def exclude_from_weight_decay(self, var_list=None, var_names=None) -> None:
+        """No weight decay for some variables, before or after `build`. Saved with the optimizer, by path.
+
+        Args:
+            var_list: variables.
+            var_names: regular expressions of variables' names, such as `"bias"`.
+        """
+        self.without_decay |= {variable.path for variable in var_list or ()}
+        self._names_without_decay += list(var_names or ())
+        if self.built:
+            self._look_up(self._trainable_variables)
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
-        rate = ops.cast(learning_rate * self._rate_factors.get(index, 1.0), variable.dtype)
+        rate = ops.cast(learning_rate * self._factors.get(index, 1.0), variable.dtype)
         step = ops.cast(gradient, variable.dtype)
         decay = 0.0 if index in self._without_decay else self.coupled_weight_decay
         if self.momentum and keras.backend.backend() == "tensorflow":
@@ -112,4 +144,11 @@ class CoupledSGD(keras.optimizers.Optimizer):
             "momentum": self.momentum,
             "nesterov": self.nesterov,
             "coupled_weight_decay": self.coupled_weight_decay,
+            "without_decay": sorted(self.without_decay),
+            "rate_factors": dict(self.rate_factors),
         }
+
+
+def _same(path: str, other: str) -> bool:
+    """Whether two paths may be one variable's: a model that is loaded can lack the name of the model before."""
+    return path == other or path.endswith(f"/{other}") or other.endswith(f"/{path}")

@@ -11,6 +11,7 @@ from rfd_tf import callbacks, data, imbalance
 from rfd_tf.losses import LDAMLoss
 from rfd_tf.models import RotationDecoupling, create_backbone
 from rfd_tf.models.backbone import check_feature_names
+from rfd_tf.models.create_backbone import default_feature_names
 from rfd_tf.optimizers import CoupledSGD
 from rfd_tf.schedules import milestone_schedule
 from rfd_tf.training.sources import Pictures, negatives_per_image
@@ -81,7 +82,8 @@ def build_backbone(config: ConfigDict, synchronized: bool = False) -> keras.Mode
     return create_backbone(
         config.backbone.name,
         (size, size, 3),
-        tuple(config.backbone.features) or None,
+        tuple(config.backbone.features)
+        or default_feature_names(config.backbone.name, config.backbone.feature),
         width=config.backbone.width,
         dense_width=config.backbone.dense_width,
         norm_scale_init=config.backbone.get("norm_scale_init", "ones"),  # runs from before it have none

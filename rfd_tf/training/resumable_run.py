@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from rfd_tf import data, distribution
 from rfd_tf.atomic import naming
 from rfd_tf.callbacks import GracefulStop, StopOnNonFinite, TrainingCheckpoint
+from rfd_tf.layers import fuse_batch_norm
 from rfd_tf.training.sources import IMAGE_ERRORS
 from rfd_tf.training.workdir import HISTORY_FILE, WorkdirError, trim_history
 
@@ -109,6 +110,7 @@ class ResumableRun(abc.ABC):
             self.model = self.build_model(synchronized=self.strategy.num_replicas_in_sync > 1)
             if self.step:
                 self.checkpoint.restore(self.model, self.step)
+        fuse_batch_norm(self.model)
         if self.step:
             logging.info("Continuing after step %d", self.step)
         if self.is_first_worker:

@@ -57,3 +57,42 @@ def test_reweighting_and_instance_weights_acted(on_tensorflow):
     losses = on_tensorflow["classifier/loss"]
     assert np.isfinite(losses).all()
     assert abs(losses[1] - losses[0]) > 0.05
+
+
+COUNT_TRACES = """
+import keras, numpy as np
+from rfd_tf.models import resnet_cifar
+from rfd_tf.models.extract_features import extract_features
+
+traces = 0
+
+class Counted(keras.layers.Layer):
+    def call(self, inputs):
+        global traces
+        traces += 1
+        return inputs
+
+inputs = keras.Input((8, 8, 3))
+backbone = keras.Model(inputs, {"maps": Counted()(keras.layers.Conv2D(4, 3)(inputs))})
+rng = np.random.default_rng(0)
+images = rng.normal(size=(5, 4, 8, 8, 3)).astype("float32")
+batches = [{"image": batch, "index": np.arange(4)} for batch in images]
+expected = np.concatenate([np.asarray(backbone(b["image"])["maps"]).mean(axis=(1, 2)) for b in batches])
+traces = 0
+features, index = extract_features(backbone, batches, "maps")
+np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
+print("traces:", traces)
+"""
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_features_are_compiled_once(backend):
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    environment = os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(
+        [sys.executable, "-c", COUNT_TRACES], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    # Once to build the model of the one feature, once to compile it.
+    assert int(done.stdout.split("traces:")[1]) <= 2

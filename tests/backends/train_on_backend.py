@@ -97,6 +97,13 @@ def train_probes(rng) -> dict[str, np.ndarray]:
 def classifier_losses(rng) -> dict[str, np.ndarray]:
     logits, labels = rng.normal(size=(16, 3)), rng.integers(0, 3, 16)
     found = {name: classifier_loss(name, (1000, 100, 10)).loss(labels, logits) for name in CLASSIFIER_LOSSES}
+    soft = rng.dirichlet(np.ones(3), 16)
+    for name in CLASSIFIER_LOSSES[1:]:  # the first is Keras's own, for integers only
+        loss = classifier_loss(name, (1000, 100, 10)).loss
+        found[f"{name}/soft"] = loss(soft, logits)
+        found[f"{name}/none"] = type(loss).from_config({**loss.get_config(), "reduction": "none"})(
+            labels, logits
+        )
     return {f"losses/{name}": keras.ops.convert_to_numpy(value) for name, value in found.items()}
 
 

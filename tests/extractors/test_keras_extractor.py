@@ -2,13 +2,14 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 
 from rfd_tf.data import Preprocessing
 from rfd_tf.extractors import FeatureExtractor, keras_extractor, open_extractor, save_keras
 from rfd_tf.extractors.model_info import ModelInfo
-from rfd_tf.models import RotationDecoupling, create_backbone
+from rfd_tf.models import RotationDecoupling, create_backbone, resnet_cifar
 
 RECIPE = {"image_size": 16, "train": "resize", "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.3)}
 
@@ -190,3 +191,19 @@ def test_descriptions_from_before_exif_orientation(run, tmp_path):
     for data in ({}, {"exif_orientation": False}):
         (tmp_path / "config.json").write_text(json.dumps(config | {"data": data}))
         assert not open_extractor(tmp_path).info.preprocessing.exif_orientation
+
+
+def test_a_backbone_in_mixed_precision_stays_so():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        backbone = resnet_cifar(8, (8, 8, 3), ["pool"], width=4)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype("float32")
+    before = np.asarray(keras.ops.cast(backbone(images)["pool"], "float32"))
+    extractor = keras_extractor(backbone, Preprocessing(8, "resize"), "memory")
+    found = extractor(images, ["features"])["features"]
+    assert {layer.dtype_policy.name for layer in backbone.layers} == {"mixed_bfloat16"}
+    np.testing.assert_array_equal(np.asarray(keras.ops.cast(backbone(images)["pool"], "float32")), before)
+    assert found.dtype == np.float32
+    assert 0 < np.abs(found - before).max() < 0.05 * np.abs(before).max()

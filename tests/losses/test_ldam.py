@@ -52,7 +52,7 @@ def test_sample_weights_scale_without_entering_the_divisor():
     loss = LDAMLoss(COUNTS)
     loss.reweight(0.999)
     class_weights = class_balanced_weights(COUNTS, 0.999)[labels]
-    per_example = loss.call(labels, cosines).numpy()
+    per_example = LDAMLoss(COUNTS, reduction="none")(labels, cosines).numpy()
     expected = (sample_weights * class_weights * per_example).sum() / class_weights.sum()
     assert float(loss(labels, cosines, sample_weights)) == pytest.approx(expected, rel=1e-5)
     assert float(loss(labels[:, None], cosines, sample_weights[:, None])) == pytest.approx(expected, rel=1e-5)

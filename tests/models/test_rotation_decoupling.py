@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from rfd_tf.imbalance import effective_rotation_counts, rotation_instance_weights
+from rfd_tf.layers import fuse_batch_norm
 from rfd_tf.losses import LDAMLoss
 from rfd_tf.models import RotationDecoupling, alexnet, resnet_cifar
 from rfd_tf.optimizers import CoupledSGD
@@ -207,6 +208,19 @@ def test_loss_weights_change_without_a_retrace():
     assert logs["loss"][0] == pytest.approx(weighted, rel=1e-4)
     with pytest.raises(ValueError, match="three weights"):
         model.set_loss_weights((1, 1))
+
+
+def test_the_backbone_is_not_changed():
+    """Batch norm is fused by our runs, or by a call of the user's, never by a constructor."""
+    backbone = resnet_cifar(8, (8, 8, 3), ["pool"], width=4)
+    before = [dict(layer.__dict__) for layer in backbone.layers]
+    model = RotationDecoupling(backbone, SMALL_N, num_negatives=K)
+    assert model.backbone is backbone
+    for layer, attributes in zip(backbone.layers, before, strict=True):
+        assert layer.__dict__.keys() == attributes.keys(), layer.name
+        assert "call" not in layer.__dict__
+    fuse_batch_norm(model)
+    assert "call" in backbone.get_layer("conv1_bn").__dict__
 
 
 def test_the_saved_backbone_has_no_bank(tmp_path):

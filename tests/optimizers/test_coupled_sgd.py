@@ -43,7 +43,7 @@ def test_rates_and_decays_of_their_own_are_torchs_parameter_groups(spared):
     optimizer.scale_rates(ours[1:], 0.2)
     groups = [{"params": theirs[:1]}, {"params": theirs[1:], "lr": 0.02}]
     if spared:
-        optimizer.spare_decay(ours[1:])
+        optimizer.exclude_from_weight_decay(ours[1:])
         groups[1]["weight_decay"] = 0.0
     reference = torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-2)
     for _ in range(5):
@@ -57,6 +57,34 @@ def test_rates_and_decays_of_their_own_are_torchs_parameter_groups(spared):
         np.testing.assert_allclose(value, parameter.detach().numpy(), rtol=2e-6, atol=2e-7)
     with pytest.raises(ValueError, match="factor=0"):
         optimizer.scale_rates(ours, 0)
+
+
+def test_rates_and_decays_of_their_own_survive_saving(tmp_path):
+    def model_of(optimizer):
+        keras.utils.set_random_seed(0)
+        layers = [keras.layers.Dense(4, name="first"), keras.layers.Dense(1, name="second")]
+        model = keras.Sequential([keras.Input((3,)), *layers])
+        model.compile(optimizer, loss="mse")
+        return model
+
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(8, 3)), rng.normal(size=(8, 1))
+    optimizer = CoupledSGD(0.1, 0.9, coupled_weight_decay=0.3)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])  # before it is built
+    model = model_of(optimizer)
+    optimizer.scale_rates(model.get_layer("first").trainable_variables, 0.5)
+    model.fit(x, y, epochs=2, verbose=0)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert again.optimizer.get_config() == optimizer.get_config()
+    assert [path.split("/")[-2] for path in sorted(again.optimizer.without_decay)] == ["first", "second"]
+    plain = model_of(CoupledSGD(0.1, 0.9, coupled_weight_decay=0.3))
+    plain.set_weights(model.get_weights())
+    for one in (model, again, plain):
+        one.fit(x, y, epochs=2, shuffle=False, verbose=0)
+    for ours, theirs in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert np.abs(plain.get_weights()[1] - model.get_weights()[1]).max() > 1e-4
 
 
 def test_keras_sgd_is_not_the_same():
