@@ -30,6 +30,7 @@ from tests.data.pictures import oriented
 from tests.detection.tiny_detector import CLASSES, tiny_detector
 from tests.export.models import small_backbone, write_run
 from tests.serving.server import ModelServer
+from zoo.calibration_images import calibration_images
 
 ORIENTATIONS = range(1, 9)
 
@@ -173,6 +174,11 @@ def test_proposals_are_in_what_is_shown(lossless):
     ignoring = SelectiveSearch("single", exif_orientation=False)
     assert ignoring(lossless / "6.png")[:, 2].max() <= 71
     assert ignoring.fingerprint() != search.fingerprint()
+
+
+def test_calibration_images_are_as_shown(lossless):
+    images = calibration_images(lossless, (24, 32), 8)
+    assert (images == images[:1]).all()
 
 
 def test_objects_are_found_in_what_is_shown(lossless, tmp_path):

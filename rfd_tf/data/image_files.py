@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ DECODABLE = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 UNDECODABLE = (".ppm", ".pgm", ".tif", ".tiff")
 ON_ERROR = ("raise", "skip")
 LISTED_KINDS = 10  # of files left out, that are told apart in a message
+_ENDING = re.compile(r"\.(?=.*[a-z])\w{1,10}", re.ASCII)  # not the numbers of a series, nor what is no text
 BESIDE = "beside the class folders"  # a kind of pictures
 
 
@@ -105,8 +107,9 @@ def has_picture_ending(name: str) -> bool:
 
 
 def kind_of_file(name: str) -> str:
-    """What a file that is left out is counted as: `hidden`, its ending such as `.heic`, or `no ending`."""
-    return "hidden" if name.startswith(".") else Path(name).suffix.lower() or "no ending"
+    """What a file that is left out is counted as: `hidden`, its ending such as `.heic`, or `other ending`."""
+    ending = os.path.splitext(name)[1].lower()
+    return "hidden" if name.startswith(".") else ending if _ENDING.fullmatch(ending) else "other ending"
 
 
 def left_out_text(left_out: Mapping[str, int]) -> str:

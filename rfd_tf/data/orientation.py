@@ -28,22 +28,21 @@ def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Stored pixels [H, W, 3] as they are to be shown, for an orientation of 1 to 8 (int32 scalar)."""
+    """Stored pixels [H, W, C] as they are to be shown, for an orientation of 1 to 8 (int32 scalar)."""
 
     def turned() -> tf.Tensor:
-        transposed = tf.cond(
-            _chosen(TRANSPOSES, orientation), lambda: tf.transpose(image, [1, 0, 2]), lambda: image
-        )
-        flips = [_chosen(FLIPS_ROWS, orientation), _chosen(FLIPS_COLUMNS, orientation), False]
-        return tf.raw_ops.Reverse(tensor=transposed, dims=tf.stack(flips))
+        transposed, rows, columns = _turns(orientation)
+        straight = tf.cond(transposed, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
+        return tf.raw_ops.Reverse(tensor=straight, dims=tf.stack([rows, columns, False]))
 
-    shape = [None, None, image.shape[2]]
+    height, width, channels = image.shape
+    shape = [height, width, channels] if height == width else [None, None, channels]
     return tf.ensure_shape(tf.cond(orientation == 1, lambda: image, turned), shape)
 
 
 def shown_size(height: tf.Tensor, width: tf.Tensor, orientation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """(height, width) as shown, of an image that is stored as `height` x `width`."""
-    transposed = _chosen(TRANSPOSES, orientation)
+    transposed, _, _ = _turns(orientation)
     return tf.where(transposed, width, height), tf.where(transposed, height, width)
 
 
@@ -54,12 +53,22 @@ def stored_window(
     orientation: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
     """(top, left, height, width) in the stored image, of a window in the shown one of `height` x `width`."""
+    transposed, rows, columns = _turns(orientation)
     top, left, window_height, window_width = window
-    top = tf.where(_chosen(FLIPS_ROWS, orientation), height - top - window_height, top)
-    left = tf.where(_chosen(FLIPS_COLUMNS, orientation), width - left - window_width, left)
-    transposed = _chosen(TRANSPOSES, orientation)
-    as_stored = tf.stack([top, left, window_height, window_width])
-    return tuple(tf.unstack(tf.where(transposed, tf.gather(as_stored, [1, 0, 3, 2]), as_stored)))
+    top = tf.where(rows, height - top - window_height, top)
+    left = tf.where(columns, width - left - window_width, left)
+    return (
+        tf.where(transposed, left, top),
+        tf.where(transposed, top, left),
+        tf.where(transposed, window_width, window_height),
+        tf.where(transposed, window_height, window_width),
+    )
+
+
+def _turns(orientation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Whether rows and columns are exchanged, then rows reversed, then columns: bool scalars."""
+    table = [[o in turned for turned in (TRANSPOSES, FLIPS_ROWS, FLIPS_COLUMNS)] for o in range(9)]
+    return tuple(tf.unstack(tf.gather(table, orientation)))
 
 
 # Called, not inlined: in a branch that is not taken TensorFlow still passes over every inlined operation.
@@ -77,10 +86,6 @@ def _searched(encoded: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
         lambda: tf.cond(is_png | is_webp, lambda: _exif_of_chunks(encoded, is_png), lambda: (0, 0)),
     )
     return tf.cond(length > 0, lambda: _orientation(_part(encoded, start, length)), lambda: tf.constant(1))
-
-
-def _chosen(orientations: frozenset[int], orientation: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_any(orientation == sorted(orientations))
 
 
 def _exif_of_jpeg(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -49,10 +49,13 @@ def random_resized_crop(
         window = crop_window(height, width, seed, min_area, max_area)
         if exif_orientation:
             window = orientation.stored_window(window, height, width, turned)
-        pixels = decode_window_fast(fetched, *window, size) if fast else decode_window(fetched, *window)
-        if exif_orientation:
-            pixels = orientation.upright(pixels, turned)
-        return tf.image.resize(pixels, [size, size], "bilinear") if fast else resize(pixels, size, size)
+        if fast:
+            pixels = decode_window_fast(fetched, *window, size)
+            cropped = tf.image.resize(pixels, [size, size], "bilinear")
+        else:
+            cropped = resize(decode_window(fetched, *window), size, size)
+        # Turned last, when it is small; resizing does not tell one direction from another.
+        return orientation.upright(cropped, turned) if exif_orientation else cropped
 
     if fetched.dtype == tf.string:
         cropped = tf.cond(tf.io.is_jpeg(fetched), crop_jpeg, lambda: crop(decode(fetched, exif_orientation)))

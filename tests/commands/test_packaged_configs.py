@@ -37,6 +37,20 @@ def test_network_optimizer_and_preprocessing_fit_together(name):
         assert 0 < config.ldam.start_epoch < config.epochs
 
 
+def test_orientation_is_ignored_by_published_recipes_and_honoured_for_ones_own_images():
+    ignoring = set()
+    for command in ("train", "evaluate", "detect"):
+        for name, path in packaged_configs(command).items():
+            config = config_of(path)
+            honoured = config.data.exif_orientation, config.validation.exif_orientation
+            assert len(set(honoured)) == 1
+            ignoring |= set() if honoured[0] else {name}
+    assert ignoring == {
+        *("imagenet", "imagenet_ldam", "classify_imagenet_lt", "classify_inaturalist", "linear_imagenet"),
+        *("nonlinear_imagenet", "linear_places205", "linear_places365", "voc_classification", "voc2007"),
+    }
+
+
 def test_published_lists_of_imagenet_lt(tmp_path):
     """Three classes instead of a thousand, in the lists' format."""
     rng = np.random.default_rng(0)

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from rfd_tf.data import FlatFolder, ImageFolder, Subset
-from rfd_tf.data.image_files import left_out_text
+from rfd_tf.data.image_files import kind_of_file, left_out_text
 from tests.data.pictures import write
 
 
@@ -39,12 +39,19 @@ def test_files_that_are_no_pictures_are_left_out_and_counted(tmp_path, caplog):
     (tmp_path / "a/folder.jpg").mkdir()
     source = ImageFolder(tmp_path)
     assert source.files == ("a/1.jpg", "b/1.jpg")
-    expected = {".heic": 2, ".gif": 1, ".txt": 1, "hidden": 2, "no ending": 1, "beside the class folders": 1}
+    expected = {
+        ".heic": 2,
+        ".gif": 1,
+        ".txt": 1,
+        "hidden": 2,
+        "other ending": 1,
+        "beside the class folders": 1,
+    }
     assert source.left_out == Subset(source, [1]).left_out == expected
     told = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
     assert told == [
         f"Files left out of {tmp_path}: 2 .heic, 2 hidden, 1 .gif, 1 .txt, 1 beside the class folders, "
-        "1 no ending"
+        "1 other ending"
     ]
     flat = FlatFolder(tmp_path)
     assert "loose.jpg" in flat.files
@@ -57,6 +64,12 @@ def test_a_folder_of_nothing_else_says_what_it_holds(tmp_path):
         (tmp_path / f"{number}.avif").write_text("x")
     with pytest.raises(FileNotFoundError, match=r"holds no picture.*; it holds 3 \.avif$"):
         FlatFolder(tmp_path)
+
+
+def test_kinds_of_files():
+    names = {"a.HEIC": ".heic", "a.b.mp4": ".mp4", ".x.jpg": "hidden", "a.7z": ".7z", "a": "other ending"}
+    names |= dict.fromkeys(("frame.000123", "a.\udce9", "a.x\ny", "a." + "x" * 11, "a."), "other ending")
+    assert {name: kind_of_file(name) for name in names} == names
 
 
 def test_many_kinds_are_summed_up():

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import zipfile
@@ -145,6 +146,14 @@ def test_a_file_detects_the_same(tmp_path):
     assert "optimizer" not in weights
 
 
+def test_detectors_from_before_exif_orientation_ignore_it(tmp_path):
+    old = dataclasses.replace(tiny_detector(), exif_orientation=False)
+    assert "exif_orientation" not in old.facts()
+    for detector in (old, tiny_detector()):
+        save_detector(detector, tmp_path / "detector.keras")
+        assert open_detector(tmp_path).exif_orientation == detector.exif_orientation
+
+
 def test_computes_in_float32_whatever_it_was_trained_in():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
@@ -172,7 +181,15 @@ def test_files_of_other_kinds(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"format": 2}, {"class_names": ["cat"]}, {"options": {"most": 3}}, {"mean": 3}, {"odd": 1}]
+    "change",
+    [
+        {"format": 2},
+        {"class_names": ["cat"]},
+        {"options": {"most": 3}},
+        {"mean": 3},
+        {"odd": 1},
+        {"exif_orientation": "yes"},
+    ],
 )
 def test_facts_that_do_not_fit(tmp_path, change):
     from rfd_tf.models.keras_file import write_keras

@@ -113,12 +113,15 @@ def test_bad_pictures_formats_and_continuing(run, tmp_path):
     bad = write_bad(folder)
     options = {"format": "npz", "dtype": "float16", "shard_size": 4}
     flags = ["--format=npz", "--dtype=float16", "--shard_size=4", "--max_pixels=10000"]
+    for name in ("phone.HEIC", "other.heic", ".hidden"):
+        (folder / name).write_bytes(b"x")
     run_extract(run, folder, tmp_path / "here", **options)
     out = tmp_path / "beam"
     assert extract(run, folder, out, *flags, "--runner=DirectRunner") == 0
     assert_same(out, tmp_path / "here")
     manifest = json.loads((out / "manifest.json").read_text())
     assert {picture["path"] for picture in manifest["skipped"]} == set(bad)
+    assert manifest["left_out"] == {".heic": 2, "hidden": 1}
     before = {name: os.stat(out / name).st_mtime_ns for name in shards(out)}
     os.remove(out / "features-00002-of-00004.npz")
     assert extract(run, folder, out, *flags) == 0  # what Beam began, this machine finishes

@@ -77,6 +77,8 @@ def test_npz_for_others(run, pictures, tmp_path):
 def test_bad_pictures_are_named_and_skipped(run, tmp_path):
     folder = write(tmp_path / "p", "a1.jpg", "a2.jpg", "b-good.jpg", "c.jpg")
     reasons = write_bad(folder)
+    for name in ("phone.HEIC", "other.heic", "film.gif", ".hidden"):
+        (folder / name).write_bytes(b"x")
     skipped = run_extract(run, folder, tmp_path / "out", shard_size=4)  # of the shards, one is all bad
     found = {picture.path: picture.reason for picture in skipped}
     assert found.keys() == reasons.keys()
@@ -92,6 +94,7 @@ def test_bad_pictures_are_named_and_skipped(run, tmp_path):
     )
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["extracted"] == 4
+    assert manifest["left_out"] == {".heic": 2, ".gif": 1, "hidden": 1}
     assert {entry["path"] for entry in manifest["skipped"]} == reasons.keys()
     assert sorted(shard["rows"] for shard in manifest["shards"]) == [0, 1, 1, 2]
     # Continued with on_error="raise", what was skipped counts.

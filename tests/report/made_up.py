@@ -105,7 +105,7 @@ def made_up_report(class_names, class_counts, images=60, side=20, evaluations=No
             feature=text,
             feature_width=12,
             data=[
-                DataFacts("training", text, 100, len(class_names), 2),
+                DataFacts("training", text, 100, len(class_names), 2, f"3 .heic, 1 {text}"),
                 DataFacts("validation", text, None, None, 0),
             ],
             config={"epochs": 5, "data": {"root": text}},

@@ -52,6 +52,13 @@ def test_text_of_users_stays_text(text):
     assert page.text.count(text) > 10  # as text it is there, unchanged
 
 
+def test_files_left_out_are_in_the_page():
+    text = " ".join(Page(page_of(made_up_report(["a", "b"], [3, 4], text="x"))).text.split())
+    assert (
+        "100 pictures of 2 classes (2 unreadable, left out) (other files, left out: 3 .heic, 1 x), x" in text
+    )
+
+
 def test_undecodable_names_do_not_break_the_page():
     text = "caf\udce9"
     page_of(made_up_report([text, "b"], [3, 4], text=text)).encode("utf-8")

@@ -5,11 +5,23 @@ import struct
 import zlib
 from pathlib import Path
 
-from tests.data.pictures import encoded, picture
+from tests.data.pictures import animated_webp, encoded, oriented, picture
 from tests.faults.fuzzing import Reader
 from tests.faults.readers.json_documents import changed_documents
 
-TOKENS = (b"\xff\xd8\xff", b"\xff\xc0", b"\xff\xc2", b"\xff\xd9", b"IHDR", b"IDAT", b"IEND", b"VP8X", b"VP8L")
+TOKENS = (
+    b"\xff\xd8\xff",
+    b"\xff\xc0",
+    b"\xff\xc2",
+    b"\xff\xd9",
+    b"IHDR",
+    b"IDAT",
+    b"IEND",
+    b"VP8X",
+    b"VP8L",
+    b"Exif\0\0",
+    b"eXIf",
+)
 
 
 def png(width: int, height: int, data: bytes = b"\0") -> bytes:
@@ -40,7 +52,8 @@ def good_pictures(folder: Path) -> list[bytes]:
     files += [
         encoded(small.convert(mode), kind) for mode, kind in (("CMYK", "JPEG"), ("L", "PNG"), ("P", "PNG"))
     ]
-    return [*files, png(65_000, 65_000), png(1, 60_000), png(8_000, 8_000), b"", b"hello"]
+    files += [oriented(small, 6, kind, order) for kind in ("JPEG", "PNG", "WEBP") for order in "<>"]
+    return [*files, animated_webp(), png(65_000, 65_000), png(1, 60_000), png(8_000, 8_000), b"", b"hello"]
 
 
 def made_headers(seeds):
@@ -79,17 +92,22 @@ def made_headers(seeds):
 
 
 def _header(path: Path):
-    from rfd_tf.image_header import check_encoded
+    from rfd_tf.image_header import check_encoded, exif_orientation
 
+    assert 1 <= exif_orientation(path) <= 8
     reason = check_encoded(path)
     assert reason is None or 0 < len(reason) < 500
     assert (reason is None) == (check_encoded(path.read_bytes()) is None)
 
 
 def _decoded_by_tensorflow(path: Path):
+    from rfd_tf import image_header
+    from rfd_tf.data.orientation import exif_orientation
     from rfd_tf.data.picture_checks import unusable_picture
 
-    unusable_picture(path.read_bytes())
+    content = path.read_bytes()
+    unusable_picture(content)
+    assert int(exif_orientation(content)) == image_header.exif_orientation(content)
 
 
 def _prepared_for_training(path: Path):
