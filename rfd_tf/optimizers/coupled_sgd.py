@@ -150,5 +150,5 @@ class CoupledSGD(keras.optimizers.Optimizer):
 
 
 def _same(path: str, other: str) -> bool:
-    """Whether two paths may be one variable's: a model that is loaded can lack the name of the model before."""
+    """Whether two paths may be one variable's: a loaded model can lack the name of the one that was saved."""
     return path == other or path.endswith(f"/{other}") or other.endswith(f"/{path}")
