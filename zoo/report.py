@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rfd_tf.atomic import atomic_path
 from rfd_tf.json_text import parse_json
+from zoo.errors import ZooError
 from zoo.verification import Difference
 
 _PACKAGES = ("rfd_tf", "keras", "tensorflow", "numpy", "torch", "protobuf", "h5py")
@@ -89,3 +90,13 @@ def report_path(path: str | Path) -> Path:
     """Where the report of a converted file lies."""
     path = Path(path)
     return path.with_name(path.name + ".json")
+
+
+def recorded_entry(path: str | Path):
+    """The zoo entry that a converted file is of, by the report beside it; None without one."""
+    from zoo.registry import info
+
+    try:
+        return info(parse_json(report_path(path).read_text(encoding="utf-8"))["entry"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZooError):
+        return None

@@ -7,7 +7,13 @@ from pathlib import Path
 from absl import flags
 
 from rfd_tf.commands import command_line, config_flag
-from rfd_tf.commands.models import MODEL_HELP, open_control, open_model
+from rfd_tf.commands.models import (
+    MODEL_HELP,
+    define_preprocessing,
+    given_preprocessing,
+    open_control,
+    open_model,
+)
 from rfd_tf.evaluation.protocols import PROTOCOLS
 from rfd_tf.shell import shell_join
 
@@ -36,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     control = flags.DEFINE_bool(
         "control", False, "measure the untrained control of the run instead", flag_values=flag_values
     )
+    define_preprocessing(flag_values)
     if (status := command_line.parse(flag_values, argv, _usage())) is not None:
         return status
     if problem := _missing(model.value, protocol.value) or config_flag.complaint(flag_values, "evaluate"):
@@ -45,13 +52,14 @@ def main(argv: list[str] | None = None) -> int:
         problem = "--workdir is needed, unless --model is the folder of a run"
         return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)
     command = f"rfd evaluate {shell_join(given[1:])}"
-    opened = partial(_opened, model.value, config.value, control.value)
+    opened = partial(_opened, model.value, config.value, control.value, given_preprocessing(flag_values))
     return _evaluate(argv[0], opened, protocol.value, config.value, folder, command)
 
 
-def _opened(model: str, config, control: bool):
+def _opened(model: str, config, control: bool, given):
     """What is to be measured."""
-    return (open_control if control else open_model)(model, _feature_maps(config))
+    maps = _feature_maps(config)
+    return open_control(model, maps) if control else open_model(model, maps, given=given)
 
 
 def _evaluate(program: str, opened, protocol: str, config, workdir, command: str) -> int:

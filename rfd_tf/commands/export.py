@@ -8,7 +8,13 @@ from pathlib import Path
 from absl import flags
 
 from rfd_tf.commands import command_line
-from rfd_tf.commands.models import KERAS_MODEL_HELP, define_exif_orientation, open_model
+from rfd_tf.commands.models import (
+    KERAS_MODEL_HELP,
+    define_exif_orientation,
+    define_preprocessing,
+    given_preprocessing,
+    open_model,
+)
 
 USAGE = """rfd export --model=MODEL --out=DIR [flags]
 
@@ -53,6 +59,7 @@ def _define_flags() -> flags.FlagValues:
     flags.DEFINE_bool("serving", False, "add what TensorFlow Serving wants, see docs/serving.md", **define)
     flags.DEFINE_string("images", None, "a picture, or a folder of pictures, to compare on", **define)
     define_exif_orientation(values)
+    define_preprocessing(values)
     flags.DEFINE_integer("num_images", 16, "how many to compare on", lower_bound=1, **define)
     return values
 
@@ -107,7 +114,7 @@ def _export_model(given: flags.FlagValues) -> None:
         serving=given.serving,
     )
     maps = None if given.features == ["all"] else given.features
-    extractor = open_model(given.model, maps, given.exif_orientation)
+    extractor = open_model(given.model, maps, given.exif_orientation, given_preprocessing(given))
     if not isinstance(extractor, KerasExtractor):
         raise ValueError(
             f"--model={given.model}: only Keras models can be exported: "

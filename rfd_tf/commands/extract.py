@@ -7,7 +7,13 @@ import sys
 from absl import flags
 
 from rfd_tf.commands import command_line
-from rfd_tf.commands.models import MODEL_HELP, define_exif_orientation, open_model
+from rfd_tf.commands.models import (
+    MODEL_HELP,
+    define_exif_orientation,
+    define_preprocessing,
+    given_preprocessing,
+    open_model,
+)
 from rfd_tf.image_header import MAX_PIXELS
 
 USAGE = """rfd extract --model=X --images=FOLDER|LIST|FILE.npz --out=DIR [--outputs=features,...] [flags]
@@ -56,6 +62,7 @@ def _define(values: flags.FlagValues) -> None:
         "max_pixels", MAX_PIXELS, "larger pictures are refused before decoding", 1, flag_values=values
     )
     define_exif_orientation(values)
+    define_preprocessing(values)
     flags.DEFINE_string("images_root", "", "what a list's paths are relative to", flag_values=values)
     flags.DEFINE_string("npz_key", "", "which array of an .npz file", flag_values=values)
     flags.DEFINE_string(
@@ -77,7 +84,8 @@ def _here(values: flags.FlagValues):
     storage = LocalStorage(values.out)
     with storage.locked():
         source = open_images(values.images, values.images_root, values.npz_key)
-        with open_model(values.model, _feature_maps(values.outputs), values.exif_orientation) as extractor:
+        maps, given = _feature_maps(values.outputs), given_preprocessing(values)
+        with open_model(values.model, maps, values.exif_orientation, given) as extractor:
             settings = _settings(extractor, source, values)
             return extract(extractor, source, settings, storage, values.batch_size, values.on_error)
 
@@ -85,7 +93,8 @@ def _here(values: flags.FlagValues):
 def _on_beam(values: flags.FlagValues, beam_flags: list[str]):
     beam = _beam()
     model, maps = values.model, _feature_maps(values.outputs)
-    open_worker_model = functools.partial(_open_anywhere, model, maps, values.exif_orientation)
+    given = given_preprocessing(values)
+    open_worker_model = functools.partial(_open_anywhere, model, maps, values.exif_orientation, given)
     if "://" in values.images:
         source = beam.open_beam_files(values.images, values.images_root)
     else:
@@ -106,9 +115,9 @@ def _on_beam(values: flags.FlagValues, beam_flags: list[str]):
     )
 
 
-def _open_anywhere(location: str, feature_maps: list[str], exif_orientation: bool | None):
+def _open_anywhere(location: str, feature_maps: list[str], exif_orientation: bool | None, given: dict):
     with _beam().local_model(location) as model:
-        return open_model(model, feature_maps, exif_orientation)
+        return open_model(model, feature_maps, exif_orientation, given)
 
 
 def _beam():

@@ -1,7 +1,7 @@
 """`--model` of the commands: a location, `zoo:NAME`, or `zoo:NAME=FILE`."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -15,6 +15,12 @@ MODEL_HELP = (
 )
 
 _ZOO = "zoo:"
+# Mean and deviation of RGB in [0, 1], by what Keras users call them.
+STATISTICS = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),  # 0 to 1
+    "tf": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),  # -1 to 1
+}
 _HEAD_OUTPUTS = ("rotation_logits", "embedding", "logits")
 
 
@@ -22,12 +28,15 @@ def open_model(
     location: str,
     feature_maps: Sequence[str] | None = None,
     exif_orientation: bool | None = None,
+    given: Mapping[str, object] | None = None,
     **serving_options,
 ):
     """`extractors.open_extractor`, and an entry of the zoo besides, its weights released or in a file.
 
     Args:
         location, feature_maps, **serving_options: as of `open_extractor`.
+        given: `image_size`, `mean`, `std` and `resize` of a `.keras` file that does not tell how its images
+            are prepared; what is missing is taken from the zoo's report beside it, and logged.
         exif_orientation: how pictures are prepared instead of as the model says; None for as it says.
     """
     from rfd_tf.extractors import open_extractor
@@ -35,11 +44,35 @@ def open_model(
     if location.startswith(_ZOO):
         extractor = _open_zoo(location, feature_maps)
     else:
-        extractor = open_extractor(location, feature_maps, **serving_options)
+        preprocessing = _plain_preprocessing(location, given or {})
+        extractor = open_extractor(location, feature_maps, preprocessing, **serving_options)
     if exif_orientation is not None:
         prepared = dataclasses.replace(extractor.info.preprocessing, exif_orientation=exif_orientation)
         extractor.info = dataclasses.replace(extractor.info, preprocessing=prepared)
     return extractor
+
+
+def define_preprocessing(values: flags.FlagValues) -> None:
+    """Defines the flags that say how images are prepared for a `.keras` file that does not tell."""
+    flags.DEFINE_integer(
+        "image_size", 0, "of a .keras file that does not tell: side of its images", 0, flag_values=values
+    )
+    presets = f"one of {', '.join(STATISTICS)}, or three numbers, of RGB in [0, 1]"
+    flags.DEFINE_string("mean", "", f"likewise: what is subtracted, {presets}", flag_values=values)
+    flags.DEFINE_string("std", "", f"likewise: what it is divided by, {presets}", flag_values=values)
+    flags.DEFINE_integer(
+        "resize",
+        0,
+        "likewise: short side before the centre is cut out; image_size for no margin",
+        0,
+        flag_values=values,
+    )
+
+
+def given_preprocessing(values: flags.FlagValues):
+    """What `define_preprocessing`'s flags say, for `open_model`; only what was given."""
+    given = {name: values[name].value for name in ("image_size", "mean", "std", "resize")}
+    return {name: value for name, value in given.items() if value}
 
 
 def define_exif_orientation(values: flags.FlagValues) -> None:
@@ -65,6 +98,81 @@ def initialize(init: str, backbone) -> None:
     import zoo
 
     zoo.resolve_init(init, backbone)
+
+
+def _plain_preprocessing(location: str, given: Mapping[str, object]):
+    """How images are prepared for a `.keras` file that does not tell; None for any other model."""
+    from absl import logging
+
+    from rfd_tf.data import Preprocessing
+
+    path = Path(location)
+    if path.suffix != ".keras" or not path.is_file() or _tells(path):
+        if given:
+            raise ValueError(
+                f"--{next(iter(given))} is for a .keras file that does not tell. Received: {location}"
+            )
+        return None
+    from zoo.report import recorded_entry
+
+    entry = recorded_entry(path)
+    known = _preprocessing(entry) if entry is not None else None
+    mean, std = (_statistics(given.get(name), name, index) for index, name in enumerate(("mean", "std")))
+    missing = [name for name, value in (("mean", mean), ("std", std)) if value is None]
+    if known is None and missing:
+        raise ValueError(
+            f"{location} does not tell how its images are prepared. Give --{missing[0]}: one of "
+            f"{', '.join(STATISTICS)}, or three numbers, of RGB in [0, 1]"
+        )
+    size = given.get("image_size") or (known.image_size if known else _input_size(path))
+    if not size:
+        raise ValueError(f"{location} takes images of any size: give --image_size")
+    resize = given.get("resize") or (known.resize if known else round(size * 256 / 224))
+    found = Preprocessing(size, "random_crop", resize, mean=mean or known.mean, std=std or known.std)
+    source = "the flags" if known is None else f"the report beside it (zoo:{entry.name}) and the flags"
+    logging.info(
+        "%s: images are prepared as of %s: short side to %d pixels, centre of %d, mean %s, std %s",
+        location,
+        source,
+        found.resize,
+        found.image_size,
+        found.mean,
+        found.std,
+    )
+    return found
+
+
+def _tells(path: Path) -> bool:
+    from rfd_tf.extractors.keras_extractor import tells_preprocessing
+
+    return tells_preprocessing(path)
+
+
+def _statistics(text, name: str, index: int) -> tuple[float, float, float] | None:
+    """Three numbers of a flag: a preset's means (index 0) or deviations (1), or themselves."""
+    if not text:
+        return None
+    if text in STATISTICS:
+        return STATISTICS[text][index]
+    try:
+        values = tuple(float(part) for part in str(text).strip("()").split(","))
+    except ValueError:
+        values = ()
+    if len(values) != 3:
+        raise ValueError(
+            f"`{name}` must be one of {', '.join(STATISTICS)}, or three numbers. Received: {name}={text!r}"
+        )
+    return values
+
+
+def _input_size(path: Path) -> int:
+    """The side of a model's images; 0 where it takes any."""
+    from rfd_tf.models.keras_file import read_keras
+
+    shape = getattr(read_keras(path), "input_shape", None) or ()
+    if len(shape) == 4 and shape[1] != shape[2]:
+        raise ValueError(f"{path}: takes images that are not square: {shape[1:]}")
+    return (shape[1] if len(shape) == 4 else 0) or 0
 
 
 def _open_zoo(location: str, feature_maps: Sequence[str] | None):

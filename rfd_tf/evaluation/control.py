@@ -17,6 +17,9 @@ from rfd_tf.training.sources import Pictures, open_run_pictures
 _CALIBRATION_PASSES = 3
 
 
+CONTROL_NAME = "untrained control"  # ends the location of one, which its evaluations keep
+
+
 def untrained_control(config: ConfigDict, pictures: Pictures) -> keras.Model:
     """The run's backbone as it was initialised, with batch-norm statistics of the pictures."""
     keras.utils.set_random_seed(config.seed)
@@ -52,7 +55,7 @@ def open_control(run: Path, feature_maps: Sequence[str] | None = None) -> KerasE
     return keras_extractor(
         untrained_control(config, training),
         training.preprocessing,
-        f"{run}/untrained control",
+        f"{run}/{CONTROL_NAME}",
         feature_name=config.backbone.feature,
         feature_maps=feature_maps,
     )

@@ -12,7 +12,7 @@ from rfd_tf.extractors.feature_maps import check_feature_maps
 from rfd_tf.extractors.model_info import UINT8, ModelInfo
 from rfd_tf.json_text import parse_json
 from rfd_tf.models.extract_features import compiled_inference
-from rfd_tf.models.feature_model import ROTATION_PROBABILITIES, feature_model
+from rfd_tf.models.feature_model import RESERVED, ROTATION_PROBABILITIES, feature_model
 from rfd_tf.models.keras_file import facts_inside, read_keras, write_keras
 from rfd_tf.models.network_copy import network_copy
 from rfd_tf.models.variables import digest_weights
@@ -102,16 +102,21 @@ def keras_extractor(
     return KerasExtractor(model, ModelInfo(name or backbone.name, preprocessing, outputs), location)
 
 
-def open_keras(path: Path, feature_maps: Sequence[str] | None = None) -> KerasExtractor:
-    """Opens the folder of a finished `rfd train` run, its `backbone.keras`, or an exported `.keras` file.
+def open_keras(
+    path: Path, feature_maps: Sequence[str] | None = None, preprocessing: Preprocessing | None = None
+) -> KerasExtractor:
+    """Opens the folder of a finished `rfd train` run, its `backbone.keras`, or another `.keras` file.
 
     Args:
         path: the folder or file.
         feature_maps: feature maps to give besides; None for all that the network names.
+        preprocessing: for a file that does not tell how its images are prepared: any functional model with
+            one input. Its last output is the feature; an output without a name has that of its layer.
 
     Raises:
         FileNotFoundError: if there is no such file, or the run has not finished.
-        ValueError: if the file cannot be read, does not tell how its pictures are prepared, or lacks a map.
+        ValueError: if the file cannot be read, does not tell how its images are prepared and nothing else
+            does, tells it itself where `preprocessing` is given, or lacks a map.
     """
     if path.is_dir():
         if not (path / _BACKBONE).exists():
@@ -120,15 +125,23 @@ def open_keras(path: Path, feature_maps: Sequence[str] | None = None) -> KerasEx
     if not path.is_file():
         raise FileNotFoundError(f"No model at {path}")
     model = read_keras(path)
+    if tells_preprocessing(path):
+        if preprocessing is not None:
+            raise ValueError(f"{path} tells how its images are prepared: nothing else can be given for it")
+    elif preprocessing is not None:
+        network = named_outputs(model, str(path))
+        return keras_extractor(network, preprocessing, str(path), feature_maps=feature_maps, decoupled=False)
+    else:
+        raise ValueError(
+            f"{path} does not tell how its images are prepared: it is neither an export of ours nor beside "
+            f"the {_CONFIG} of its run. Give the size of its images, their mean and their deviation"
+        )
     if (facts := facts_inside(path, INFO_MEMBER)) is not None:
         return _exported(model, ModelInfo.from_json(facts, str(path)), path, feature_maps)
     config_file = path.with_name(_CONFIG)
-    if not config_file.exists():
-        raise ValueError(
-            f"{path} does not tell how its pictures are prepared: it is neither an export of ours nor beside "
-            f"the {_CONFIG} of its run"
-        )
     config = parse_json(config_file.read_text(encoding="utf-8"))
+    if missing := [field for field in ("preprocessing", "backbone") if field not in config]:
+        raise ValueError(f"{config_file} is not the config of a run: it has no field {missing[0]!r}")
     heads = path.with_name(_HEADS)
     return keras_extractor(
         model,
@@ -138,6 +151,33 @@ def open_keras(path: Path, feature_maps: Sequence[str] | None = None) -> KerasEx
         feature_maps=feature_maps,
         heads=read_keras(heads) if heads.exists() else None,
     )
+
+
+def tells_preprocessing(path: Path) -> bool:
+    """Whether a `.keras` file is an export of ours, or beside the config of the run that it came of."""
+    return facts_inside(path, INFO_MEMBER) is not None or path.with_name(_CONFIG).exists()
+
+
+def named_outputs(model: keras.Model, where: str) -> keras.Model:
+    """The same network with a dict of outputs; those without names have the names of their layers.
+
+    Raises:
+        ValueError: if it is not functional or has several inputs; the message begins with `where`.
+    """
+    inputs, outputs = getattr(model, "inputs", None), getattr(model, "output", None)
+    if not inputs or outputs is None:
+        raise ValueError(f"{where}: only functional models can be opened. This is a {type(model).__name__}")
+    if len(inputs) != 1 or len(inputs[0].shape) != 4:
+        shapes = [tuple(one.shape) for one in inputs]
+        raise ValueError(f"{where}: a model takes one batch of images [B, H, W, 3]. This one takes {shapes}")
+    if not isinstance(outputs, dict):
+        tensors = keras.tree.flatten(outputs)
+        outputs = {tensor._keras_history.operation.name: tensor for tensor in tensors}
+        if len(outputs) < len(tensors):
+            raise ValueError(f"{where}: several of its outputs come of one layer; give it a dict of outputs")
+    if taken := [name for name in outputs if name in RESERVED]:
+        outputs = {f"output_{name}" if name in taken else name: value for name, value in outputs.items()}
+    return keras.Model(inputs[0], outputs, name=model.name)
 
 
 def save_keras(extractor: KerasExtractor, path: Path) -> None:

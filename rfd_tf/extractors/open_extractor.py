@@ -4,13 +4,17 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from rfd_tf.data.preprocessing import Preprocessing
 from rfd_tf.extractors.extractor import FeatureExtractor
 
 SERVING_SCHEMES = ("grpc://", "grpcs://", "http://", "https://")
 
 
 def open_extractor(
-    location: str | os.PathLike, feature_maps: Sequence[str] | None = None, **serving_options
+    location: str | os.PathLike,
+    feature_maps: Sequence[str] | None = None,
+    preprocessing: Preprocessing | None = None,
+    **serving_options,
 ) -> FeatureExtractor:
     """Opens a feature model.
 
@@ -21,6 +25,8 @@ def open_extractor(
             an `.onnx` file;
             the folder of an `rfd export`: its SavedModel, else its `.keras` file, else its `.onnx` file;
             TensorFlow Serving: `grpc://HOST:PORT/NAME`, `http://HOST:PORT/NAME`, with an `s` for TLS.
+        preprocessing: how images are prepared for a `.keras` file that does not tell, such as any functional
+            model of yours.
         feature_maps: feature maps that are wanted besides the features; None for all there are. Exports give
             those that they were exported with.
         **serving_options: of `rfd_tf.serving.ServingClient`, for an address.
@@ -51,7 +57,7 @@ def open_extractor(
         return open_saved_model(path, feature_maps)
     from rfd_tf.extractors.keras_extractor import open_keras
 
-    return open_keras(path, feature_maps)
+    return open_keras(path, feature_maps, preprocessing)
 
 
 def _within_export(path: Path) -> Path:

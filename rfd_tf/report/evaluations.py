@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from rfd_tf.evaluation.control import CONTROL_NAME
 from rfd_tf.evaluation.results import (
     EVALUATIONS_FOLDER,
     RESULT_FILE,
@@ -12,7 +13,6 @@ from rfd_tf.evaluation.results import (
 from rfd_tf.report.contents import ClassifierSection
 
 LINEAR, KNN, ROTATION = "linear", "knn", "rotation"  # protocols
-_CONTROL = "control"
 
 
 def read_evaluations(workdir: Path) -> tuple[dict[str, EvaluationResult], list[str]]:
@@ -31,7 +31,7 @@ def best_of(results: dict[str, EvaluationResult], protocol: str) -> tuple[str, s
     found = [
         (name, classifier, figures)
         for name, result in results.items()
-        if result.protocol == protocol and not is_control(name, result)
+        if result.protocol == protocol and not is_control(result)
         for classifier, figures in result.figures.items()
     ]
     return max(found, key=lambda entry: entry[2].top1, default=None)
@@ -42,7 +42,7 @@ def control_of(results: dict[str, EvaluationResult], protocol: str, classifier: 
     found = [
         result.figures[classifier].top1
         for name, result in results.items()
-        if is_control(name, result) and result.protocol == protocol and classifier in result.figures
+        if is_control(result) and result.protocol == protocol and classifier in result.figures
     ]
     return found[0] if found else None
 
@@ -53,9 +53,9 @@ def has_control(results: dict[str, EvaluationResult], protocol: str) -> bool:
     return best is not None and control_of(results, protocol, best[1]) is not None
 
 
-def is_control(name: str, result: EvaluationResult) -> bool:
-    """Whether it is one of an untrained control: its folder or the model's is named so."""
-    return _CONTROL in name.lower() or _CONTROL in Path(result.model).name.lower()
+def is_control(result: EvaluationResult) -> bool:
+    """Whether it is one of an untrained control, as `open_control` calls it, whatever folders are called."""
+    return Path(result.model).name == CONTROL_NAME
 
 
 def choose_classifier(results: dict[str, EvaluationResult]) -> ClassifierSection | None:
@@ -63,7 +63,7 @@ def choose_classifier(results: dict[str, EvaluationResult]) -> ClassifierSection
     others = [
         (name, classifier, figures)
         for name, result in results.items()
-        if result.protocol != ROTATION and not result.is_multi_label and not is_control(name, result)
+        if result.protocol != ROTATION and not result.is_multi_label and not is_control(result)
         for classifier, figures in result.figures.items()
     ]
     chosen = best_of(results, LINEAR) or next(iter(others), None)

@@ -99,7 +99,7 @@ def test_bad_locations(run, tmp_path):
     alone = tmp_path / "alone"
     alone.mkdir()
     (alone / "backbone.keras").write_bytes((run / "backbone.keras").read_bytes())
-    with pytest.raises(ValueError, match="does not tell how its pictures are prepared"):
+    with pytest.raises(ValueError, match="does not tell how its images are prepared"):
         open_extractor(alone / "backbone.keras")
     (alone / "bad.keras").write_text("no model")
     with pytest.raises(ValueError, match=r"bad\.keras: is no .keras archive"):

@@ -133,11 +133,14 @@ def test_quick_knn_is_shown_until_there_are_evaluations(report, copy):
     save_made_up(copy, "knn", "knn", ["features, k=20"], NAMES, counts, 0.4)
     save_made_up(copy, "rotation", "rotation", ["own head"], ["0", "90", "180", "270"], [9] * 4, 0.9)
     linear = save_made_up(copy, "linear", "linear", ["block1", "pool"], NAMES, counts, 0.6)
-    control = save_made_up(copy, "linear_control", "linear", ["block1", "pool"], NAMES, counts, 0.9)
+    # What is recorded of the model decides, and no folder's name.
+    probes = ("linear", ["block1", "pool"], NAMES, counts)
+    save_made_up(copy, "quality-control", *probes, 0.3, model="/runs/control-of-quality")
+    control = save_made_up(copy, "other", *probes, 0.9, model="/runs/a/untrained control")
     (copy / "evaluations" / "broken").mkdir()
     (copy / "evaluations" / "broken" / "evaluation.json").write_text('{"format": 1}')
     again = collect_report(copy, max_images=10)
-    assert sorted(again.evaluations) == ["knn", "linear", "linear_control", "rotation"]
+    assert sorted(again.evaluations) == ["knn", "linear", "other", "quality-control", "rotation"]
     assert "broken" in again.notes["evaluations"][0]
     best = max(linear.figures, key=lambda name: linear.figures[name].top1)
     assert again.classifier.figures == linear.figures[best]
