@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from rfd_tf.detection import boxes as box_functions
 from rfd_tf.detection.scaling import scale_factors, scaled_picture
+from rfd_tf.layers.roi_max_pool import rounded_cells
 from rfd_tf.models import FastRCNN
 
 _BEST_SIDE = 224  # of a scaled proposal, in pixels: what the trunk was pretrained on
@@ -130,7 +131,7 @@ def distinct_regions(scaled: tf.Tensor, stride: int) -> tuple[tf.Tensor, tf.Tens
         scaled: [P, 4], in pixels of the network's input.
         stride: pixels per cell.
     """
-    cells = tf.cast(tf.floor(scaled / stride + 0.5), tf.int64)
+    cells = tf.cast(rounded_cells(scaled, stride), tf.int64)
     # Beyond the map all cells are alike. One number for four, since GPUs have no `unique` of rows.
     cells = tf.clip_by_value(cells, -_FARTHEST_CELL, _FARTHEST_CELL - 1) + _FARTHEST_CELL
     places = (2 * _FARTHEST_CELL) ** np.arange(4, dtype="int64")

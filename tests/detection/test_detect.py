@@ -67,7 +67,8 @@ def test_regions_of_the_same_cells_are_one():
     scaled[200:] = scaled[:100] + 0.01
     scaled[0], scaled[1] = -1e9, 1e9
     rows, shared = (value.numpy() for value in distinct_regions(scaled, 16))
-    cells = np.clip(np.floor(scaled / np.float32(16) + 0.5), -(2**14), 2**14 - 1)
+    cells = np.sign(scaled) * np.floor(np.abs(scaled) / np.float32(16) + 0.5)  # halves away from 0
+    cells = np.clip(cells, -(2**14), 2**14 - 1)
     first = {}
     for row, four in enumerate(map(tuple, cells)):
         first.setdefault(four, row)
