@@ -1,5 +1,6 @@
 """Fast R-CNN on PASCAL VOC, from its config to its figures; started again, it goes on where it was."""
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -55,7 +56,7 @@ def voc_detection(
         ValueError: on a config out of range, or a network that does not fit it.
     """
     run_config = in_epochs(config)
-    options = DetectionOptions(**{**config.test, "short_sides": tuple(config.test.short_sides)})
+    options, saved = test_options(config.test)
     strategy = distribution.create_strategy(config.strategy, config.logical_cpus)
     set_up_keras(config)
     worker = distribution.worker_index(strategy)
@@ -81,13 +82,41 @@ def voc_detection(
                 detector = open_detector(workdir)
             else:
                 run = DetectorRun(run_config, workdir, strategy, proposed(training), extractor, fold)
-                detector = _train(run, claimed, options)
+                detector = _train(run, claimed, saved)
             if to_test is None:
                 return None
-            figures = measure(detector, to_test, workdir, config.validation.split, config.draw)
+            figures = measure(
+                dataclasses.replace(detector, options=options),
+                to_test,
+                workdir,
+                config.validation.split,
+                config.draw,
+                average_of_class=config.test.get("average_of_class", 0),
+                round_results=config.test.get("round_results", False),
+                saved=saved,
+            )
             result = _result(config, extractor, training, len(test), figures, command, seconds())
             save_result(result, workdir)
             return result
+
+
+def test_options(test: ConfigDict) -> tuple[DetectionOptions, DetectionOptions]:
+    """Of the test, and of the detector that is saved, which keeps less; from the `test` of a config.
+
+    Raises:
+        ValueError: on a value out of range, or `average_of_class` without `most_of_class`.
+    """
+    fields = {field.name for field in dataclasses.fields(DetectionOptions)}
+    given = {name: value for name, value in test.items() if name in fields}
+    options = DetectionOptions(**{**given, "short_sides": tuple(test.short_sides)})
+    if (average := test.get("average_of_class", 0)) < 0 or (average and not options.most_of_class):
+        raise ValueError(
+            "`test.average_of_class` must not be negative, and needs a `test.most_of_class`. "
+            f"Received: {average}, {options.most_of_class}"
+        )
+    limits = [most for most in (options.most, test.get("saved_most", 0)) if most]
+    score = max(options.score, test.get("saved_score", 0.0))
+    return options, dataclasses.replace(options, score=score, most=min(limits, default=0))
 
 
 def _train(run: DetectorRun, claimed: dict, options: DetectionOptions) -> Detector:
