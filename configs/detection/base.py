@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
 
     # Pictures with annotated objects: to learn from, and to measure on.
     config.data = voc_fields("trainval")
+    config.data.classes = ()  # of own data in VOC's format; ("*",): all names found, sorted; (): VOC's 20
     config.validation = voc_fields("test")
 
     config.proposals = ConfigDict(
@@ -102,5 +103,6 @@ def voc_fields(split: str) -> ConfigDict:
             "year": "2007",
             "split": split,
             "limit": 0,  # the first so many pictures; 0: all
+            "boxes": "",  # a box that is not within its picture is an error; "clip": is clipped to it
         }
     )

@@ -9,7 +9,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from rfd_tf import distribution
-from rfd_tf.data import VocSource
+from rfd_tf.data import VocSource, clipping_note
 from rfd_tf.detection.assembly import Fold
 from rfd_tf.detection.detect import DetectionOptions
 from rfd_tf.detection.detector import DETECTOR_FILE, Detector, open_detector, save_detector
@@ -70,7 +70,9 @@ def voc_detection(
         claimed = claim_of(PROTOCOL, config, extractor)
         check_workdir(workdir, claimed)
         with lock_workdir(workdir), stopwatch(seconds_file(workdir)) as seconds:
-            training, test = map(open_annotated, (config.data, config.validation))
+            learn_difficult = config.regions.get("learn_difficult", False)
+            training = open_annotated(config.data, difficult=learn_difficult)
+            test = open_annotated(config.validation, training.class_names)
 
             def proposed(source: VocSource) -> ProposedPictures:
                 return ProposedPictures(
@@ -95,7 +97,7 @@ def voc_detection(
                 round_results=config.test.get("round_results", False),
                 saved=saved,
             )
-            result = _result(config, extractor, training, len(test), figures, command, seconds())
+            result = _result(config, extractor, training, test, figures, command, seconds())
             save_result(result, workdir)
             return result
 
@@ -142,7 +144,7 @@ def _result(
     config: ConfigDict,
     extractor: KerasExtractor,
     training: VocSource,
-    test_images: int,
+    test: VocSource,
     figures: MultiLabelFigures,
     command: str,
     seconds: float,
@@ -154,8 +156,9 @@ def _result(
         figures={"Fast R-CNN": figures},
         class_names=list(training.class_names),
         class_counts=[int(count) for count in (training.targets == 1).sum(axis=0)],
-        test_images=test_images,
+        test_images=len(test),
         settings=config.to_dict(),
         seconds=round(seconds, 1),
+        notes=[note for source in (training, test) if (note := clipping_note(source))],
         **circumstances.here_and_now(),
     )

@@ -26,6 +26,7 @@ class ModelInfo:
             and `invariant`, then feature maps, `rotation_probabilities`, `embedding`.
         input: `"normalized"`: float32 [B, S, S, 3], prepared entirely; `"uint8"`: RGB pixels [B, S, S, 3] of
             the resized and cropped picture, normalised inside.
+        class_names: of the C classes that an output `logits` [C] scores, in order; () if unknown.
 
     Raises:
         ValueError: on a value out of range.
@@ -35,6 +36,7 @@ class ModelInfo:
     preprocessing: Preprocessing
     outputs: dict[str, tuple[int, ...]]
     input: str = NORMALIZED
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self):
         if not self.name or not all(c.isalnum() or c in "_-." for c in self.name):
@@ -61,7 +63,10 @@ class ModelInfo:
 
     def to_json(self) -> str:
         """One line of JSON, which `from_json` reads."""
-        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)})
+        fields = dataclasses.asdict(self)
+        if not self.class_names:
+            del fields["class_names"]  # earlier versions read what has none
+        return json.dumps({"format": FORMAT, **fields})
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str) -> "ModelInfo":
@@ -85,6 +90,13 @@ class ModelInfo:
             for statistic in ("mean", "std"):
                 preprocessing[statistic] = tuple(map(float, preprocessing[statistic]))
             outputs = {name: tuple(map(int, shape)) for name, shape in fields.pop("outputs").items()}
-            return cls(preprocessing=Preprocessing(**preprocessing), outputs=outputs, **fields)
+            if not fits(class_names := fields.pop("class_names", []), list[str]):
+                raise ValueError(f"its class_names are {class_names!r:.80}")
+            return cls(
+                preprocessing=Preprocessing(**preprocessing),
+                outputs=outputs,
+                class_names=tuple(class_names),
+                **fields,
+            )
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise ValueError(f"{where}: no valid description of a feature model ({error})") from error

@@ -1,6 +1,7 @@
 """`rfd detect` from raw pictures to average precision."""
 
 import json
+import re
 import signal
 
 import numpy as np
@@ -173,6 +174,48 @@ def test_objects_in_pictures_of_ones_own(root, learned, tmp_path, capsys):
     (folder / f"{source.names[0]}.png").unlink()
     assert cli.main(command) == 1
     assert "pictures:" in capsys.readouterr().err
+
+
+def test_two_classes_of_ones_own(tmp_path, capsys):
+    """From a folder in VOC's format to objects found in images: the classes go with the detector."""
+    own = ("tallstock", "headstock")
+    root = toy.write_devkit(tmp_path, own)
+    toy.write_network(root / "network.keras")
+    path = root / "VOC2007" / "Annotations" / "000003.xml"
+    text = re.sub(r"<difficult>0</difficult>", "", path.read_text())
+    path.write_text(re.sub(r"<xmin>\d+</xmin>", "<xmin>0</xmin>", text, count=1))
+    options = {
+        "steps": "100",
+        "log_steps": "100",
+        "optimizer__milestones": "((100,1e-2),)",
+        "detector__dropout": "0.0",
+        "deterministic": "False",
+        "draw": "0",
+    }
+    run = tmp_path / "run"
+    for refused, message in (
+        ({}, "'tallstock', which is no class of VOC: name your own in `classes`"),
+        ({"data__classes": "('headstock',)"}, "'tallstock', which is not one of the 1 classes (headstock)"),
+        ({"data__classes": "*"}, "000003.xml: the box of object 1"),
+    ):
+        assert cli.main(["rfd", "detect", *toy.arguments(root, run, **options, **refused)]) == 1
+        assert message in capsys.readouterr().err
+    options |= {"data__classes": "*", "data__boxes": "clip"}
+    assert cli.main(["rfd", "detect", *toy.arguments(root, run, **options)]) == 0
+    note = "1 of 12 boxes, in 1 of 8 images of VOC2007, reached beyond their image, by up to 1 pixels"
+    assert note in capsys.readouterr().out
+    result = load_result(run / "evaluation.json")
+    assert result.class_names == sorted(own)
+    assert [note in line for line in result.notes] == [True]
+    assert result.figures["Fast R-CNN"].mean_average_precision["area"] > 0.5
+    assert (run / "results" / "comp4_det_test_headstock.txt").read_text()
+    detector = open_detector(run)
+    assert detector.class_names == tuple(sorted(own))
+    assert detector.facts()["class_names"] == sorted(own)
+    images, out = root / "VOC2007" / "JPEGImages", tmp_path / "found"
+    assert cli.main(["rfd", "detect", f"--model={run}", f"--images={images}", f"--out={out}"]) == 0
+    listed = json.loads((out / "detections.json").read_text())
+    assert {found["class"] for of in listed for found in of["detections"]} == set(own)
 
 
 @pytest.mark.parametrize(
