@@ -66,11 +66,9 @@ class RoIMaxPool(keras.layers.Layer):
         covered = ops.logical_and(
             ops.all(rows[1] - rows[0] <= longest[0]), ops.all(columns[1] - columns[0] <= longest[1])
         )
-        pooled = ops.cond(
-            covered,
-            lambda: self._largest(maps, image, rows, columns),
-            lambda: _one_by_one(maps, image, rows, columns),
-        )
+        # Outside the branch: TensorFlow's type inference complains where both of them have gradients.
+        quick = self._largest(maps, image, rows, columns)
+        pooled = ops.cond(covered, lambda: quick, lambda: _one_by_one(maps, image, rows, columns))
         empty = (rows[0] >= rows[1])[:, :, None] | (columns[0] >= columns[1])[:, None, :]
         return ops.where(empty[..., None], ops.zeros_like(pooled), pooled)
 
