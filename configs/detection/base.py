@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
 
     # Pictures with annotated objects: to learn from, and to measure on.
     config.data = voc_fields("trainval")
+    config.data.classes = ()  # of own data in VOC's format; ("*",): all names found, sorted; (): VOC's 20
     config.validation = voc_fields("test")
 
     config.proposals = ConfigDict(
@@ -32,7 +33,7 @@ def get_config() -> ConfigDict:
             "processes": 0,  # pictures at once; 0: one a core
             "mat_files": (),  # one or more of "mat"; together they must have every picture
             "convention": "",  # of these files, see `proposals.read_mat`; "": as they look
-            "most": 2000,  # the first so many of a picture; 0: all
+            "most": 0,  # the first so many of a picture; 0: all
         }
     )
 
@@ -41,15 +42,24 @@ def get_config() -> ConfigDict:
             "feature": "conv5",  # the network's map that regions are pooled from
             "stride": 16,  # pixels a cell of it
             "frozen": "conv1",  # the network up to this map stays as it is; "": all of it learns
+            "ceil_pools": True,  # max pools round up, as Caffe's; sizes other than 224 show it
             "fold_batch_norm": True,  # into the layers before, as in the network released for VOC
             "pretrained_dense": True,  # fc6 and fc7 begin as the network's own, not at random
             "pool_size": 6,
             "dense_width": 4096,
             "dropout": 0.5,
+            # For box targets a box is x2 - x1 wide, as in Fast R-CNN's code; False: x2 - x1 + 1
+            "exclusive_deltas": True,
         }
     )
 
-    config.regions = ConfigDict({"count": 128, "foreground_share": 0.25})  # a step, over all pictures
+    config.regions = ConfigDict(
+        {
+            "count": 128,  # a step, over all pictures
+            "foreground_share": 0.25,
+            "learn_difficult": True,  # objects marked difficult, like any other
+        }
+    )
     config.scales = (480, 576, 688, 864, 1200)  # of the short side in training; one is drawn for a picture
     config.longest = 2000  # pixels of the long side at most
 
@@ -66,7 +76,19 @@ def get_config() -> ConfigDict:
 
     # How pictures are tested, see `detection.DetectionOptions`.
     config.test = ConfigDict(
-        {"short_sides": (600,), "longest": 1000, "score": 0.05, "nms_iou": 0.3, "most": 100}
+        {
+            "short_sides": (600,),
+            "longest": 1000,
+            "score": 0.0,  # detections of a lower one are dropped
+            "nms_iou": 0.3,
+            "most": 0,  # detections in a picture; 0: all
+            "most_of_class": 100,  # of a class in a picture, before overlaps are dropped; 0: all
+            "average_of_class": 40,  # likewise, but a picture's average over the whole test set; 0: all
+            "round_results": True,  # VOC's files and figures: three decimals of a score, one of a corner
+            # The detector that is saved, and COCO's figures, keep these only; 0: as in the test
+            "saved_score": 0.05,
+            "saved_most": 100,
+        }
     )
     config.draw = 20  # test pictures that are drawn with what was found in them
     return config
@@ -83,5 +105,6 @@ def voc_fields(split: str) -> ConfigDict:
             "limit": 0,  # the first so many pictures; 0: all
             # Boxes are in images turned as their EXIF says; False: in images as they are stored
             "exif_orientation": True,
+            "boxes": "",  # a box that is not within its picture is an error; "clip": is clipped to it
         }
     )

@@ -5,6 +5,8 @@
 
 A run of `rfd train` will do for --model as well. With TensorFlow Datasets' voc/2007 (`tfds build voc/2007`)
 instead of the devkit: --config.data.source=voc_tfds --config.validation.source=voc_tfds, without roots.
+
+Own data in the devkit's folders: --config.data.classes="('robin','wren')".
 """
 
 from rfd_tf.configs.detection import base

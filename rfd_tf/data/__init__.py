@@ -10,7 +10,7 @@ from rfd_tf.data.image_list import ImageList
 from rfd_tf.data.localized_rotation import LOCALIZED_ROTATIONS, localized_rotation
 from rfd_tf.data.long_tail import long_tailed
 from rfd_tf.data.open_source import open_source
-from rfd_tf.data.open_voc import VOC_SOURCES, VocSource, open_voc
+from rfd_tf.data.open_voc import VOC_SOURCES, VocSource, clipping_note, open_voc
 from rfd_tf.data.pipeline import evaluation_dataset, training_dataset
 from rfd_tf.data.places205 import places205
 from rfd_tf.data.preprocessing import Preprocessing
@@ -44,6 +44,7 @@ __all__ = [
     "VocError",
     "VocSource",
     "VocTfds",
+    "clipping_note",
     "digits",
     "evaluation_dataset",
     "find_bad_images",

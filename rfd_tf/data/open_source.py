@@ -30,7 +30,7 @@ def open_source(kind: str, root: str | os.PathLike = "", split: str = "train", *
             `"npz"`: `root` is the file; `images_key` is `SPLIT_images` by default, `labels_key`
                 `SPLIT_labels`; options of `load_npz`;
             `"tfds"`: `root` is TFDS's data_dir; the option `name` is the builder; options of `TfdsSource`;
-            `"voc_devkit"`, `"voc_tfds"`: as of `open_voc`, with the option `year`;
+            `"voc_devkit"`, `"voc_tfds"`: as of `open_voc`, with its other options;
             `"digits"`: scikit-learn's scans, no `root`.
         root: see `kind`.
         split: which part of the data.

@@ -21,4 +21,4 @@ class VocSubset(Subset):
     @property
     def targets(self) -> np.ndarray:
         """As of `VocDevkit`."""
-        return multi_label_targets(self.annotations)
+        return multi_label_targets(self.annotations, len(self.class_names))

@@ -6,7 +6,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from rfd_tf.data.tfds_source import TfdsSource
-from rfd_tf.data.voc import VOC_CLASSES, Annotation, VocError, box_error, multi_label_targets
+from rfd_tf.data.voc import (
+    VOC_CLASSES,
+    Annotation,
+    VocError,
+    boxes_within,
+    check_boxes,
+    multi_label_targets,
+)
 from rfd_tf.image_header import encoded_size
 
 SPLITS = {"train": "train", "val": "validation", "trainval": "train+validation", "test": "test"}
@@ -23,6 +30,7 @@ class VocTfds(TfdsSource):
         root: TFDS's `data_dir`; None for its default.
         split: "train", "val", "trainval" or "test".
         year: "2007" or "2012".
+        boxes: as of `VocDevkit`.
         name: of a builder with the features of TFDS's `voc`.
         download: whether to download and prepare what is not there.
         exif_orientation: whether boxes are in pictures that are turned as their EXIF says.
@@ -43,6 +51,7 @@ class VocTfds(TfdsSource):
         root: str | os.PathLike | None = None,
         split: str = "trainval",
         year: str = "2007",
+        boxes: str = "strict",
         *,
         name: str = "voc",
         download: bool = False,
@@ -51,6 +60,7 @@ class VocTfds(TfdsSource):
         if split not in SPLITS:
             raise ValueError(f"`split` must be one of {', '.join(SPLITS)}. Received: split={split!r}")
         self._exif_orientation = exif_orientation
+        check_boxes(boxes)
         self._found: list[tuple[int, int, dict]] = []
         super().__init__(
             f"{name}/{year}",
@@ -66,14 +76,16 @@ class VocTfds(TfdsSource):
         del self._found
         self.class_names = VOC_CLASSES
         self.names = tuple(os.path.splitext(file.decode())[0] for file in self._names)
-        self.annotations = tuple(_annotation(self.describe(row), *entry) for row, entry in enumerate(found))
+        self.annotations = tuple(
+            _annotation(self.describe(row), boxes, *entry) for row, entry in enumerate(found)
+        )
         if not any(len(annotation.labels) for annotation in self.annotations):
             raise VocError(f"None of the {len(self)} pictures of {self.name} is annotated: it has no labels")
 
     @property
     def targets(self) -> np.ndarray:
         """As of `VocDevkit`."""
-        return multi_label_targets(self.annotations)
+        return multi_label_targets(self.annotations, len(self.class_names))
 
     def _columns(self, records: Iterator[dict]) -> dict[str, np.ndarray]:
         """Keeps the objects of each record, and the size of its picture, as they pass by."""
@@ -93,13 +105,16 @@ class VocTfds(TfdsSource):
         return super()._columns(kept())
 
 
-def _annotation(place: str, width: int, height: int, objects: dict) -> Annotation:
+def _annotation(place: str, boxes: str, width: int, height: int, objects: dict) -> Annotation:
     """What the devkit's file says, of TFDS's y1 / height, x1 / width, y2 / height, x2 / width."""
     labels = np.asarray(objects["label"], "int64")
     shares = np.asarray(objects["bbox"], "float64").reshape(-1, 4)[:, [1, 0, 3, 2]]
     corners = np.round(shares * [width, height, width, height], _DECIMALS)
-    for number, (label, box) in enumerate(zip(labels, corners, strict=True), 1):
-        if problem := box_error(number, VOC_CLASSES[label], box, width, height):
-            raise VocError(f"{place}: {problem}")
+    try:
+        corners, overhang = boxes_within(
+            corners, [VOC_CLASSES[label] for label in labels], width, height, boxes
+        )
+    except VocError as error:
+        raise VocError(f"{place}: {error}") from None
     difficult = np.asarray(objects["is_difficult"], bool)
-    return Annotation(width, height, (corners - 1).astype("float32"), labels, difficult)
+    return Annotation(width, height, (corners - 1).astype("float32"), labels, difficult, overhang)

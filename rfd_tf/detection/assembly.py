@@ -31,7 +31,8 @@ def build_detector(
         ValueError: if the network does not fit the config.
     """
     options = config.detector
-    trunk = any_size(_folded(network, fold) if options.fold_batch_norm else network, options.feature)
+    folded = _folded(network, fold) if options.fold_batch_norm else network
+    trunk = any_size(folded, options.feature, options.get("ceil_pools", False))
     _freeze(trunk, options.frozen)
     model = FastRCNN(
         trunk,
@@ -40,6 +41,7 @@ def build_detector(
         pool_size=options.pool_size,
         dense_width=options.dense_width,
         dropout=options.dropout,
+        exclusive_deltas=options.get("exclusive_deltas", False),
     )
     _check_sides(model, config)
     if options.pretrained_dense:

@@ -1,7 +1,8 @@
 """Boxes of Fast R-CNN: x1, y1, x2, y2 in pixels counted from 0, both corners inclusive.
 
 Their width is x2 - x1 + 1. Keras's box functions take the corner beyond the last pixel; that is the only
-difference, and `_beyond` and `_inclusive` bridge it. All arrays are float32 [..., 4] unless said otherwise.
+difference, and `_beyond` and `_inclusive` bridge it. Fast R-CNN's code takes a box to be x2 - x1 wide where
+it encodes and decodes, and only there: `exclusive`. All arrays are float32 [..., 4] unless said otherwise.
 
 Reference: Girshick, "Fast R-CNN", ICCV 2015; Girshick et al., "Rich feature hierarchies", CVPR 2014, app. C.
 """
@@ -22,19 +23,21 @@ def iou(boxes, others) -> np.ndarray:
     return ops.convert_to_numpy(found)
 
 
-def encode(proposals, boxes):
-    """From proposals to boxes: shifts of the centre over the proposal's size, logarithms of size ratios."""
-    ends = _beyond(proposals), _beyond(boxes)
+def encode(proposals, boxes, exclusive: bool = False):
+    """From proposals to boxes: shifts of the centre over the proposal's size, logarithms of size ratios.
+
+    `exclusive` sizes are x2 - x1, or 1e-7 where that is less.
+    """
+    ends = (_corners(proposals), _corners(boxes)) if exclusive else (_beyond(proposals), _beyond(boxes))
     return bounding_boxes.encode_box_to_deltas(*ends, **_ANCHORS, encoding_format=_DELTAS)
 
 
-def decode(proposals, deltas):
+def decode(proposals, deltas, exclusive: bool = False):
     """The boxes that `deltas` make of proposals; both [R, 4]."""
     deltas = ops.convert_to_tensor(deltas, "float32")
-    found = bounding_boxes.decode_deltas_to_boxes(
-        _beyond(proposals), deltas, **_ANCHORS, encoded_format=_DELTAS
-    )
-    return _inclusive(found)
+    ends = _corners(proposals) if exclusive else _beyond(proposals)
+    found = bounding_boxes.decode_deltas_to_boxes(ends, deltas, **_ANCHORS, encoded_format=_DELTAS)
+    return found if exclusive else _inclusive(found)
 
 
 def clip(boxes, height: int, width: int):
@@ -50,8 +53,12 @@ def mirror(boxes: np.ndarray, width: int) -> np.ndarray:
     return np.stack([width - 1 - boxes[:, 2], boxes[:, 1], width - 1 - boxes[:, 0], boxes[:, 3]], axis=1)
 
 
+def _corners(boxes):
+    return ops.convert_to_tensor(boxes, "float32")
+
+
 def _beyond(boxes):
-    return ops.convert_to_tensor(boxes, "float32") + np.array([0, 0, 1, 1], "float32")
+    return _corners(boxes) + np.array([0, 0, 1, 1], "float32")
 
 
 def _inclusive(boxes):

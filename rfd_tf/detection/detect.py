@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from rfd_tf.detection import boxes as box_functions
 from rfd_tf.detection.scaling import scale_factors, scaled_picture
+from rfd_tf.layers.roi_max_pool import rounded_cells
 from rfd_tf.models import FastRCNN
 
 _BEST_SIDE = 224  # of a scaled proposal, in pixels: what the trunk was pretrained on
@@ -21,9 +22,11 @@ class DetectionOptions:
         short_sides: of the picture as the network sees it, in pixels; 600 in Fast R-CNN. Of several scales,
             each proposal is scored at that which brings its area nearest to 224 x 224 pixels.
         longest: limit of its long side, which goes before.
-        score: detections of lower probability are dropped, in [0, 1).
+        score: detections of lower probability are dropped, in [0, 1); 0 drops none.
         nms_iou: of two detections of one class that overlap by more, the one of lower score is dropped.
-        most: detections kept in a picture, the likeliest of all classes.
+        most: detections kept in a picture, the likeliest of all classes; 0 keeps all.
+        most_of_class: of each class only so many are looked at, the likeliest, before those that overlap are
+            dropped; 0 for all.
 
     Raises:
         ValueError: on a number out of range.
@@ -37,15 +40,16 @@ class DetectionOptions:
     score: float = 0.05
     nms_iou: float = 0.3
     most: int = 100
+    most_of_class: int = 0
 
     def __post_init__(self):
         if not self.short_sides or min(self.short_sides) < 1:
             raise ValueError(
                 f"`short_sides` must be at least 1. Received: short_sides={tuple(self.short_sides)}"
             )
-        for name in ("longest", "most"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1. Received: {name}={getattr(self, name)}")
+        for name, least in (("longest", 1), ("most", 0), ("most_of_class", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"`{name}` must be at least {least}. Received: {name}={getattr(self, name)}")
         for name in ("score", "nms_iou"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be in [0, 1). Received: {name}={getattr(self, name)}")
@@ -59,11 +63,14 @@ class Detections:
         boxes: float32 [n, 4], within the picture; see `detection.boxes`.
         scores: float32 [n], probabilities of the class.
         labels: int64 [n], classes of the data, from 0.
+        candidates: where `DetectionOptions.most_of_class` limits them, float32 [C, m]: the scores of each
+            class, falling, before those that overlap are dropped.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
+    candidates: np.ndarray | None = None
 
 
 def detect(
@@ -79,7 +86,7 @@ def detect(
         options: see there.
 
     Returns:
-        Dict of `boxes`, `scores` and `labels`, as of `Detections`.
+        Dict of `boxes`, `scores`, `labels` and, if limited, `candidates`, as of `Detections`.
     """
     height, width = tf.unstack(tf.shape(image)[:2])
     factors = scale_factors(height, width, options.short_sides, options.longest)
@@ -90,7 +97,7 @@ def detect(
         rows.append(tf.cast(own, tf.int32))
         parts.append(_scored(model, image, tf.gather(proposals, own), factors[place], mean, std))
     probabilities, deltas = (tf.dynamic_stitch(rows, part) for part in zip(*parts, strict=True))
-    return select(proposals, probabilities, deltas, height, width, options)
+    return select(proposals, probabilities, deltas, height, width, options, model.exclusive_deltas)
 
 
 def _nearest_scale(proposals: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
@@ -130,7 +137,7 @@ def distinct_regions(scaled: tf.Tensor, stride: int) -> tuple[tf.Tensor, tf.Tens
         scaled: [P, 4], in pixels of the network's input.
         stride: pixels per cell.
     """
-    cells = tf.cast(tf.floor(scaled / stride + 0.5), tf.int64)
+    cells = tf.cast(rounded_cells(scaled, stride), tf.int64)
     # Beyond the map all cells are alike. One number for four, since GPUs have no `unique` of rows.
     cells = tf.clip_by_value(cells, -_FARTHEST_CELL, _FARTHEST_CELL - 1) + _FARTHEST_CELL
     places = (2 * _FARTHEST_CELL) ** np.arange(4, dtype="int64")
@@ -146,34 +153,50 @@ def select(
     height,
     width,
     options: DetectionOptions,
+    exclusive: bool = False,
 ) -> dict[str, tf.Tensor]:
     """Detections of proposals [P, 4], given probabilities [P, C + 1] and deltas [P, C + 1, 4] by class.
 
-    Of equal scores the class that comes first goes first.
+    `exclusive` is how the deltas are to be read, see `detection.boxes`. Of equal scores the class that comes
+    first goes first.
     """
     proposals = tf.cast(proposals, tf.float32)
     scores, deltas = probabilities[:, 1:], tf.cast(deltas[:, 1:], tf.float32)
     classes = scores.shape[1]
-    moved = box_functions.decode(tf.repeat(proposals, classes, axis=0), tf.reshape(deltas, [-1, 4]))
+    repeated = tf.repeat(proposals, classes, axis=0)
+    moved = box_functions.decode(repeated, tf.reshape(deltas, [-1, 4]), exclusive)
     moved = box_functions.clip(moved, tf.cast(height, tf.float32), tf.cast(width, tf.float32))
     moved = tf.reshape(moved, [-1, classes, 4])
 
+    limits = [limit for limit in (options.most, options.most_of_class) if limit]
+    size = min(limits) if limits else tf.shape(proposals)[0]
+
     def kept(label: tf.Tensor) -> tf.Tensor:
-        likely = tf.where(scores[:, label] >= options.score)[:, 0]
+        own = scores[:, label]
+        likely = tf.where(own >= options.score)[:, 0]
+        if options.most_of_class:
+            order = tf.argsort(tf.gather(own, likely), direction="DESCENDING", stable=True)
+            likely = tf.gather(likely, order[: options.most_of_class])
         beyond = tf.gather(moved[:, label], likely) + [0.0, 0.0, 1.0, 1.0]
         best = tf.image.non_max_suppression(
-            tf.gather(beyond, [1, 0, 3, 2], axis=1),
-            tf.gather(scores[:, label], likely),
-            options.most,
-            options.nms_iou,
+            tf.gather(beyond, [1, 0, 3, 2], axis=1), tf.gather(own, likely), size, options.nms_iou
         )
         rows = tf.gather(likely, best)
-        return tf.pad(rows, [[0, options.most - tf.size(rows)]], constant_values=-1)
+        return tf.pad(rows, [[0, size - tf.size(rows)]], constant_values=-1)
 
-    rows = tf.map_fn(kept, tf.range(classes), fn_output_signature=tf.TensorSpec([options.most], tf.int64))
+    signature = tf.TensorSpec([min(limits) if limits else None], tf.int64)
+    rows = tf.map_fn(kept, tf.range(classes), fn_output_signature=signature)
     found = tf.where(rows >= 0)  # by class, then by score
     pairs = tf.stack([tf.gather_nd(rows, found), found[:, 0]], axis=1)
-    scores = tf.gather_nd(scores, pairs)
-    order = tf.argsort(scores, direction="DESCENDING", stable=True)[: options.most]
+    likely = tf.gather_nd(scores, pairs)
+    order = tf.argsort(likely, direction="DESCENDING", stable=True)[: options.most or None]
     pairs = tf.gather(pairs, order)
-    return {"boxes": tf.gather_nd(moved, pairs), "scores": tf.gather(scores, order), "labels": pairs[:, 1]}
+    result = {
+        "boxes": tf.gather_nd(moved, pairs),
+        "scores": tf.gather(likely, order),
+        "labels": pairs[:, 1],
+    }
+    if options.most_of_class:
+        falling = tf.sort(scores, axis=0, direction="DESCENDING")[: options.most_of_class]
+        result["candidates"] = tf.transpose(falling)
+    return result

@@ -49,7 +49,7 @@ def detect_pictures(
                 continue
             found = detector(read(index), proposals[index])
             with atomic_file(file) as opened:
-                np.savez(opened, boxes=found.boxes, scores=found.scores, labels=found.labels)
+                np.savez(opened, **{name: value for name, value in vars(found).items() if value is not None})
             bar.update()
             if signals.received is not None:
                 raise DetectionStopped(signals.received, f"{bar.n} of {len(files)} pictures are done")
@@ -59,6 +59,6 @@ def detect_pictures(
 def _load(file: Path) -> Detections:
     try:
         with np.load(file, allow_pickle=False) as saved:
-            return Detections(saved["boxes"], saved["scores"], saved["labels"])
+            return Detections(saved["boxes"], saved["scores"], saved["labels"], saved.get("candidates"))
     except (ValueError, OSError, KeyError, EOFError) as error:
         raise ValueError(f"{file} cannot be read ({error}): delete it, and start again") from None

@@ -55,7 +55,9 @@ class DetectorRun(ResumableRun):
         self.proposed = pictures
         self.pictures = Pictures(source, extractor.info.preprocessing, np.arange(len(source)), [])
         matched = zip(pictures.proposals, source.annotations, strict=True)
-        self.regions = [match_regions(proposals, annotation) for proposals, annotation in matched]
+        learn_difficult = config.regions.get("learn_difficult", False)
+        exclusive = config.detector.get("exclusive_deltas", False)
+        self.regions = [match_regions(*found, learn_difficult, exclusive) for found in matched]
         self._passes = math.ceil(config.steps / steps_per_epoch(len(source), config.batch_size))
         self.extractor = extractor
         self.fold = fold

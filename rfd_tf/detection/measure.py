@@ -6,13 +6,17 @@ import numpy as np
 
 from rfd_tf.atomic import write_text
 from rfd_tf.detection.coco_metrics import coco_figures
+from rfd_tf.detection.detect import DetectionOptions, Detections
 from rfd_tf.detection.detect_pictures import detect_pictures
 from rfd_tf.detection.detector import Detector
 from rfd_tf.detection.drawing import draw_detections
 from rfd_tf.detection.precision_recall_figure import draw_precision_recall
 from rfd_tf.detection.proposed_pictures import ProposedPictures
 from rfd_tf.detection.results import (
+    chosen,
     evaluate_detections,
+    limit_average,
+    rounded,
     write_coco_results,
     write_voc_results,
 )
@@ -26,7 +30,15 @@ DRAWN_SCORE = 0.3  # of detections in pictures for people; average precision cou
 
 
 def measure(
-    detector: Detector, pictures: ProposedPictures, workdir: Path, split: str, draw: int
+    detector: Detector,
+    pictures: ProposedPictures,
+    workdir: Path,
+    split: str,
+    draw: int,
+    *,
+    average_of_class: int = 0,
+    round_results: bool = False,
+    saved: DetectionOptions | None = None,
 ) -> MultiLabelFigures:
     """Detect in the pictures, hold it against their annotations, and write `workdir/results`.
 
@@ -34,27 +46,35 @@ def measure(
     (`table.md`), precision over recall (`precision_recall.png`), and drawn pictures.
 
     Args:
-        detector: trained in `workdir`.
+        detector: trained in `workdir`, with the options of the test.
         pictures: to test on.
         workdir: of the run; detections so far are kept in its cache.
         split: the name of the pictures' list, for VOC's files.
         draw: how many pictures to draw, the first ones, with detections of a score of 0.3 and more.
+        average_of_class: as of `limit_average`.
+        round_results: whether VOC's files have few decimals, see `rounded`; its figures are of the files.
+        saved: options of the saved detector, no other than the test's but for `score` and `most`: COCO's file
+            and figures are of what it finds. By default of the test's.
 
     Returns:
         Average precision by both rules; `extra` has COCO's figures.
 
     Raises:
-        DetectionStopped, ValueError: as of `detect_pictures`.
+        DetectionStopped, ValueError: as of `detect_pictures` and `limit_average`.
     """
     source = pictures.source
     detections = detect_pictures(
         detector, source.names, pictures.read, pictures.proposals, workdir / CACHE_FOLDER / "detections"
     )
     annotations = dict(zip(source.names, source.annotations, strict=True))
-    figures = evaluate_detections(detections, annotations, detector.class_names)
+    kept = limit_average(detections, average_of_class)
+    if round_results:
+        kept = {name: rounded(found) for name, found in kept.items()}
+    figures = evaluate_detections(kept, annotations, detector.class_names)
+    detections = {name: _found(found, saved or detector.options) for name, found in detections.items()}
     coco = coco_figures(detections, annotations, detector.class_names)
     folder = workdir / RESULTS
-    write_voc_results(folder, detections, detector.class_names, split)
+    write_voc_results(folder, kept, detector.class_names, split, round_results)
     write_coco_results(folder / "coco.json", detections)
     write_text(folder / "table.md", f"{figures.table()}\n\n{coco.table()}\n")
     draw_precision_recall(figures, folder / "precision_recall.png")
@@ -65,3 +85,8 @@ def measure(
     precisions = np.array([figures.average_precisions(rule) for rule in RULES])
     extra = {"coco_map": coco.ap, "coco_50_map": coco.ap_50, "coco_75_map": coco.ap_75}
     return figures_of(precisions, {name: value for name, value in extra.items() if not np.isnan(value)})
+
+
+def _found(detections: Detections, options: DetectionOptions) -> Detections:
+    """What a detector of these options finds, of what one without its floor and limit has found."""
+    return chosen(chosen(detections, detections.scores >= options.score), slice(options.most or None))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,16 +47,23 @@ def read_picture(source: Source, index: int, exif_orientation: bool) -> np.ndarr
         raise
 
 
-def open_annotated(data: ConfigDict) -> VocSource:
+def open_annotated(
+    data: ConfigDict, classes: Sequence[str] | None = None, difficult: bool = False
+) -> VocSource:
     """The pictures that a config's `data` names.
+
+    Args:
+        data: fields of a config, see `configs/detection/base.py`.
+        classes: names of the classes; by default those that `data` names.
+        difficult: whether difficult objects alone will do.
 
     Raises:
         VocError: if a picture is not of the size that its annotation says, or there is no object to find.
         And what `data.open_voc` raises.
     """
-    source = open_voc(**data)
+    source = open_voc(**(dict(data) if classes is None else {**data, "classes": classes}))
     _check_sizes(source, bool(data.get("exif_orientation", False)))
-    if all(annotation.difficult.all() for annotation in source.annotations):
+    if all(found.difficult.all() and not (difficult and len(found.labels)) for found in source.annotations):
         raise VocError(f"There is no object to find in the {len(source)} pictures of {source.name}")
     return source
 

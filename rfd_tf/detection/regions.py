@@ -16,7 +16,7 @@ BACKGROUND_IOU = (0.1, 0.5)  # from, to before
 
 @dataclasses.dataclass(frozen=True)
 class Regions:
-    """The R candidate regions of a picture: its objects that are not difficult, then its proposals.
+    """The R candidate regions of a picture: the objects that are learnt, then its proposals.
 
     Attributes:
         boxes: float32 [R, 4], see `detection.boxes`.
@@ -31,16 +31,22 @@ class Regions:
     deltas: np.ndarray
 
 
-def match_regions(proposals, annotation: Annotation) -> Regions:
-    """The regions of a picture, held against its objects. Difficult objects are as if they were not there.
+def match_regions(
+    proposals, annotation: Annotation, learn_difficult: bool = False, exclusive: bool = False
+) -> Regions:
+    """The regions of a picture, held against its objects.
 
     Args:
         proposals: [P, 4], see `detection.boxes`.
         annotation: the picture's.
+        learn_difficult: whether difficult objects are like any other, as in Fast R-CNN's code; else they are
+            as if they were not there.
+        exclusive: how wide boxes are for `deltas`, see `detection.boxes`. Where a side of either box then has
+            the size 0, its deltas are 0.
     """
     proposals = np.asarray(proposals, "float32").reshape(-1, 4)
-    easy = ~annotation.difficult
-    objects, classes = annotation.boxes[easy], annotation.labels[easy]
+    learnt = np.full(len(annotation.labels), True) if learn_difficult else ~annotation.difficult
+    objects, classes = annotation.boxes[learnt], annotation.labels[learnt]
     boxes = np.concatenate([objects, proposals])
     if not len(objects):
         nothing = np.zeros(len(boxes), "float32")
@@ -48,8 +54,12 @@ def match_regions(proposals, annotation: Annotation) -> Regions:
     overlaps = box_functions.iou(boxes, objects)
     nearest = overlaps.argmax(axis=1)
     highest = overlaps.max(axis=1)
-    deltas = np.array(box_functions.encode(boxes, objects[nearest]))
+    targets = objects[nearest]
+    deltas = np.array(box_functions.encode(boxes, targets, exclusive))
     deltas[highest < FOREGROUND_IOU] = 0
+    if exclusive:  # shifts over a size of 0 are of no use, and one of them outweighs all others
+        flat = (boxes[:, 2:] <= boxes[:, :2]) | (targets[:, 2:] <= targets[:, :2])
+        deltas[flat.any(axis=1)] = 0
     return Regions(boxes, highest, classes[nearest] + 1, deltas)
 
 

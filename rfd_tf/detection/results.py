@@ -83,6 +83,45 @@ def evaluate_detections(
     return DetectionFigures(tuple(class_names), tuple(curves))
 
 
+def limit_average(detections: Mapping[str, Detections], average_of_class: int) -> dict[str, Detections]:
+    """Of each class the detections that are among the likeliest `average_of_class` times N candidates.
+
+    The candidates of all N pictures compete, overlapping ones included (`Detections.candidates`), so that one
+    picture may keep more than another. Where there are more than that, detections stay whose score is above
+    the last of those. 0 keeps all.
+
+    Raises:
+        ValueError: on a negative number, or detections without candidates.
+
+    Reference: Girshick, "Fast R-CNN", ICCV 2015, the code's `test_net`.
+    """
+    if average_of_class < 0:
+        raise ValueError(
+            f"`average_of_class` must not be negative. Received: average_of_class={average_of_class}"
+        )
+    if not average_of_class or not detections:
+        return dict(detections)
+    if any(found.candidates is None for found in detections.values()):
+        raise ValueError("`average_of_class` needs the candidates of each class: set `most_of_class`")
+    candidates = np.concatenate([found.candidates for found in detections.values()], axis=1)
+    limit = average_of_class * len(detections)
+    if candidates.shape[1] <= limit:
+        return dict(detections)
+    floors = -np.partition(-candidates, limit - 1, axis=1)[:, limit - 1]
+    return {name: chosen(found, found.scores > floors[found.labels]) for name, found in detections.items()}
+
+
+def chosen(found: Detections, rows) -> Detections:
+    """Some of the detections in a picture: a mask or a slice of them."""
+    return Detections(found.boxes[rows], found.scores[rows], found.labels[rows])
+
+
+def rounded(found: Detections) -> Detections:
+    """Scores with three decimals and corners with one, as in the result files of Fast R-CNN's code."""
+    scores = np.round(found.scores.astype("float64"), 3).astype("float32")
+    return Detections(np.round(found.boxes.astype("float64"), 1).astype("float32"), scores, found.labels)
+
+
 def check_same_pictures(detections: Mapping[str, Detections], annotations: Mapping[str, Annotation]) -> None:
     """Raises ValueError if a picture is in one of them only."""
     if detections.keys() != annotations.keys():
@@ -91,20 +130,26 @@ def check_same_pictures(detections: Mapping[str, Detections], annotations: Mappi
 
 
 def write_voc_results(
-    folder: str | os.PathLike, detections: Mapping[str, Detections], class_names: Sequence[str], split: str
+    folder: str | os.PathLike,
+    detections: Mapping[str, Detections],
+    class_names: Sequence[str],
+    split: str,
+    few_decimals: bool = False,
 ) -> list[Path]:
     """Write `comp4_det_SPLIT_CLASS.txt` for each class, as the devkit's evaluation reads them.
 
     A line is `picture score x1 y1 x2 y2`, with pixels counted from 1 and enough digits to read the same
-    float32 numbers again.
+    float32 numbers again; with `few_decimals` three of a score and one of a corner, as `rounded` leaves them.
     """
+    forms = (".3f", ".1f") if few_decimals else (".9g", ".9g")
     paths = []
     for label, class_name in enumerate(class_names):
         lines = []
         for name, found in detections.items():
             for row in np.flatnonzero(found.labels == label):
                 corners = found.boxes[row].astype("float64") + 1
-                lines.append(" ".join([name, *(f"{value:.9g}" for value in (found.scores[row], *corners))]))
+                numbers = [f"{found.scores[row]:{forms[0]}}", *(f"{corner:{forms[1]}}" for corner in corners)]
+                lines.append(" ".join([name, *numbers]))
         path = Path(folder, f"comp4_det_{split}_{class_name}.txt")
         write_text(path, "".join(f"{line}\n" for line in lines))
         paths.append(path)

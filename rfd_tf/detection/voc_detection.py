@@ -1,5 +1,6 @@
 """Fast R-CNN on PASCAL VOC, from its config to its figures; started again, it goes on where it was."""
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from rfd_tf import distribution
-from rfd_tf.data import VocSource
+from rfd_tf.data import VocSource, clipping_note
 from rfd_tf.detection.assembly import Fold
 from rfd_tf.detection.detect import DetectionOptions
 from rfd_tf.detection.detector import DETECTOR_FILE, Detector, open_detector, save_detector
@@ -55,7 +56,7 @@ def voc_detection(
         ValueError: on a config out of range, or a network that does not fit it.
     """
     run_config = in_epochs(config)
-    options = DetectionOptions(**{**config.test, "short_sides": tuple(config.test.short_sides)})
+    options, saved = test_options(config.test)
     strategy = distribution.create_strategy(config.strategy, config.logical_cpus)
     set_up_keras(config)
     worker = distribution.worker_index(strategy)
@@ -69,7 +70,9 @@ def voc_detection(
         claimed = claim_of(PROTOCOL, config, extractor)
         check_workdir(workdir, claimed)
         with lock_workdir(workdir), stopwatch(seconds_file(workdir)) as seconds:
-            training, test = map(open_annotated, (config.data, config.validation))
+            learn_difficult = config.regions.get("learn_difficult", False)
+            training = open_annotated(config.data, difficult=learn_difficult)
+            test = open_annotated(config.validation, training.class_names)
 
             def proposed(source: VocSource, given: ConfigDict) -> ProposedPictures:
                 orientation = bool(given.get("exif_orientation", False))
@@ -85,13 +88,41 @@ def voc_detection(
                 run = DetectorRun(
                     run_config, workdir, strategy, proposed(training, config.data), extractor, fold
                 )
-                detector = _train(run, claimed, options)
+                detector = _train(run, claimed, saved)
             if to_test is None:
                 return None
-            figures = measure(detector, to_test, workdir, config.validation.split, config.draw)
-            result = _result(config, extractor, training, len(test), figures, command, seconds())
+            figures = measure(
+                dataclasses.replace(detector, options=options),
+                to_test,
+                workdir,
+                config.validation.split,
+                config.draw,
+                average_of_class=config.test.get("average_of_class", 0),
+                round_results=config.test.get("round_results", False),
+                saved=saved,
+            )
+            result = _result(config, extractor, training, test, figures, command, seconds())
             save_result(result, workdir)
             return result
+
+
+def test_options(test: ConfigDict) -> tuple[DetectionOptions, DetectionOptions]:
+    """Of the test, and of the detector that is saved, which keeps less; from the `test` of a config.
+
+    Raises:
+        ValueError: on a value out of range, or `average_of_class` without `most_of_class`.
+    """
+    fields = {field.name for field in dataclasses.fields(DetectionOptions)}
+    given = {name: value for name, value in test.items() if name in fields}
+    options = DetectionOptions(**{**given, "short_sides": tuple(test.short_sides)})
+    if (average := test.get("average_of_class", 0)) < 0 or (average and not options.most_of_class):
+        raise ValueError(
+            "`test.average_of_class` must not be negative, and needs a `test.most_of_class`. "
+            f"Received: {average}, {options.most_of_class}"
+        )
+    limits = [most for most in (options.most, test.get("saved_most", 0)) if most]
+    score = max(options.score, test.get("saved_score", 0.0))
+    return options, dataclasses.replace(options, score=score, most=min(limits, default=0))
 
 
 def _train(run: DetectorRun, claimed: dict, options: DetectionOptions) -> Detector:
@@ -125,7 +156,7 @@ def _result(
     config: ConfigDict,
     extractor: KerasExtractor,
     training: VocSource,
-    test_images: int,
+    test: VocSource,
     figures: MultiLabelFigures,
     command: str,
     seconds: float,
@@ -137,8 +168,9 @@ def _result(
         figures={"Fast R-CNN": figures},
         class_names=list(training.class_names),
         class_counts=[int(count) for count in (training.targets == 1).sum(axis=0)],
-        test_images=test_images,
+        test_images=len(test),
         settings=config.to_dict(),
         seconds=round(seconds, 1),
+        notes=[note for source in (training, test) if (note := clipping_note(source))],
         **circumstances.here_and_now(),
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from rfd_tf import distribution
+from rfd_tf.data import clipping_note
 from rfd_tf.evaluation import circumstances
 from rfd_tf.evaluation.experiment import CLASSES, Experiment, open_experiment
 from rfd_tf.evaluation.protocols import protocol as protocol_of
@@ -120,5 +121,8 @@ def _result(
         test_images=len(experiment.test.valid),
         settings=experiment.config.to_dict(),
         seconds=round(seconds, 1),
+        notes=[
+            note for part in (experiment.training, experiment.test) if (note := clipping_note(part.source))
+        ],
         **circumstances.here_and_now(),
     )

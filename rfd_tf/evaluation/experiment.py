@@ -86,7 +86,10 @@ def open_experiment(
     )
     if not config.validation.source:
         raise ValueError("`validation.source` is empty: there is nothing to measure on")
-    test = open_pictures(config.validation, prepared, cache / "skipped_validation.json")
+    # What is in VOC's format has the same classes in both, in the same order.
+    shared = config.data.source in VOC_SOURCES and config.validation.source in VOC_SOURCES
+    classes = training.source.class_names if shared else ()
+    test = open_pictures(config.validation, prepared, cache / "skipped_validation.json", classes)
     training.valid = labelled_fraction(
         training.source.labels, training.valid, config.label_fraction, config.label_seed
     )

@@ -73,6 +73,7 @@ class EvaluationResult:
         machine: processor, cores, memory, accelerators.
         versions: package -> version.
         date: ISO 8601, UTC.
+        notes: what else a reader must know, such as how many boxes were clipped.
     """
 
     protocol: str
@@ -87,6 +88,7 @@ class EvaluationResult:
     machine: dict[str, str]
     versions: dict[str, str]
     date: str
+    notes: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def is_multi_label(self) -> bool:

@@ -6,11 +6,11 @@ PERCENT = ("top1", "map", "map_std")  # ends of names of further figures that ar
 
 
 def text_table(result: EvaluationResult) -> str:
-    """For a terminal: one line per classifier; of multi-label figures then one per class."""
+    """For a terminal: one line per classifier; of multi-label figures then one per class; notes last."""
     tables = [_aligned(_rows(result))]
     if precisions := _class_rows(result):
         tables.append(_aligned(precisions))
-    return "\n\n".join(tables)
+    return "\n\n".join([*tables, *result.notes])
 
 
 def _aligned(rows: list[list[str]]) -> str:

@@ -29,6 +29,7 @@ class ModelInfo:
             and `invariant`, then feature maps, `rotation_probabilities`, `embedding`.
         input: `"normalized"`: float32 [B, S, S, 3], prepared entirely; `"uint8"`: RGB pixels [B, S, S, 3] of
             the resized and cropped picture, normalised inside.
+        class_names: of the C classes that an output `logits` [C] scores, in order; () if unknown.
 
     Raises:
         ValueError: on a value out of range.
@@ -38,6 +39,7 @@ class ModelInfo:
     preprocessing: Preprocessing
     outputs: dict[str, tuple[int, ...]]
     input: str = NORMALIZED
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self):
         if not self.name or not all(c.isalnum() or c in "_-." for c in self.name):
@@ -68,6 +70,8 @@ class ModelInfo:
         for name in _ADDED:
             if not fields["preprocessing"][name]:
                 del fields["preprocessing"][name]
+        if not self.class_names:
+            del fields["class_names"]  # earlier versions read what has none
         return json.dumps({"format": FORMAT, **fields})
 
     @classmethod
@@ -93,6 +97,13 @@ class ModelInfo:
                 preprocessing[statistic] = tuple(map(float, preprocessing[statistic]))
             preprocessing["color_jitter"] = tuple(preprocessing.get("color_jitter", ()))
             outputs = {name: tuple(map(int, shape)) for name, shape in fields.pop("outputs").items()}
-            return cls(preprocessing=Preprocessing(**preprocessing), outputs=outputs, **fields)
+            if not fits(class_names := fields.pop("class_names", []), list[str]):
+                raise ValueError(f"its class_names are {class_names!r:.80}")
+            return cls(
+                preprocessing=Preprocessing(**preprocessing),
+                outputs=outputs,
+                class_names=tuple(class_names),
+                **fields,
+            )
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise ValueError(f"{where}: no valid description of a feature model ({error})") from error

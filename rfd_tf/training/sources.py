@@ -115,13 +115,16 @@ def check_same_on_all_workers(pictures: Pictures, strategy) -> None:
         )
 
 
-def open_pictures(config: ConfigDict, preprocessing: data.Preprocessing, cache_file: Path) -> Pictures:
+def open_pictures(
+    config: ConfigDict, preprocessing: data.Preprocessing, cache_file: Path, classes: tuple[str, ...] = ()
+) -> Pictures:
     """Open `config.source`, long-tail it if asked, and leave out corrupt images with `on_error="skip"`.
 
     Args:
         config: the `data` or `validation` of a config.
         preprocessing: how the pictures become inputs, but for `exif_orientation`, which the config says.
         cache_file: keeps which of them are corrupt.
+        classes: of a source in VOC's format; by default those that the config names.
     """
     if config.on_error not in ("raise", "skip"):
         raise ValueError(f"`on_error` must be 'raise' or 'skip'. Received: {config.on_error!r}")
@@ -130,8 +133,9 @@ def open_pictures(config: ConfigDict, preprocessing: data.Preprocessing, cache_f
         options = {"cache_dir": cache_file.parent} | ({"name": config.name} if config.name else {})
     if config.source in ("image_folder", "flat_folder", "image_list", "places205"):
         options["on_error"] = config.on_error
-    if config.source in data.VOC_SOURCES and config.get("year"):
-        options = {"year": config.year}
+    if config.source in data.VOC_SOURCES:
+        options = {name: config[name] for name in ("year", "classes", "boxes") if config.get(name)}
+        options |= {"classes": classes} if classes else {}
     source = data.open_source(config.source, config.root, config.split or "train", **options)
     long_tail = config.get("long_tail")
     if long_tail and long_tail.profile:

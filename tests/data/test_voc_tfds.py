@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rfd_tf.data import VOC_CLASSES, VocDevkit, VocError, VocTfds, open_voc
+from rfd_tf.data import VOC_CLASSES, VocDevkit, VocError, VocTfds, clipping_note, open_voc
 from tests.data.devkits import write_devkit
 from tests.data.pictures import encoded, picture
 from tests.data.test_tfds_source import FORMATS, contents
@@ -124,6 +124,20 @@ def test_records_that_cannot_be_used(prepared, monkeypatch, change, message):
     monkeypatch.setattr(VocTfds, "_columns", changed)
     with pytest.raises(ValueError, match=message):
         VocTfds(prepared["array_record"], "val", name="mini_voc")
+
+
+def test_boxes_are_clipped_where_that_is_asked_for(prepared, monkeypatch):
+    columns = VocTfds._columns
+    small = {"image": encoded(picture(10, 20))}  # boxes are kept as shares: some begin before the first pixel
+    monkeypatch.setattr(
+        VocTfds, "_columns", lambda self, records: columns(self, ({**found, **small} for found in records))
+    )
+    source = VocTfds(prepared["array_record"], "val", boxes="clip", name="mini_voc")
+    assert max(found.overhang.max() for found in source.annotations) > 0.2
+    for found in source.annotations:
+        assert (found.boxes >= 0).all()
+        assert (found.boxes <= [19, 9, 19, 9]).all()
+    assert "boxes, in 3 of 3 images of mini_voc" in clipping_note(source)
 
 
 def test_runs_in_a_graph(prepared, devkit):

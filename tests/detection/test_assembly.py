@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import torch
 from rfd_tf.configs.detection import voc2007
 
 import zoo
@@ -11,6 +12,11 @@ from rfd_tf.models import alexnet
 from tests.contract import to_numpy
 
 WIDTH, CLASSES = 24, 3
+CONVOLUTIONS = (  # name, stride, padding
+    ("conv1", 4, 2),
+    ("conv2", 1, 2),
+    *((f"conv{n}", 1, 1) for n in (3, 4, 5)),
+)
 
 
 def config_of(**detector):
@@ -50,13 +56,42 @@ def test_trunk_and_dense_layers_are_the_networks(forms, form):
     expected = {name: to_numpy(value) for name, value in network(image, training=False).items()}
     maps = to_numpy(model.trunk(image))
     np.testing.assert_allclose(maps, expected["conv5"], atol=1e-4 * np.abs(expected["conv5"]).max())
-    assert model.trunk(np.zeros((1, 100, 150, 3), "float32")).shape == (1, 5, 8, 256)
+    assert model.trunk(np.zeros((1, 100, 150, 3), "float32")).shape == (1, 6, 9, 256)
     fc7 = keras.Model(model.head.inputs[0], model.head.get_layer("fc7").output)
     found = to_numpy(fc7(expected["pool5"]))
     np.testing.assert_allclose(found, expected["fc_block"], atol=1e-4 * np.abs(expected["fc_block"]).max())
     norms = [layer for layer in model.trunk.layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert len(norms) == (5 if form == "batch norm" else 0)
     assert not any(norm.trainable_weights for norm in norms)
+
+
+@pytest.mark.parametrize(("ceil_pools", "cells"), [(True, 37), (False, 36)])
+def test_pools_round_as_caffes(forms, ceil_pools, cells):
+    """At a side of 600, which is what pictures are tested at, Caffe's conv5 has one cell more."""
+    network, _ = forms["Caffe"]
+    model = build_detector(config_of(ceil_pools=ceil_pools), network, CLASSES)
+    image = np.random.default_rng(2).normal(size=(1, 600, 63, 3)).astype("float32")
+    maps = to_numpy(model.trunk(image))
+    assert maps.shape[1] == cells
+    # PyTorch's `ceil_mode` is Caffe's rounding.
+    x = torch.tensor(image).permute(0, 3, 1, 2)
+    for name, stride, padding in CONVOLUTIONS:
+        kernel, bias = map(torch.tensor, network.get_layer(f"{name}_conv").get_weights())
+        x = torch.relu(torch.conv2d(x, kernel.permute(3, 2, 0, 1), bias, stride, padding))
+        if name in ("conv1", "conv2"):
+            x = torch.nn.functional.max_pool2d(x, 3, 2, ceil_mode=ceil_pools)
+    expected = x.permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(maps, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_configs_of_before_build_what_they_built(forms):
+    network, _ = forms["Caffe"]
+    config = config_of()
+    for name in ("ceil_pools", "exclusive_deltas"):
+        del config.detector[name]
+    model = build_detector(config, network, CLASSES)
+    assert model.trunk(np.zeros((1, 100, 150, 3), "float32")).shape == (1, 5, 8, 256)
+    assert not model.exclusive_deltas
 
 
 def test_what_learns_and_how(backbone):

@@ -28,6 +28,23 @@ def test_encoding_equals_the_formula():
     np.testing.assert_allclose(to_numpy(boxes.encode(proposals, targets)), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_exclusive_encoding_is_that_of_fast_rcnns_code():
+    """There a width is x2 - x1 (plus 1e-14), and the centre half of it beyond x1."""
+    rng = np.random.default_rng(4)
+    proposals, targets = (np.round(random_boxes(rng, 300)) + [0, 0, 1, 1] for _ in range(2))
+    sizes = [b[:, 2:] - b[:, :2] + 1e-14 for b in (proposals, targets)]
+    centres = [b[:, :2] + 0.5 * size for b, size in zip((proposals, targets), sizes, strict=True)]
+    expected = np.concatenate([(centres[1] - centres[0]) / sizes[0], np.log(sizes[1] / sizes[0])], axis=1)
+    found = to_numpy(boxes.encode(proposals, targets, exclusive=True))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert np.abs(found - to_numpy(boxes.encode(proposals, targets))).max() > 0.01
+    moved = centres[0] + expected[:, :2] * sizes[0]
+    half = 0.5 * np.exp(expected[:, 2:]) * sizes[0]
+    decoded = to_numpy(boxes.decode(proposals, expected, exclusive=True))
+    np.testing.assert_allclose(decoded, np.concatenate([moved - half, moved + half], axis=1), atol=1e-2)
+    np.testing.assert_allclose(decoded, targets, atol=1e-2)
+
+
 def test_encoding_and_decoding_returns_the_box():
     rng = np.random.default_rng(2)
     proposals, targets = random_boxes(rng, 500), random_boxes(rng, 500)

@@ -1,9 +1,12 @@
+import heapq
+
 import numpy as np
 import pytest
 
 from rfd_tf.detection import boxes as box_functions
 from rfd_tf.detection import detect as module
-from rfd_tf.detection.detect import DetectionOptions, distinct_regions
+from rfd_tf.detection.detect import DetectionOptions, Detections, distinct_regions
+from rfd_tf.detection.results import limit_average
 from rfd_tf.detection.scaling import scale_factor, scale_factors
 from rfd_tf.metrics import inclusive_iou
 from tests.detection.test_boxes import random_boxes
@@ -47,6 +50,71 @@ def test_selection_equals_a_loop(seed):
     np.testing.assert_allclose(found["boxes"], [box for _, _, box in expected], atol=1e-4)
 
 
+def fast_rcnns_test(scores, boxes, average=40, most_of_class=100):
+    """As Fast R-CNN's code tests: of scores [N, P, C] and boxes [N, P, C, 4] the rows that are kept.
+
+    By class and picture; heaps of each class's best scores over the set, then suppression.
+    """
+    pictures, _, classes = scores.shape
+    floors, best, kept = np.full(classes, -np.inf), [[] for _ in range(classes)], {}
+    for picture in range(pictures):
+        for label in range(classes):
+            rows = np.flatnonzero(scores[picture, :, label] > floors[label])
+            rows = rows[np.argsort(-scores[picture, rows, label], kind="stable")[:most_of_class]]
+            for score in scores[picture, rows, label]:
+                heapq.heappush(best[label], score)
+            if len(best[label]) > average * pictures:
+                while len(best[label]) > average * pictures:
+                    heapq.heappop(best[label])
+                floors[label] = best[label][0]
+            kept[label, picture] = rows
+    for (label, picture), rows in kept.items():
+        rows = rows[scores[picture, rows, label] > floors[label]]
+        own = boxes[picture, rows, label]
+        kept[label, picture] = rows[suppressed(own, scores[picture, rows, label], 0.3)]
+    return kept
+
+
+@pytest.mark.parametrize(("average", "most_of_class"), [(4, 10), (10, 10), (3, 40)])
+def test_a_set_is_tested_as_in_fast_rcnns_code(average, most_of_class):
+    rng = np.random.default_rng(average)
+    pictures, proposals, classes = 5, 30, 3
+    boxes = np.stack([random_boxes(rng, proposals, side=60) for _ in range(pictures)])
+    probabilities = rng.dirichlet(np.full(classes + 1, 0.3), (pictures, proposals)).astype("float32")
+    probabilities[0] **= 3  # one picture in which little is likely
+    deltas = np.zeros((proposals, classes + 1, 4), "float32")
+    options = DetectionOptions(score=0.0, nms_iou=0.3, most=0, most_of_class=most_of_class)
+    found = {
+        str(picture): Detections(**select(boxes[picture], probabilities[picture], deltas, 90, 90, options))
+        for picture in range(pictures)
+    }
+    assert found["0"].candidates.shape == (classes, min(most_of_class, proposals))
+    kept = limit_average(found, average)
+    moved = np.repeat(boxes[:, :, None], classes, axis=2)
+    expected = fast_rcnns_test(probabilities[..., 1:], moved, average, most_of_class)
+    for (label, picture), rows in expected.items():
+        own = kept[str(picture)].labels == label
+        np.testing.assert_array_equal(kept[str(picture)].scores[own], probabilities[picture, rows, label + 1])
+        np.testing.assert_allclose(kept[str(picture)].boxes[own], boxes[picture, rows], atol=1e-4)
+    counts = [len(of.scores) for of in kept.values()], [len(of.scores) for of in found.values()]
+    assert (counts[0] == counts[1]) == (average == most_of_class)
+
+
+def test_without_limits_all_but_what_overlaps_is_found():
+    rng = np.random.default_rng(9)
+    boxes = random_boxes(rng, 40, side=80)
+    probabilities = rng.dirichlet(np.ones(3), 40).astype("float32")
+    options = DetectionOptions(score=0.0, nms_iou=0.3, most=0)
+    found = select(boxes, probabilities, np.zeros((40, 3, 4)), 90, 90, options)
+    assert set(found) == {"boxes", "scores", "labels"}
+    kept = [suppressed(boxes, probabilities[:, label], 0.3) for label in (1, 2)]
+    assert sorted(found["scores"]) == sorted(probabilities[rows, n] for n in (1, 2) for rows in kept[n - 1])
+    with pytest.raises(ValueError, match="set `most_of_class`"):
+        limit_average({"a": Detections(**found)}, 40)
+    with pytest.raises(ValueError, match="average_of_class=-1"):
+        limit_average({}, -1)
+
+
 def test_nothing_likely_nothing_found():
     probabilities = np.tile(np.float32([0.99, 0.01]), (3, 1))
     found = select(
@@ -67,7 +135,8 @@ def test_regions_of_the_same_cells_are_one():
     scaled[200:] = scaled[:100] + 0.01
     scaled[0], scaled[1] = -1e9, 1e9
     rows, shared = (value.numpy() for value in distinct_regions(scaled, 16))
-    cells = np.clip(np.floor(scaled / np.float32(16) + 0.5), -(2**14), 2**14 - 1)
+    cells = np.sign(scaled) * np.floor(np.abs(scaled) / np.float32(16) + 0.5)  # halves away from 0
+    cells = np.clip(cells, -(2**14), 2**14 - 1)
     first = {}
     for row, four in enumerate(map(tuple, cells)):
         first.setdefault(four, row)
@@ -90,7 +159,8 @@ def test_scale_factors_are_those_of_training():
         {"short_sides": ()},
         {"short_sides": (600, 0)},
         {"longest": 0},
-        {"most": 0},
+        {"most": -1},
+        {"most_of_class": -1},
         {"score": 1.0},
         {"nms_iou": -0.1},
     ],

@@ -154,6 +154,39 @@ def test_detectors_from_before_exif_orientation_ignore_it(tmp_path):
         assert open_detector(tmp_path).exif_orientation == detector.exif_orientation
 
 
+def test_a_file_of_before_detects_as_it_did(tmp_path):
+    """Without the fields that came later: boxes are x2 - x1 + 1 wide, all of a class go into suppression."""
+    detector = tiny_detector()
+    save_detector(detector, tmp_path / "detector.keras")
+    with zipfile.ZipFile(tmp_path / "detector.keras") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(members["config.json"])
+    del config["config"]["exclusive_deltas"]
+    facts = json.loads(members["rfd_tf_detector.json"])
+    del facts["options"]["most_of_class"]
+    members |= {"config.json": json.dumps(config), "rfd_tf_detector.json": json.dumps(facts)}
+    with zipfile.ZipFile(tmp_path / "old.keras", "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    old = open_detector(tmp_path / "old.keras")
+    assert old.options == detector.options
+    assert not old.model.exclusive_deltas
+    image, proposals = picture_and_proposals()
+    np.testing.assert_array_equal(old(image, proposals).boxes, detector(image, proposals).boxes)
+
+
+def test_deltas_are_read_as_they_were_learnt(tmp_path):
+    """A detector that learnt of boxes x2 - x1 wide moves them so, also from its file."""
+    plain, detector = tiny_detector(), tiny_detector()
+    detector.model.exclusive_deltas = True
+    save_detector(detector, tmp_path / "detector.keras")
+    image, proposals = picture_and_proposals()
+    found, again = detector(image, proposals), open_detector(tmp_path / "detector.keras")(image, proposals)
+    np.testing.assert_array_equal(again.boxes, found.boxes)
+    other = plain(image, proposals)
+    assert len(other.boxes) != len(found.boxes) or np.abs(other.boxes - found.boxes).max() > 0.01
+
+
 def test_computes_in_float32_whatever_it_was_trained_in():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:

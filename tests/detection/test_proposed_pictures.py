@@ -43,7 +43,7 @@ class InArchive:
 
 
 def write_mat(path, names, boxes):
-    """As VOC's releases are believed to be: y1, x1, y2, x2 from 1."""
+    """As VOC's releases are: y1, x1, y2, x2 from 1."""
     cells = np.empty((2, len(names)), object)
     cells[0], cells[1] = names, [found[:, [1, 0, 3, 2]] + 1 for found in boxes]
     scipy.io.savemat(path, {"images": cells[:1], "boxes": cells[1:]})

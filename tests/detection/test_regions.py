@@ -49,6 +49,44 @@ def test_matches_equal_a_loop(seed):
         np.testing.assert_allclose(delta, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_as_in_fast_rcnns_code_difficult_objects_are_learnt_and_boxes_are_x2_minus_x1_wide(seed):
+    annotation, proposals = random_picture(np.random.default_rng(seed))
+    annotation.difficult[:2] = True
+    regions = match_regions(proposals, annotation, learn_difficult=True, exclusive=True)
+    np.testing.assert_array_equal(regions.boxes, [*annotation.boxes, *proposals])
+    assert not regions.deltas[: len(annotation.boxes)].any()
+    foreground = 0
+    for box, overlap, label, delta in zip(
+        regions.boxes, regions.overlaps, regions.labels, regions.deltas, strict=True
+    ):
+        found = inclusive_iou(box[None], annotation.boxes)[0]  # overlaps are of x2 - x1 + 1 there, too
+        true = annotation.boxes[found.argmax()].astype("float64")
+        assert overlap == pytest.approx(found.max(), abs=1e-5)
+        assert label == annotation.labels[found.argmax()] + 1
+        if found.max() < 0.5:
+            assert not delta.any()
+            continue
+        foreground += 1
+        w, h = box[2:] - box[:2] + 1e-14
+        shift = (true[:2] + true[2:] - box[:2] - box[2:]) / 2 / (w, h)
+        expected = [*shift, np.log((true[2] - true[0]) / w), np.log((true[3] - true[1]) / h)]
+        np.testing.assert_allclose(delta, expected, atol=1e-4)
+    assert foreground > 5
+
+
+def test_regions_one_pixel_wide_do_not_blow_up_the_statistics():
+    """x2 - x1 is 0 there: shifts over it would be 1e13."""
+    objects = np.float32([[10, 10, 11, 40], [50, 50, 50, 70], [20, 20, 60, 60]])
+    annotation = Annotation(100, 100, objects, np.array([0, 0, 0]), np.zeros(3, bool))
+    proposals = np.float32([[10, 10, 10, 40], [50, 50, 51, 70], [22, 20, 60, 60]])
+    regions = match_regions(proposals, annotation, exclusive=True)
+    assert (regions.overlaps >= 0.5).all()
+    assert np.abs(regions.deltas).max() < 1
+    assert regions.deltas[-1].any()
+    assert max(np.abs(values).max() for values in delta_statistics([regions], 1)) <= 1
+
+
 def test_a_picture_without_objects_is_all_background():
     annotation, proposals = random_picture(np.random.default_rng(0), objects=0)
     regions = match_regions(proposals, annotation)

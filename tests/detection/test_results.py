@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from rfd_tf.detection.detect import Detections
 from rfd_tf.detection.results import (
     evaluate_detections,
     read_voc_results,
+    rounded,
     write_coco_results,
     write_voc_results,
 )
@@ -89,6 +91,26 @@ def test_result_files_give_the_same_figures(real, tmp_path):
     figures = [evaluate_detections(d, real, VOC_CLASSES).average_precisions() for d in (noisy, again)]
     np.testing.assert_array_equal(*figures)
     assert 0.2 < np.nanmean(figures[0]) < 1
+
+
+def test_rounded_results_are_fast_rcnns_files(real, tmp_path):
+    """Scores of three decimals, corners of one: what is written is what is measured."""
+    rng = np.random.default_rng(4)
+    noisy = {
+        name: Detections(d.boxes + rng.normal(0, 6, d.boxes.shape).astype("float32"), d.scores**8, d.labels)
+        for name, d in perfect(real, rng).items()
+    }
+    cut = {name: rounded(found) for name, found in noisy.items()}
+    write_voc_results(tmp_path, cut, VOC_CLASSES, "test", few_decimals=True)
+    lines = (tmp_path / "comp4_det_test_person.txt").read_text().splitlines()
+    assert all(re.fullmatch(r"\d{6} [01]\.\d{3}( -?\d+\.\d){4}", line) for line in lines)
+    name, score, *corners = lines[0].split()
+    row = np.flatnonzero(noisy[name].labels == VOC_CLASSES.index("person"))[0]
+    assert float(score) == pytest.approx(noisy[name].scores[row], abs=5.1e-4)
+    np.testing.assert_allclose(np.float64(corners) - 1, noisy[name].boxes[row], atol=0.051)
+    again = read_voc_results(tmp_path, list(real), VOC_CLASSES, "test")
+    figures = [evaluate_detections(d, real, VOC_CLASSES).average_precisions() for d in (cut, again)]
+    np.testing.assert_array_equal(*figures)
 
 
 @pytest.mark.parametrize(

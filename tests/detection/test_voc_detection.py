@@ -1,6 +1,7 @@
 """`rfd detect` from raw pictures to average precision."""
 
 import json
+import re
 import signal
 
 import numpy as np
@@ -10,8 +11,10 @@ from PIL import Image
 from rfd_tf import cli
 from rfd_tf.data import VocDevkit
 from rfd_tf.detection.detector import open_detector
+from rfd_tf.detection.proposed_pictures import read_picture
 from rfd_tf.detection.results import evaluate_detections, read_voc_results
 from rfd_tf.evaluation.results import load_result
+from rfd_tf.proposals import load_proposals
 from tests.detection import toy
 from tests.training import processes
 
@@ -61,7 +64,7 @@ def test_rectangles_are_found(root, learned):
 
 
 def test_files_say_what_the_figures_say(root, learned):
-    """VOC's files, read again and evaluated, give the figures; so does the saved detector."""
+    """VOC's files, read again and evaluated, give the figures; COCO's has what the saved detector finds."""
     source = VocDevkit(root, "test")
     annotations = dict(zip(source.names, source.annotations, strict=True))
     found = read_voc_results(learned / "results", source.names, source.class_names, "test")
@@ -70,7 +73,17 @@ def test_files_say_what_the_figures_say(root, learned):
     for rule in ("11_point", "area"):
         assert again.mean_average_precision(rule) == pytest.approx(figures.mean_average_precision[rule])
     coco = json.loads((learned / "results" / "coco.json").read_text())
-    assert len(coco) == sum(len(of.scores) for of in found.values())
+    detector, (folder,) = open_detector(learned), (root / "proposals").iterdir()
+    saved = [
+        (int(name), float(score))
+        for index, name in enumerate(source.names)
+        for score in detector(read_picture(source, index), load_proposals(folder, name)[: toy.MOST]).scores
+    ]
+    assert [row["image_id"] for row in coco] == [image for image, _ in saved]
+    np.testing.assert_allclose([row["score"] for row in coco], [score for _, score in saved], rtol=1e-5)
+    assert (detector.options.score, detector.options.most) == (0.05, 100)
+    # The test has no floor: what the saved detector leaves out is in VOC's files.
+    assert len(coco) < sum(len(of.scores) for of in found.values())
     drawn = sorted(path.name for path in (learned / "results" / "pictures").iterdir())
     assert drawn == [f"{name}.png" for name in source.names[:2]]
     assert (learned / "results" / "precision_recall.png").exists()
@@ -163,6 +176,48 @@ def test_objects_in_pictures_of_ones_own(root, learned, tmp_path, capsys):
     assert "pictures:" in capsys.readouterr().err
 
 
+def test_two_classes_of_ones_own(tmp_path, capsys):
+    """From a folder in VOC's format to objects found in images: the classes go with the detector."""
+    own = ("tallstock", "headstock")
+    root = toy.write_devkit(tmp_path, own)
+    toy.write_network(root / "network.keras")
+    path = root / "VOC2007" / "Annotations" / "000003.xml"
+    text = re.sub(r"<difficult>0</difficult>", "", path.read_text())
+    path.write_text(re.sub(r"<xmin>\d+</xmin>", "<xmin>0</xmin>", text, count=1))
+    options = {
+        "steps": "100",
+        "log_steps": "100",
+        "optimizer__milestones": "((100,1e-2),)",
+        "detector__dropout": "0.0",
+        "deterministic": "False",
+        "draw": "0",
+    }
+    run = tmp_path / "run"
+    for refused, message in (
+        ({}, "'tallstock', which is no class of VOC: name your own in `classes`"),
+        ({"data__classes": "('headstock',)"}, "'tallstock', which is not one of the 1 classes (headstock)"),
+        ({"data__classes": "*"}, "000003.xml: the box of object 1"),
+    ):
+        assert cli.main(["rfd", "detect", *toy.arguments(root, run, **options, **refused)]) == 1
+        assert message in capsys.readouterr().err
+    options |= {"data__classes": "*", "data__boxes": "clip"}
+    assert cli.main(["rfd", "detect", *toy.arguments(root, run, **options)]) == 0
+    note = "1 of 12 boxes, in 1 of 8 images of VOC2007, reached beyond their image, by up to 1 pixels"
+    assert note in capsys.readouterr().out
+    result = load_result(run / "evaluation.json")
+    assert result.class_names == sorted(own)
+    assert [note in line for line in result.notes] == [True]
+    assert result.figures["Fast R-CNN"].mean_average_precision["area"] > 0.5
+    assert (run / "results" / "comp4_det_test_headstock.txt").read_text()
+    detector = open_detector(run)
+    assert detector.class_names == tuple(sorted(own))
+    assert detector.facts()["class_names"] == sorted(own)
+    images, out = root / "VOC2007" / "JPEGImages", tmp_path / "found"
+    assert cli.main(["rfd", "detect", f"--model={run}", f"--images={images}", f"--out={out}"]) == 0
+    listed = json.loads((out / "detections.json").read_text())
+    assert {found["class"] for of in listed for found in of["detections"]} == set(own)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -177,6 +232,7 @@ def test_objects_in_pictures_of_ones_own(root, learned, tmp_path, capsys):
         ({"longest": "600"}, "`longest` must be 512 pixels at most"),
         ({"test__longest": "600"}, "`test.longest` must be 512 pixels at most"),
         ({"test__score": "1.0"}, "`score` must be in"),
+        ({"test__most_of_class": "0"}, "needs a `test.most_of_class`"),
     ],
 )
 def test_refusals(root, shared, tmp_path, capsys, changes, message):

@@ -44,7 +44,7 @@ FLAGS = {
 }
 
 
-def write_devkit(root: Path) -> Path:
+def write_devkit(root: Path, classes: tuple[str, ...] = CLASSES) -> Path:
     """Pictures of 80 x 60 with one or two objects, in a devkit below `root`."""
     folder = root / "VOC2007"
     for part in ("Annotations", "ImageSets/Main", "JPEGImages"):
@@ -57,9 +57,9 @@ def write_devkit(root: Path) -> Path:
         for half in range(1 + number % 2):  # in the left half, and in the right one
             left, top = 4 + 40 * half + rng.integers(0, 6), rng.integers(3, 20)
             right, bottom = left + rng.integers(20, 28), top + rng.integers(24, 36)
-            label = (number + half) % len(CLASSES)
+            label = (number + half) % len(classes)
             pixels[top : bottom + 1, left : right + 1, label] = 250
-            objects.append((CLASSES[label], (left + 1, top + 1, right + 1, bottom + 1), False))
+            objects.append((classes[label], (left + 1, top + 1, right + 1, bottom + 1), False))
         Image.fromarray(pixels.astype("uint8")).save(folder / "JPEGImages" / f"{name}.jpg", quality=95)
         (folder / "Annotations" / f"{name}.xml").write_text(annotation(*objects, size=(80, 60)))
     for split, listed in (("trainval", names[:TRAINING]), ("test", names[TRAINING:])):

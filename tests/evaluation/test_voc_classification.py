@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from sklearn.svm import LinearSVC
 
-from rfd_tf.data import VOC_CLASSES, BadImageError, VocDevkit
+from rfd_tf.data import VOC_CLASSES, BadImageError, VocDevkit, VocError
 from rfd_tf.evaluation.evaluate import evaluate
 from rfd_tf.evaluation.experiment import MULTI_LABEL, open_experiment
 from rfd_tf.evaluation.multi_label_figures import multi_label_figures
 from rfd_tf.evaluation.protocols import protocol
 from rfd_tf.evaluation.results import load_result
+from rfd_tf.evaluation.tables import text_table
 from rfd_tf.extractors import open_extractor, save_keras
 from rfd_tf.training.history import read_history
 from tests.evaluation import tiny, voc
@@ -258,6 +259,29 @@ def test_pictures_need_targets(folder, tmp_path):
     opened = open_experiment(config, tiny.extractor(), None, tmp_path)
     with pytest.raises(ValueError, match="take --config=voc_classification"):
         protocol("voc_classification").load()(opened)
+
+
+def test_classes_of_ones_own(tmp_path):
+    """Two names that VOC does not have, sorted; they go with the result and the saved classifier."""
+    root = voc.write_voc(tmp_path / "VOCdevkit", ("wren", "robin"))
+    annotation = root / "VOC2007" / "Annotations" / "000001.xml"
+    annotation.write_text(annotation.read_text().replace("<xmin>9</xmin>", "<xmin>-0.5</xmin>"))
+    with pytest.raises(VocError, match="'wren', which is no class of VOC"):
+        evaluate("voc_classification", voc.config_of(root), tmp_path / "none", tiny.extractor)
+    own = {"data__classes": ("*",), "data__boxes": "clip", "voc__costs": (1.0,), "deterministic": False}
+    names = ["robin", "wren"]
+    for method, changes in {"svm": {}, "fc6-8": {"epochs": 1, "optimizer__milestones": ((1, 1e-2),)}}.items():
+        config = voc.config_of(root, voc__method=method, **own, **changes)
+        result = evaluate("voc_classification", config, tmp_path / method, tiny.extractor)
+        assert result.class_names == names
+        (found,) = result.figures.values()
+        assert len(found.average_precision["area"]) == 2
+        assert ["boxes, in 1 of 60 images" in note for note in result.notes] == [True]
+        assert load_result(tmp_path / method / "evaluation.json").notes == result.notes
+        assert result.notes[0] in text_table(result)
+    classifier = open_extractor(tmp_path / "fc6-8" / "voc_classifier.keras")
+    assert classifier.info.class_names == tuple(names)
+    assert classifier.info.outputs == {"logits": (2,)}
 
 
 def test_a_corrupt_picture_is_named(folder, tmp_path):

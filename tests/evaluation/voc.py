@@ -13,22 +13,22 @@ TRAINING, TEST = 60, 40
 _ROWS, _COLUMNS = 4, 5
 
 
-def write_voc(root: Path) -> Path:
+def write_voc(root: Path, classes=VOC_CLASSES) -> Path:
     """`root`, a VOCdevkit whose trainval shows every class six times or more."""
     rng = np.random.default_rng(0)
     contents = {}
     for number in range(TRAINING + TEST):
-        labels = {number % 20, *rng.integers(0, 20, 2).tolist()}
-        contents[f"{number:06}"] = [_object(label, rng.random() < 0.2) for label in sorted(labels)]
+        labels = {number % len(classes), *rng.integers(0, 20, 2).tolist()} & set(range(len(classes)))
+        contents[f"{number:06}"] = [_object(classes, label, rng.random() < 0.2) for label in sorted(labels)]
     names = list(contents)
     lists = {"trainval": names[:TRAINING], "test": names[TRAINING:]}
     write_devkit(root / "VOC2007", contents, lists, _draw)
     return root
 
 
-def _object(label: int, difficult: bool):
+def _object(classes, label: int, difficult: bool):
     row, column = divmod(label, _COLUMNS)
-    return VOC_CLASSES[label], (1 + 8 * column, 1 + 7 * row, 8 * column + 8, 7 * row + 7), difficult
+    return classes[label], (1 + 8 * column, 1 + 7 * row, 8 * column + 8, 7 * row + 7), difficult
 
 
 def _draw(objects, number: int) -> Image.Image:

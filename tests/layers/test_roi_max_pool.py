@@ -15,7 +15,7 @@ def by_definition(maps, regions, size, stride):
     pooled = np.zeros((len(regions), size, size, channels), maps.dtype)
     cells = np.full((len(regions), size, size, channels, 2), -1)
     for r, (image, *corners) in enumerate(regions):
-        x1, y1, x2, y2 = (int(np.floor(corner / stride + 0.5)) for corner in corners)
+        x1, y1, x2, y2 = (int(np.sign(c) * np.floor(abs(c) / stride + 0.5)) for c in corners)
         h, w = max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1)
         for i in range(size):
             for j in range(size):
@@ -71,15 +71,54 @@ def test_beyond_the_map_there_is_nothing():
     assert (pooled[0] == 0).any()
 
 
-def test_regions_far_beyond_are_cut_not_garbled():
-    maps = np.random.default_rng(0).normal(size=(1, 8, 8, 2)).astype("float32")
-    far, near = (
-        np.array([[0, -1e4, -1e4, 1e4, 1e4]], "float32"),
-        np.array([[0, -64, -64, 176, 176]], "float32"),
-    )
+FAR = np.array(
+    [
+        [0, -1e4, -1e4, 1e4, 1e4],  # one bin covers the whole map, the others nothing
+        [1, -200, -40, 130, 700],
+        [0, 10, 20, 100, 90],  # an ordinary one among them
+        [1, -3e3, 0, 90, 3e3],
+        [0, 500, 500, 900, 900],  # wholly outside
+        [1, -24, -8, 40, 56],  # halves of cells below 0
+    ],
+    "float32",
+)
+
+
+def test_regions_far_beyond_are_pooled_as_in_caffe():
+    """Bins are of the whole region and clipped to the map, however far the region reaches."""
+    maps = np.random.default_rng(0).normal(size=(2, 9, 13, 2)).astype("float32")
+    expected, _ = by_definition(maps, FAR, 3, 16)
+    assert (expected[4] == 0).all()
     layer = RoIMaxPool(3, 16)
-    np.testing.assert_array_equal(to_numpy(layer(maps, far)), to_numpy(layer(maps, near)))
-    np.testing.assert_array_equal(to_numpy(layer(maps, near)), by_definition(maps, near, 3, 16)[0])
+    np.testing.assert_array_equal(to_numpy(layer(maps, FAR)), expected)
+    signature = [tf.TensorSpec([None, None, None, 2]), tf.TensorSpec([None, 5])]
+    pool = tf.function(layer, input_signature=signature)
+    np.testing.assert_array_equal(pool(maps, FAR), expected)
+    near = FAR[2:3]
+    np.testing.assert_array_equal(pool(maps, near), by_definition(maps, near, 3, 16)[0])
+
+
+def test_maps_longer_than_announced_are_pooled_all_the_same():
+    maps, regions = random_case(np.random.default_rng(7), 1, 60, 20, 2, 10, 16)
+    regions[0] = [0, 0, 0, 20 * 16, 60 * 16]
+    layer = RoIMaxPool(2, 16, max_side=8)
+    signature = [tf.TensorSpec([None, None, None, 2]), tf.TensorSpec([None, 5])]
+    pool = tf.function(layer, input_signature=signature)
+    np.testing.assert_array_equal(pool(maps, regions), by_definition(maps, regions, 2, 16)[0])
+
+
+def test_gradient_of_regions_far_beyond():
+    rng = np.random.default_rng(8)
+    maps = rng.normal(size=(2, 9, 13, 2)).astype("float32")
+    _, cells = by_definition(maps, FAR, 3, 16)
+    expected = np.zeros_like(maps)
+    for (r, i, j, c), _ in np.ndenumerate(cells[..., 0]):
+        if (cell := cells[r, i, j, c])[0] >= 0:
+            expected[int(FAR[r, 0]), cell[0], cell[1], c] += 1
+    variable = tf.Variable(maps)
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(RoIMaxPool(3)(variable, FAR))
+    np.testing.assert_allclose(tf.convert_to_tensor(tape.gradient(total, variable)), expected, atol=1e-5)
 
 
 def test_gradient_goes_to_each_maximum():

@@ -102,5 +102,6 @@ def _save(experiment: Experiment, model: MultiLabelClassifier) -> None:
     logits = model.head(model.trunk(inputs, training=False), training=False)
     whole = keras.Model(inputs, {LOGITS: logits}, name=model.trunk.name)
     path = experiment.workdir / CLASSIFIER_FILE
-    own = ModelInfo(info.name, prepared, {LOGITS: (len(experiment.class_names),)})
+    names = experiment.class_names
+    own = ModelInfo(info.name, prepared, {LOGITS: (len(names),)}, class_names=names)
     save_keras(KerasExtractor(whole, own, str(path)), path)
