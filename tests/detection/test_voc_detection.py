@@ -77,7 +77,9 @@ def test_files_say_what_the_figures_say(root, learned):
     saved = [
         (int(name), float(score))
         for index, name in enumerate(source.names)
-        for score in detector(read_picture(source, index), load_proposals(folder, name)[: toy.MOST]).scores
+        for score in detector(
+            read_picture(source, index, True), load_proposals(folder, name)[: toy.MOST]
+        ).scores
     ]
     assert [row["image_id"] for row in coco] == [image for image, _ in saved]
     np.testing.assert_allclose([row["score"] for row in coco], [score for _, score in saved], rtol=1e-5)
