@@ -3,7 +3,7 @@
 import keras
 
 from zoo.errors import WeightError
-from zoo.transforms import CONVOLUTION, DENSE, IDENTITY, Transform, dense_after_flatten
+from zoo.transforms import CONVOLUTION, DENSE, Transform, dense_after_flatten
 from zoo.weight_map import Rule, WeightMap
 
 _CONVOLUTIONS = {"conv1": 0, "conv2": 2, "conv3": 4, "conv4": 5, "conv5": 6}  # layer: index of its block
@@ -18,8 +18,8 @@ _TORCH_NORM = {
 _CAFFE_NORM = {"moving_mean": "bn/0", "moving_variance": "bn/1", "gamma": "scale/0", "beta": "scale/1"}
 
 
-def torch_map(model: keras.Model, heads: bool) -> WeightMap:
-    """The map of the released checkpoint: `_feature_blocks.BLOCK.POSITION.*`.
+def torch_map(model: keras.Model) -> WeightMap:
+    """The map of the released checkpoints: `_feature_blocks.BLOCK.POSITION.*`, and the model's heads.
 
     Without batch norm the dense layers have biases; the other positions stay as they are.
     """
@@ -37,22 +37,23 @@ def torch_map(model: keras.Model, heads: bool) -> WeightMap:
             norm = f"{prefix}{position + 1}."
             rules += [Rule(norm + key, f"{layer}_bn/{part}") for part, key in _TORCH_NORM.items()]
             counters.append(norm + "num_batches_tracked")
-    head_rules = [
-        Rule(f"{source}.{key}", f"{head}/{part}", transform)
-        for head, source in _HEADS.items()
-        for key, part, transform in (("weight", "kernel", DENSE), ("bias", "bias", IDENTITY))
-    ]
-    left_out = () if heads else tuple(rule.source for rule in head_rules)
-    return WeightMap(tuple(rules + (head_rules if heads else [])), tuple(counters), left_out)
+    present = {layer.name for layer in model.layers}
+    left_out: list[str] = []
+    for head, source in _HEADS.items():
+        if head in present:
+            rules += _kernel_and_bias(model, head, DENSE, f"{source}.{{}}", "weight", "bias")
+        else:
+            left_out += [f"{source}.weight", f"{source}.bias"]
+    return WeightMap(tuple(rules), tuple(counters), tuple(left_out))
 
 
-def caffe_map(model: keras.Model, heads: bool) -> WeightMap:
+def caffe_map(model: keras.Model) -> WeightMap:
     """Caffe's layers `conv1` ... `fc7`; a batch norm is a BatchNorm `X_bn` and a Scale `X_scale`.
 
     Raises:
-        WeightError: if the heads are asked for: the Caffe form has none.
+        WeightError: if the model has heads: the Caffe form has none.
     """
-    if heads:
+    if any(layer.name in _HEADS for layer in model.layers):
         raise WeightError("The Caffe form has no heads: convert the backbone alone")
     rules: list[Rule] = []
     for layer, kernel_transform in _layers(model).items():
@@ -75,7 +76,7 @@ def _layers(model: keras.Model) -> dict[str, Transform]:
 def _kernel_and_bias(
     model, layer: str, transform: Transform, source: str, kernel: str, bias: str
 ) -> list[Rule]:
-    keras_name = layer if layer in _DENSE else f"{layer}_conv"
+    keras_name = f"{layer}_conv" if layer in _CONVOLUTIONS else layer
     rules = [Rule(source.format(kernel), f"{keras_name}/kernel", transform)]
     if model.get_layer(keras_name).use_bias:
         rules.append(Rule(source.format(bias), f"{keras_name}/bias"))

@@ -1,16 +1,17 @@
 """The networks that the zoo can fill: how to build them, and which weight maps they have."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import keras
+import numpy as np
 
 from rfd_tf.models import alexnet, resnet_cifar
 from rfd_tf.precision import float32_policy
 from zoo import alexnet_maps, resnet_maps
 from zoo.blank_start import blank_start
 from zoo.errors import WeightError, ZooError
-from zoo.heads import with_classifier, with_rotation_heads
+from zoo.heads import CLASSIFIER, ROTATION_HEADS, with_classifier, with_rotation_heads
 from zoo.weight_map import WeightMap
 
 DEPTHS = (20, 32, 44, 56, 110)
@@ -24,28 +25,36 @@ class Architecture:
     Args:
         name: as in an entry's `architecture`.
         build: (**options) -> freshly initialised backbone.
-        add_heads: backbone -> the same with the heads of its checkpoints; None where they have none.
-        maps: source (`torch`, `caffe`) -> (model, heads) -> weight map.
+        add_heads: (backbone, the checkpoint's arrays, names of heads, **options) -> the same with them.
+        maps: source (`torch`, `caffe`) -> model -> weight map.
+        heads: of its checkpoints: output -> the keys of its arrays.
     """
 
     name: str
     build: Callable[..., keras.Model]
     add_heads: Callable[..., keras.Model] | None
-    maps: Mapping[str, Callable[[keras.Model, bool], WeightMap]]
+    maps: Mapping[str, Callable[[keras.Model], WeightMap]]
+    heads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def model(self, options: Mapping[str, int], heads: bool) -> keras.Model:
-        """A backbone to be filled with weights, in float32, with its heads where asked for.
+    def model(
+        self,
+        options: Mapping[str, int],
+        heads: Sequence[str] = (),
+        state: Mapping[str, np.ndarray] | None = None,
+    ) -> keras.Model:
+        """A backbone to be filled with weights, in float32, with the heads of those names.
 
-        `classes` among the options is for the classifier, the others are for the backbone's builder.
+        Args:
+            options: `classes` among them is for the classifier, the others are for the backbone's builder.
+            heads: names of outputs.
+            state: the checkpoint's arrays, which tell the heads' kind and size.
         """
         options = dict(options)
         head_options = {"classes": options.pop("classes")} if "classes" in options else {}
-        if heads and self.add_heads is None:
-            raise ZooError(f"{self.name} has no heads: leave out `heads`")
         with float32_policy():
             with blank_start():
                 backbone = self.build(**options)
-            return self.add_heads(backbone, **head_options) if heads else backbone
+            return self.add_heads(backbone, state or {}, heads, **head_options) if heads else backbone
 
     def weight_map(self, source: str, model: keras.Model) -> WeightMap:
         """The map between files of `source` (`torch` or `caffe`) and `model`.
@@ -55,7 +64,7 @@ class Architecture:
         """
         if source not in self.maps:
             raise WeightError(f"{self.name} has no {source} form; it has: {', '.join(self.maps)}")
-        return self.maps[source](model, has_heads(model))
+        return self.maps[source](model)
 
 
 def has_heads(model: keras.Model) -> bool:
@@ -73,12 +82,13 @@ def architecture(name: str) -> Architecture:
         ZooError: if there is none.
     """
     if name == "alexnet":
-        return Architecture(name, alexnet, with_rotation_heads, _ALEXNET_MAPS)
+        return Architecture(name, alexnet, with_rotation_heads, _ALEXNET_MAPS, ROTATION_HEADS)
     if name == "alexnet_no_bn":
         return Architecture(name, _alexnet_no_bn, None, _ALEXNET_MAPS)
     if name in (f"resnet{depth}" for depth in DEPTHS):
         depth = int(name.removeprefix("resnet"))
-        return Architecture(name, _resnet_builder(depth), with_classifier, {"torch": resnet_maps.torch_map})
+        maps = {"torch": resnet_maps.torch_map}
+        return Architecture(name, _resnet_builder(depth), with_classifier, maps, CLASSIFIER)
     known = ", ".join(("alexnet", "alexnet_no_bn", *(f"resnet{depth}" for depth in DEPTHS)))
     raise ZooError(f"Unknown architecture {name!r}; known: {known}")
 

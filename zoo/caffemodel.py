@@ -14,6 +14,7 @@ from zoo.protobuf_scan import count_fields
 
 MAX_BYTES = 2**31 - 1  # protobuf's own bound
 _MAX_FIELDS = 200_000
+_MAX_CONNECTIONS = 1_000_000
 _LAYER_FIELDS = {2: {}, 100: {}}
 _V1_TYPES = {V1_CONVOLUTION: "Convolution", V1_INNER_PRODUCT: "InnerProduct"}
 
@@ -51,7 +52,14 @@ def _layers(net) -> dict[str, LayerBlobs]:
             "has layers of Caffe's oldest form (V0): upgrade it with Caffe's upgrade_net_proto_binary"
         )
     found: dict[str, LayerBlobs] = {}
+    made_by: dict[str, frozenset[str]] = {}  # blob: the layers with weights that it comes from
+    connections = 0
     for layer in [*net.layers, *net.layer]:
+        inputs = frozenset().union(*(made_by.get(bottom, ()) for bottom in layer.bottom))
+        connections += len(inputs)
+        if connections > _MAX_CONNECTIONS:
+            raise FormatError(f"has more than {_MAX_CONNECTIONS} connections between its layers")
+        made_by.update(dict.fromkeys(layer.top, frozenset([layer.name]) if layer.blobs else inputs))
         if not layer.blobs:
             continue
         if not isinstance(layer.name, str):  # protobuf gives bytes where they are no text
@@ -62,7 +70,7 @@ def _layers(net) -> dict[str, LayerBlobs]:
         blobs = tuple(
             _array(blob, f"{layer.name}/{index}", kind, index) for index, blob in enumerate(layer.blobs)
         )
-        found[layer.name] = LayerBlobs(kind, blobs)
+        found[layer.name] = LayerBlobs(kind, blobs, inputs if layer.bottom else None)
     if not found:
         raise FormatError("is no Caffe network with weights: it has no layer with blobs")
     return found

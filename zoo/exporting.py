@@ -39,6 +39,15 @@ def export_weights(
     Raises:
         ZooError: if the network has no such form, or the file is not equal to it; nothing is written then.
     """
+    report = write_verified(model, out, source=source, entry=entry, counters=counters, tolerance=tolerance)
+    report.write_beside(out)
+    return report
+
+
+def write_verified(
+    model: keras.Model, out: str | Path, *, source, entry: str | None, counters, tolerance: float
+) -> Report:
+    """`export_weights` without writing the report."""
     kind = kind_to_write(out)
     built = architecture_of(model)
     out = Path(out)
@@ -53,7 +62,7 @@ def export_weights(
             state = read_arrays(temporary, kind)
             differences, compared_with = verify(model, built.name, kind, state, tolerance=tolerance)
         file = source or temporary
-        report = Report(
+        return Report(
             architecture=built.name,
             source_file=Path(source or out).name,
             source_sha256=sha256_of(file),
@@ -63,5 +72,3 @@ def export_weights(
             entry=entry,
             counters=counters or {},
         )
-    report.write_beside(out)
-    return report

@@ -6,9 +6,9 @@ import keras
 from absl import logging
 
 from zoo.architectures import architecture_of
-from zoo.errors import WeightError
+from zoo.errors import WeightError, ZooError
 from zoo.keras_file import read_keras
-from zoo.sources import kind_of, read_arrays
+from zoo.sources import kind_of, read_source
 
 PREFIX = "zoo:"
 
@@ -40,10 +40,16 @@ def resolve_init(spec: str | Path, backbone: keras.Model) -> None:
     else:
         published = _published_part(backbone)
         weight_map = architecture_of(backbone).weight_map(kind, published)
+        source = read_source(spec, kind)
         try:
-            weight_map.load(read_arrays(spec, kind), published)
-        except WeightError as error:
-            raise WeightError(f"{spec}: {error}") from error
+            state, spare = source.arrays(rule.source for rule in weight_map.rules)
+            weight_map.load(state, published)
+        except ZooError as error:
+            raise type(error)(f"{spec}: {error}") from error
+        left_out = [*(key for key in weight_map.left_out if key in state), *spare]
+        for what, names in (("left out", left_out), ("not read", source.unread)):
+            if names:
+                logging.info("%s: %s: %s", spec, what, ", ".join(names))
         _log_fresh(str(spec), backbone, _variables(published))
 
 

@@ -1,6 +1,6 @@
 """Forward passes from the source's own arrays: independent of Keras and of the weight maps."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -25,9 +25,14 @@ def reference_ops(backend: str | None = None):
 
 
 def reference_features(
-    architecture: str, source: str, state: Mapping[str, np.ndarray], images: np.ndarray, ops
+    architecture: str,
+    source: str,
+    state: Mapping[str, np.ndarray],
+    images: np.ndarray,
+    ops,
+    heads: Collection[str] = (),
 ) -> dict[str, np.ndarray]:
-    """Every feature, and the heads' outputs where the source has heads, channels last.
+    """Every feature, and the outputs of the heads that are asked for and are there, channels last.
 
     Args:
         architecture: `alexnet`, `alexnet_no_bn` or `resnetDEPTH`.
@@ -35,13 +40,14 @@ def reference_features(
         state: the file's arrays.
         images: [B, H, W, 3], normalised.
         ops: of `reference_ops`.
+        heads: names of `rotation_logits`, `embedding` and `logits`; others count for nothing.
     """
     parameters = _Parameters(state, ops)
     x = ops.array(np.ascontiguousarray(np.moveaxis(images, -1, 1)))
     if architecture.startswith("resnet"):
-        features = _resnet(parameters, x, ops)
+        features = _resnet(parameters, x, ops, heads)
     else:
-        features = _alexnet(parameters, x, ops, source, architecture == "alexnet")
+        features = _alexnet(parameters, x, ops, source, architecture == "alexnet", heads)
     arrays = {name: ops.numpy(value) for name, value in features.items()}
     return {name: np.moveaxis(a, 1, -1) if a.ndim == 4 else a for name, a in arrays.items()}
 
@@ -59,7 +65,7 @@ class _Parameters:
         return [self._ops.array(self._state[key]) if key in self._state else None for key in keys]
 
 
-def _alexnet(parameters, x, ops, source: str, has_norm: bool) -> dict:
+def _alexnet(parameters, x, ops, source: str, has_norm: bool, heads: Collection[str]) -> dict:
     features = {}
     for name, (stride, padding) in _GEOMETRY.items():
         kernel, norm = _alexnet_keys(source, name)
@@ -73,10 +79,11 @@ def _alexnet(parameters, x, ops, source: str, has_norm: bool) -> dict:
         x = ops.dense(x, *parameters(*kernel))
         x = ops.relu(ops.batch_norm(x, *parameters(*norm)) if has_norm else x)
     features["fc_block"] = x
-    if "fc_classifier.0.weight" in parameters and "norm.0.weight" in parameters:
-        half = x.shape[1] // 2
+    half = x.shape[1] // 2
+    if "rotation_logits" in heads and "fc_classifier.0.weight" in parameters:
         weights = parameters("fc_classifier.0.weight", "fc_classifier.0.bias")
         features["rotation_logits"] = ops.dense(x[:, :half], *weights)
+    if "embedding" in heads and "norm.0.weight" in parameters:
         projection = ops.dense(x[:, half:], *parameters("norm.0.weight", "norm.0.bias"))
         features["embedding"] = ops.unit_length(projection)
     return features
@@ -96,7 +103,7 @@ def _norm_keys(prefix: str) -> list[str]:
     return [prefix + part for part in ("weight", "bias", "running_mean", "running_var")]
 
 
-def _resnet(parameters, x, ops) -> dict:
+def _resnet(parameters, x, ops, heads: Collection[str]) -> dict:
     def convolution_norm(x, prefix, number, stride):
         x = ops.convolution(x, *parameters(f"{prefix}conv{number}.weight"), None, stride, 1)
         return ops.batch_norm(x, *parameters(*_norm_keys(f"{prefix}bn{number}.")))
@@ -114,6 +121,9 @@ def _resnet(parameters, x, ops) -> dict:
             unit += 1
         features[f"block{block}"] = x
     x = features["pool"] = ops.spatial_mean(x)
-    if "linear.weight" in parameters:
-        features["logits"] = ops.dense(x, *parameters("linear.weight", "linear.bias"))
+    if "logits" in heads and "linear.weight" in parameters:
+        weight, bias = parameters("linear.weight", "linear.bias")
+        if bias is None:  # LDAM-DRW's cosine classifier, [features, classes]
+            x, weight = ops.unit_length(x), ops.unit_length(weight.T)
+        features["logits"] = ops.dense(x, weight, bias)
     return features

@@ -42,7 +42,10 @@ class Report:
         tolerance: that was kept.
         differences: per output.
         entry: the zoo entry, where there is one.
-        left_out: source keys that were not wanted.
+        left_out: source keys, or layers of a Caffe network, that were not wanted.
+        unread: "place: class" of what is beside the weights in a PyTorch file; no code of a file is run.
+        heads: outputs of the heads that were converted.
+        heads_from: name and SHA-256 of the files that heads were read from, besides `source_file`.
         counters: PyTorch's `num_batches_tracked`, which Keras has no place for, kept for the way back.
         versions: of the packages.
         date: UTC, ISO 8601.
@@ -56,6 +59,9 @@ class Report:
     differences: Mapping[str, Difference]
     entry: str | None = None
     left_out: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    heads_from: Mapping[str, str] = field(default_factory=dict)
     counters: Mapping[str, int] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=_versions)
     date: str = field(default_factory=_now)
@@ -68,13 +74,14 @@ class Report:
         return target
 
     def lines(self) -> list[str]:
-        """For people: one line per output."""
+        """For people: one line per output, then what was left out or not read."""
         head = f"{self.architecture}: compared with {self.compared_with}, tolerance {self.tolerance:g}"
         rows = [
             f"  {name:16} max |difference| {d.max_abs_difference:.3g}   max |value| {d.max_abs_value:.3g}"
             for name, d in self.differences.items()
         ]
-        return [head, *rows]
+        notes = {"left out": self.left_out, "not read": self.unread}
+        return [head, *rows, *(f"  {what}: {', '.join(names)}" for what, names in notes.items() if names)]
 
 
 def recorded_counters(path: str | Path) -> dict[str, int]:

@@ -1,4 +1,7 @@
-"""A pickle reader that cannot run anything: it interprets the opcodes itself, over a closed list of names."""
+"""A pickle reader that cannot run anything: it interprets the opcodes itself, over a closed list of names.
+
+Whatever is built from any other name becomes a `Placeholder`, which remembers that name and nothing else.
+"""
 
 import pickletools
 from collections.abc import Callable, Mapping
@@ -9,22 +12,48 @@ from zoo.errors import FormatError
 MAX_BYTES = 64 << 20
 MAX_OPCODES = 5_000_000
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_FRESH = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict}
+_FRESH = {
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_LIST": list,
+    "EMPTY_DICT": dict,
+    "EMPTY_SET": lambda: Placeholder("builtins.set"),
+}
 _LITERALS = frozenset(
     ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT")
     + ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
-    + ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8")
+    + ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8")
 )
 _KEY_TYPES = (str, bytes, int, float, type(None))
 _MAX_BITS = 128
+_MAX_NAME = 200
 _MARK = object()
+# Functions by which pickles make an object of the class that is their first argument.
+_CONSTRUCTORS = ("copyreg._reconstructor", "copy_reg._reconstructor", "copyreg.__newobj__")
+
+
+class Placeholder:
+    """Stands for an object that was not read: it has a name, no content and no behaviour.
+
+    Args:
+        name: "module.name" of the class or function that the object would have been made with.
+    """
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str):
+        cut = name if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME]}..."
+        self.name = cut if cut.isprintable() else ascii(cut)
+
+    def __repr__(self) -> str:
+        return f"<unread {self.name}>"
 
 
 class SafePickle:
     """Reads one pickle of tensors and containers from a file.
 
     The opcodes are interpreted here rather than by `pickle.Unpickler`, which a few
-    bytes of input can make allocate gigabytes.
+    bytes of input can make allocate gigabytes. A name that is not known becomes a `Placeholder`. So does
+    what is made by calling one, or by calling a known function on one; what is filled into one is dropped.
 
     Args:
         file: binary file, positioned at the pickle's start; afterwards just behind its end.
@@ -32,7 +61,8 @@ class SafePickle:
         persistent: makes an object of a persistent id.
 
     Raises:
-        FormatError: from `load`, where the pickle is damaged, too large, or asks for another name.
+        FormatError: from `load`, where the pickle is damaged or too large, or builds something by other means
+            than a name.
     """
 
     def __init__(self, file: BinaryIO, known: Mapping[str, Any], persistent: Callable[[Any], Any]):
@@ -83,7 +113,10 @@ class SafePickle:
         return items[::-1]
 
     def _top(self, kind: type) -> Any:
+        """What is to be filled, a `kind`; None for a placeholder."""
         value = self._stack[-1]
+        if isinstance(value, Placeholder):
+            return None
         if not isinstance(value, kind):
             raise FormatError(f"The pickle fills a {type(value).__name__} as a {kind.__name__}: refused")
         return value
@@ -100,6 +133,9 @@ class SafePickle:
 
     def _op_pop(self, _):
         self._stack.pop()
+
+    def _op_pop_mark(self, _):
+        self._pop_to_mark()
 
     def _op_tuple(self, _):
         self._stack.append(tuple(self._pop_to_mark()))
@@ -119,12 +155,23 @@ class SafePickle:
         self._stack.append(self._pop_to_mark())
 
     def _op_append(self, _):
-        value = self._pop()
-        self._top(list).append(value)
+        self._extend([self._pop()])
 
     def _op_appends(self, _):
-        values = self._pop_to_mark()
-        self._top(list).extend(values)
+        self._extend(self._pop_to_mark())
+
+    def _extend(self, values: list[Any]) -> None:
+        if (target := self._top(list)) is not None:
+            target.extend(values)
+
+    def _op_additems(self, _):
+        self._pop_to_mark()
+        if not isinstance(self._stack[-1], Placeholder):  # EMPTY_SET made one
+            raise FormatError("The pickle adds to a set that is not one: refused")
+
+    def _op_frozenset(self, _):
+        self._pop_to_mark()
+        self._stack.append(Placeholder("builtins.frozenset"))
 
     def _op_dict(self, _):
         pairs = self._pop_to_mark()
@@ -139,9 +186,12 @@ class SafePickle:
         self._set_items(self._pop_to_mark())
 
     def _set_items(self, pairs: list[Any]) -> None:
-        target = self._top(dict)
+        if (target := self._top(dict)) is None:
+            return
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-            if not isinstance(key, _KEY_TYPES):  # a nested tuple can take for ever to hash
+            if isinstance(key, tuple):  # a nested one can take for ever to hash
+                key = Placeholder("builtins.tuple")
+            if not isinstance(key, (*_KEY_TYPES, Placeholder)):
                 raise FormatError(f"The pickle has a dict key of type {type(key).__name__}: refused")
             target[key] = value
 
@@ -167,19 +217,40 @@ class SafePickle:
         self._push_known(f"{module}.{name}")
 
     def _push_known(self, name: str) -> None:
-        if name not in self._known:
-            raise FormatError(f"The pickle asks for {name!r}, which is no tensor and no container: refused")
-        self._stack.append(self._known[name])
+        self._stack.append(self._known[name] if name in self._known else Placeholder(name))
 
     def _op_reduce(self, _):
         arguments, function = self._pop(), self._pop()
-        listed = callable(function) and any(function is known for known in self._known.values())
-        if not listed or not isinstance(arguments, tuple):
+        if not isinstance(arguments, tuple):
+            raise FormatError("The pickle calls something with arguments that are no tuple: refused")
+        self._stack.append(self._made(function, arguments))
+
+    _op_newobj = _op_reduce
+
+    def _op_newobj_ex(self, _):
+        self._pop()
+        self._op_reduce(None)
+
+    def _op_inst(self, argument):
+        arguments = tuple(self._pop_to_mark())
+        self._push_known(argument.replace(" ", ".", 1))
+        self._stack.append(self._made(self._pop(), arguments))
+
+    def _op_obj(self, _):
+        function, *arguments = self._pop_to_mark()
+        self._stack.append(self._made(function, tuple(arguments)))
+
+    def _made(self, function: Any, arguments: tuple) -> Any:
+        """What a call gives: of a known function its value, unless that would be made of a placeholder."""
+        first = arguments[0] if arguments else None
+        if isinstance(function, Placeholder):
+            return first if function.name in _CONSTRUCTORS and isinstance(first, Placeholder) else function
+        if not callable(function) or not any(function is known for known in self._known.values()):
             raise FormatError("The pickle calls something that is not on the list: refused")
-        self._stack.append(function(*arguments))
+        return first if isinstance(first, Placeholder) else function(*arguments)
 
     def _op_build(self, _):
-        """Attributes of an OrderedDict (PyTorch's `_metadata`): read and dropped."""
+        """Attributes of an OrderedDict (PyTorch's `_metadata`) or of a placeholder: read and dropped."""
         self._pop()
         self._top(dict)
 

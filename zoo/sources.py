@@ -1,6 +1,7 @@
 """Weight files by their endings and first bytes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,8 +80,39 @@ def _first_bytes(path: str | Path) -> bytes:
         return file.read(len(_HDF5_MAGIC))
 
 
-def read_arrays(path: str | Path, kind: str) -> dict[str, np.ndarray]:
-    """The arrays of a `torch` or `caffe` file by their own names.
+@dataclass(frozen=True)
+class Source:
+    """What a weight file holds.
+
+    Args:
+        state: the arrays of a PyTorch file by their names.
+        layers: of a Caffe network, by their names.
+        unread: "place: class" of what is beside the weights of a PyTorch file.
+    """
+
+    state: Mapping[str, np.ndarray] = field(default_factory=dict)
+    layers: "Mapping[str, LayerBlobs]" = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
+
+    def arrays(self, wanted: Iterable[str]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+        """The arrays to fill a network with, and the names of Caffe layers that are left out.
+
+        Args:
+            wanted: the keys that the network needs; of a Caffe network only their layers are taken.
+
+        Raises:
+            FormatError: if a layer that is not wanted cannot be left out, or a batch norm is malformed.
+        """
+        if not self.layers:
+            return dict(self.state), ()
+        from zoo.caffe_blobs import blob_state, spare_layers
+
+        spare = spare_layers(self.layers, {key.rpartition("/")[0] for key in wanted})
+        return blob_state({name: layer for name, layer in self.layers.items() if name not in spare}), spare
+
+
+def read_source(path: str | Path, kind: str) -> Source:
+    """What a `torch` or `caffe` file holds.
 
     Raises:
         FormatError: if the file is missing, damaged, hostile, or of another format.
@@ -88,12 +120,25 @@ def read_arrays(path: str | Path, kind: str) -> dict[str, np.ndarray]:
     if not Path(path).is_file():
         raise FormatError(f"{path}: there is no such file")
     if kind == "torch":
-        from zoo.torch_checkpoint import read_state_dict
+        from zoo.torch_checkpoint import read_weights
 
-        return read_state_dict(path)
+        weights = read_weights(path)
+        return Source(state=weights.state, unread=weights.unread)
+    return Source(layers=read_caffe(path))
+
+
+def read_arrays(path: str | Path, kind: str) -> dict[str, np.ndarray]:
+    """All arrays of a `torch` or `caffe` file by their own names.
+
+    Raises:
+        FormatError: as `read_source`, and if a batch norm is malformed.
+    """
+    source = read_source(path, kind)
+    if not source.layers:
+        return dict(source.state)
     from zoo.caffe_blobs import blob_state
 
-    return blob_state(read_caffe(path))
+    return blob_state(source.layers)
 
 
 def read_caffe(path: str | Path) -> "dict[str, LayerBlobs]":

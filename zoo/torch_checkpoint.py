@@ -7,48 +7,100 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from zoo.errors import FormatError
-from zoo.safe_pickle import MAX_BYTES, SafePickle
+from zoo.safe_pickle import MAX_BYTES, Placeholder, SafePickle
 from zoo.torch_tensors import KNOWN_NAMES, StorageTable, StoredTensor
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
-_NESTED_UNDER = ("network", "state_dict")
+_NESTED_UNDER = ("network", "state_dict", "model_state_dict", "model", "net")
 _MAX_DEPTH = 32
+_MAX_LISTED = 50
+
+
+class TorchWeights(NamedTuple):
+    """What `read_weights` gives.
+
+    Attributes:
+        state: name -> read-only array; bfloat16 as `ml_dtypes.bfloat16`.
+        unread: "place: class" of what is beside the weights and was not read: "args: argparse.Namespace".
+    """
+
+    state: dict[str, np.ndarray]
+    unread: tuple[str, ...]
 
 
 def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
-    """The state dict of a checkpoint: bare, or under `network` or `state_dict`; without any `module.` prefix.
+    """`read_weights(path).state`."""
+    return read_weights(path).state
 
-    Returns:
-        name -> read-only array; bfloat16 as `ml_dtypes.bfloat16`.
+
+def read_weights(path: str | Path) -> TorchWeights:
+    """The state dict of a checkpoint, bare or under one of `_NESTED_UNDER`, without any `module.` prefix.
 
     Raises:
         FormatError: on a damaged, hostile or foreign file, or one without a state dict.
     """
-    content = read_checkpoint(path)
+    content = whole = read_checkpoint(path)
     for key in _NESTED_UNDER:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
     if not isinstance(content, Mapping) or not content:
-        raise FormatError(f"{path}: holds no state dict, bare or under {' or '.join(_NESTED_UNDER)}")
+        raise FormatError(
+            f"{path}: holds no state dict, bare or under {' or '.join(_NESTED_UNDER)}{_instead(whole)}"
+        )
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, np.ndarray):
-            raise FormatError(f"{path}: {key!r} is a {type(value).__name__}, where a state dict has tensors")
+            kind = value.name if isinstance(value, Placeholder) else type(value).__name__
+            raise FormatError(
+                f"{path}: {reprlib.repr(key)} is a {kind}, where a state dict has tensors{_instead(whole)}"
+            )
     if all(key.startswith("module.") for key in content):
-        return {key.removeprefix("module."): value for key, value in content.items()}
-    return dict(content)
+        content = {key.removeprefix("module."): value for key, value in content.items()}
+    return TorchWeights(dict(content), _unread(whole))
+
+
+def _instead(whole: Any) -> str:
+    """What a file without a state dict holds that was not read, for its error."""
+    unread = _unread(whole)
+    return f"; not read, as no code of a file is run: {', '.join(unread)}" if unread else ""
+
+
+def _unread(whole: Any) -> tuple[str, ...]:
+    """Where the placeholders are: "args: argparse.Namespace"; those of a list count as one."""
+    found: dict[str, None] = {}
+    seen: set[int] = set()
+
+    def look(value: Any, place: str) -> None:
+        if len(found) > _MAX_LISTED:
+            return
+        if isinstance(value, Placeholder):
+            found[f"{place}: {value.name}" if place else value.name] = None
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            for key, item in value.items() if isinstance(value, dict) else (("[]", item) for item in value):
+                if isinstance(item, Placeholder | dict | list | tuple):
+                    look(item, _place(place, key))
+
+    look(whole, "")
+    return (*list(found)[:_MAX_LISTED], *(["and more"] if len(found) > _MAX_LISTED else []))
+
+
+def _place(place: str, key: Any) -> str:
+    name = key.name if isinstance(key, Placeholder) else str(key)[:60]
+    name = name if name.isprintable() else ascii(name)
+    return place + name if name == "[]" else f"{place}.{name}".removeprefix(".")
 
 
 def read_checkpoint(path: str | Path) -> Any:
     """Everything in a legacy (before PyTorch 1.6) or zip checkpoint; tensors as NumPy arrays.
 
-    No code of the file is run. Tensors and containers alone are known.
+    No code of the file is run. Tensors and containers alone are known; anything else is a `Placeholder`.
 
     Raises:
         FormatError: on a damaged, hostile or foreign file; the message names the file and the problem.
@@ -141,7 +193,7 @@ def _read_archive(archive: zipfile.ZipFile) -> Any:
     root = pickles[0].removesuffix("data.pkl")
     if root + "byteorder" in archive.namelist() and _member(archive, root + "byteorder", 6) != b"little":
         raise FormatError("was not written by a little-endian machine")
-    table = StorageTable()
+    table = StorageTable(skippable=True)
     pickled = archive.getinfo(pickles[0])
     if pickled.file_size > MAX_BYTES:
         raise FormatError(f"its data.pkl has {pickled.file_size} bytes; at most {MAX_BYTES}")

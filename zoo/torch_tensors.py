@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from zoo.errors import FormatError
+from zoo.safe_pickle import Placeholder
 
 _DTYPES = {
     "Float": np.float32,
@@ -21,6 +22,8 @@ _DTYPES = {
     "Char": np.int8,
     "Byte": np.uint8,
     "Bool": np.bool_,
+    "ComplexFloat": np.complex64,
+    "ComplexDouble": np.complex128,
 }
 MAX_DIMENSIONS = 16
 
@@ -52,14 +55,29 @@ class StoredTensor:
 
 
 class StorageTable:
-    """Collects the storages that a pickle mentions, checking that it speaks of each in one way only."""
+    """Collects the storages that a pickle mentions, checking that it speaks of each in one way only.
 
-    def __init__(self):
+    Args:
+        skippable: whether a storage can be found in the file without knowing the sizes of the others, so that
+            one of an unknown type can be left unread.
+    """
+
+    def __init__(self, skippable: bool = False):
         self.storages: dict[str, Storage] = {}
+        self._skippable = skippable
 
-    def persistent(self, identity: Any) -> tuple[Storage, int]:
-        """(storage, first element) of a persistent id `("storage", type, key, device, size[, view])`."""
+    def persistent(self, identity: Any) -> tuple[Storage, int] | Placeholder:
+        """(storage, first element) of a persistent id `("storage", type, key, device, size[, view])`.
+
+        A module (in legacy files `("module", class, source file, source)`) stays unread.
+        """
         match identity:
+            case ("module", Placeholder() as module, *_):
+                return module
+            case ("storage", Placeholder() as kind, *_):
+                if not self._skippable:
+                    raise FormatError(f"The checkpoint has a storage of the unknown type {kind.name!r}")
+                return kind
             case ("storage", np.dtype() as dtype, str() as key, str(), int() as size, *rest):
                 view = rest[0] if rest else None
             case _:
@@ -129,6 +147,7 @@ KNOWN_NAMES: dict[str, Any] = {
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
     "torch.Size": _size,
+    "torch.storage.UntypedStorage": np.dtype(np.uint8),
     **{
         f"{module}.{name}Storage": np.dtype(dtype)
         for name, dtype in _DTYPES.items()

@@ -41,6 +41,17 @@ class WeightMap:
             model: a Keras model.
 
         Raises:
+            WeightError: as `check`.
+        """
+        variables = self.check(state, model)
+        for rule in self.rules:
+            array = np.asarray(state[rule.source], "float32")
+            variables[rule.variable].assign(rule.transform.to_keras(array))
+
+    def check(self, state: Mapping[str, np.ndarray], model) -> dict:
+        """The variables of `model` by their paths, for each of which `state` has the array that it needs.
+
+        Raises:
             WeightError: on a missing or unused source key, a variable without a rule, another shape, an
                 array that is not of floating point, or a value that is not finite.
         """
@@ -54,9 +65,7 @@ class WeightMap:
         for rule in self.rules:
             _check(rule, state[rule.source], variables[rule.variable].shape)
         self.counts(state)
-        for rule in self.rules:
-            array = np.asarray(state[rule.source], "float32")
-            variables[rule.variable].assign(rule.transform.to_keras(array))
+        return variables
 
     def counts(self, state: Mapping[str, np.ndarray]) -> dict[str, int]:
         """The values of those counters that `state` has; WeightError where one is no whole number."""

@@ -9,6 +9,7 @@ from absl import flags
 from rfd_tf.commands import command_line, config_flag
 from rfd_tf.commands.models import (
     MODEL_HELP,
+    define_heads_from,
     define_preprocessing,
     given_preprocessing,
     open_control,
@@ -37,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     flag_values = flags.FlagValues()
     config, argv = config_flag.define(flag_values, "evaluate", given)
     model = flags.DEFINE_string("model", None, MODEL_HELP, flag_values=flag_values)
+    define_heads_from(flag_values)
     protocol = flags.DEFINE_enum("protocol", None, list(PROTOCOLS), "what to do", flag_values=flag_values)
     workdir = flags.DEFINE_string("workdir", None, "the evaluation's folder", flag_values=flag_values)
     control = flags.DEFINE_bool(
@@ -52,14 +54,18 @@ def main(argv: list[str] | None = None) -> int:
         problem = "--workdir is needed, unless --model is the folder of a run"
         return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)
     command = f"rfd evaluate {shell_join(given[1:])}"
-    opened = partial(_opened, model.value, config.value, control.value, given_preprocessing(flag_values))
+    if control.value and flag_values.heads_from:
+        problem = "--heads_from goes with --model=zoo:NAME, which has no control"
+        return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)
+    options = {"heads_from": flag_values.heads_from, "given": given_preprocessing(flag_values)}
+    opened = partial(_opened, model.value, config.value, control.value, options)
     return _evaluate(argv[0], opened, protocol.value, config.value, folder, command)
 
 
-def _opened(model: str, config, control: bool, given):
+def _opened(model: str, config, control: bool, options: dict):
     """What is to be measured."""
     maps = _feature_maps(config)
-    return open_control(model, maps) if control else open_model(model, maps, given=given)
+    return open_control(model, maps) if control else open_model(model, maps, **options)
 
 
 def _evaluate(program: str, opened, protocol: str, config, workdir, command: str) -> int:

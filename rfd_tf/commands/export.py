@@ -11,8 +11,9 @@ from rfd_tf.commands import command_line
 from rfd_tf.commands.models import (
     KERAS_MODEL_HELP,
     define_exif_orientation,
+    define_heads_from,
     define_preprocessing,
-    given_preprocessing,
+    model_options,
     open_model,
 )
 
@@ -23,7 +24,7 @@ and leaves nothing if one of them computes something else. DIR/parity.json keeps
 
 Of a detector (a run of rfd detect, or its detector.keras) DIR/saved_model/1 and DIR/detector.keras.
 """
-_NOT_FOR_DETECTORS = ("features", "input", "fold_batch_norm", "onnx_precision")
+_NOT_FOR_DETECTORS = ("features", "heads_from", "input", "fold_batch_norm", "onnx_precision")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,6 +46,7 @@ def _define_flags() -> flags.FlagValues:
     values = flags.FlagValues()
     define = {"flag_values": values}
     flags.DEFINE_string("model", None, KERAS_MODEL_HELP, **define)
+    define_heads_from(values)
     flags.DEFINE_string("out", None, "the export's folder", **define)
     formats = "what to write, of saved_model, onnx, keras; by default all, of a detector all but onnx"
     flags.DEFINE_list("formats", None, formats, **define)
@@ -114,7 +116,7 @@ def _export_model(given: flags.FlagValues) -> None:
         serving=given.serving,
     )
     maps = None if given.features == ["all"] else given.features
-    extractor = open_model(given.model, maps, given.exif_orientation, given_preprocessing(given))
+    extractor = open_model(given.model, maps, **model_options(given))
     if not isinstance(extractor, KerasExtractor):
         raise ValueError(
             f"--model={given.model}: only Keras models can be exported: "

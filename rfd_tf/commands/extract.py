@@ -10,8 +10,9 @@ from rfd_tf.commands import command_line
 from rfd_tf.commands.models import (
     MODEL_HELP,
     define_exif_orientation,
+    define_heads_from,
     define_preprocessing,
-    given_preprocessing,
+    model_options,
     open_model,
 )
 from rfd_tf.image_header import MAX_PIXELS
@@ -44,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("model", None, MODEL_HELP, flag_values=values)
+    define_heads_from(values)
     flags.DEFINE_string(
         "images",
         None,
@@ -84,8 +86,8 @@ def _here(values: flags.FlagValues):
     storage = LocalStorage(values.out)
     with storage.locked():
         source = open_images(values.images, values.images_root, values.npz_key)
-        maps, given = _feature_maps(values.outputs), given_preprocessing(values)
-        with open_model(values.model, maps, values.exif_orientation, given) as extractor:
+        maps = _feature_maps(values.outputs)
+        with open_model(values.model, maps, **model_options(values)) as extractor:
             settings = _settings(extractor, source, values)
             return extract(extractor, source, settings, storage, values.batch_size, values.on_error)
 
@@ -93,8 +95,7 @@ def _here(values: flags.FlagValues):
 def _on_beam(values: flags.FlagValues, beam_flags: list[str]):
     beam = _beam()
     model, maps = values.model, _feature_maps(values.outputs)
-    given = given_preprocessing(values)
-    open_worker_model = functools.partial(_open_anywhere, model, maps, values.exif_orientation, given)
+    open_worker_model = functools.partial(_open_anywhere, model, maps, model_options(values))
     if "://" in values.images:
         source = beam.open_beam_files(values.images, values.images_root)
     else:
@@ -115,9 +116,9 @@ def _on_beam(values: flags.FlagValues, beam_flags: list[str]):
     )
 
 
-def _open_anywhere(location: str, feature_maps: list[str], exif_orientation: bool | None, given: dict):
+def _open_anywhere(location: str, feature_maps: list[str], options: dict):
     with _beam().local_model(location) as model:
-        return open_model(model, feature_maps, exif_orientation, given)
+        return open_model(model, feature_maps, **options)
 
 
 def _beam():

@@ -22,27 +22,45 @@ STATISTICS = {
     "tf": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),  # -1 to 1
 }
 _HEAD_OUTPUTS = ("rotation_logits", "embedding", "logits")
+_HEADS_FROM_HELP = (
+    "with zoo:NAME: a PyTorch file of the rotation classifier or of the projection, which the released "
+    "backbone's file does not hold; repeated for several"
+)
+
+
+def define_heads_from(flag_values: flags.FlagValues) -> None:
+    """The flag `--heads_from`."""
+    flags.DEFINE_multi_string("heads_from", [], _HEADS_FROM_HELP, flag_values=flag_values)
 
 
 def open_model(
     location: str,
     feature_maps: Sequence[str] | None = None,
+    *,
     exif_orientation: bool | None = None,
     given: Mapping[str, object] | None = None,
+    heads_from: Sequence[str] = (),
     **serving_options,
 ):
     """`extractors.open_extractor`, and an entry of the zoo besides, its weights released or in a file.
 
     Args:
-        location, feature_maps, **serving_options: as of `open_extractor`.
+        location: as of `open_extractor`, or zoo:NAME, or zoo:NAME=FILE.
+        feature_maps, **serving_options: as of `open_extractor`.
+        exif_orientation: how pictures are prepared instead of as the model says; None for as it says.
         given: `image_size`, `mean`, `std` and `resize` of a `.keras` file that does not tell how its images
             are prepared; what is missing is taken from the zoo's report beside it, and logged.
-        exif_orientation: how pictures are prepared instead of as the model says; None for as it says.
+        heads_from: PyTorch files of an entry's heads; those that its own file holds are taken anyhow.
+
+    Raises:
+        ValueError: if the model cannot be had, or an option is given that does not go with it.
     """
     from rfd_tf.extractors import open_extractor
 
     if location.startswith(_ZOO):
-        extractor = _open_zoo(location, feature_maps)
+        extractor = _open_zoo(location, feature_maps, heads_from)
+    elif heads_from:
+        raise ValueError(f"--heads_from goes with --model=zoo:NAME. Received: --model={location}")
     else:
         preprocessing = _plain_preprocessing(location, given or {})
         extractor = open_extractor(location, feature_maps, preprocessing, **serving_options)
@@ -73,6 +91,15 @@ def given_preprocessing(values: flags.FlagValues):
     """What `define_preprocessing`'s flags say, for `open_model`; only what was given."""
     given = {name: values[name].value for name in ("image_size", "mean", "std", "resize")}
     return {name: value for name, value in given.items() if value}
+
+
+def model_options(values: flags.FlagValues) -> dict:
+    """Options of `open_model` from the flags that are defined here."""
+    return {
+        "exif_orientation": values.exif_orientation,
+        "given": given_preprocessing(values),
+        "heads_from": values.heads_from,
+    }
 
 
 def define_exif_orientation(values: flags.FlagValues) -> None:
@@ -175,14 +202,19 @@ def _input_size(path: Path) -> int:
     return (shape[1] if len(shape) == 4 else 0) or 0
 
 
-def _open_zoo(location: str, feature_maps: Sequence[str] | None):
+def _open_zoo(location: str, feature_maps: Sequence[str] | None, heads_from: Sequence[str]):
     import zoo
     from rfd_tf.extractors import keras_extractor
     from rfd_tf.models import select_features
 
     name, _, file = location.removeprefix(_ZOO).partition("=")
     entry = zoo.info(name)
-    network = zoo.load(name, from_file=file or None, heads=entry.architecture == "alexnet")
+    decoupled = (entry.architecture or "").startswith("alexnet")  # RFD's own networks
+    if heads_from and not decoupled:
+        raise ValueError(f"--heads_from is for RFD's networks, which zoo:{name} is not")
+    network = zoo.load(
+        name, from_file=file or None, heads="auto" if decoupled else False, heads_from=heads_from
+    )
     backbone = select_features(network, [f for f in network.output if f not in _HEAD_OUTPUTS])
     return keras_extractor(
         backbone,
@@ -190,21 +222,22 @@ def _open_zoo(location: str, feature_maps: Sequence[str] | None):
         location,
         name=name,
         feature_maps=feature_maps,
-        decoupled=entry.architecture.startswith("alexnet"),  # RFD's own networks
+        decoupled=decoupled,
         heads=_heads(network, backbone),
     )
 
 
 def _heads(network, backbone):
-    """The heads of a checkpoint that has them, from the last feature on."""
+    """Those heads that the network has, from the last feature on; None without any."""
     import keras
 
-    if "rotation_logits" not in network.output:
+    outputs = {}
+    if "rotation_logits" in network.output:
+        outputs["rotation_probabilities"] = keras.ops.softmax(network.output["rotation_logits"])
+    if "embedding" in network.output:
+        outputs["embedding"] = network.output["embedding"]
+    if not outputs:
         return None
-    outputs = {
-        "rotation_probabilities": keras.ops.softmax(network.output["rotation_logits"]),
-        "embedding": network.output["embedding"],
-    }
     return keras.Model(list(backbone.output.values())[-1], outputs, name="heads")
 
 

@@ -12,7 +12,8 @@ USAGE = """rfd zoo ACTION [NAME] [flags]
   list                                          the entries
   info NAME                                     an entry's model card, as Markdown
   download NAME                                 fetch an entry's file into the cache; prints its path
-  convert NAME [--from_file=F] --out=X          to a .keras, .pth or .caffemodel file, by X's ending; verified
+  convert NAME [--from_file=F] [--heads_from=G] --out=X
+                                                to a .keras, .pth or .caffemodel file, by X's ending; verified
   fold --from_file=A.keras --out=X              batch norms folded into the layers before them
   rescale --from_file=A.keras --images=D --out=X  calibrate between the layers, for fine-tuning
   verify NAME [--from_file=F] --model=A.keras   compare a converted file with its source again
@@ -20,6 +21,10 @@ USAGE = """rfd zoo ACTION [NAME] [flags]
 The cache is $RFD_TF_CACHE; RFD_TF_OFFLINE=1 forbids the network.
 """
 
+_HEADS_FROM_HELP = (
+    "a PyTorch file of heads, whose heads are converted as well; repeated for several. RFD's code writes the "
+    "rotation classifier and the projection into files of their own"
+)
 _TOLERANCE_HELP = (
     "of the verification: absolute up to values of 1, relative to the feature's largest value beyond"
 )
@@ -58,11 +63,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("from_file", None, "the source: a released or a converted file", flag_values=values)
+    flags.DEFINE_multi_string("heads_from", [], _HEADS_FROM_HELP, flag_values=values)
     flags.DEFINE_string("out", None, "what to write: .keras, .pth or .caffemodel", flag_values=values)
     flags.DEFINE_string("model", None, "a converted .keras file", flag_values=values)
     flags.DEFINE_string("images", None, "a folder of pictures, or a .npy of uint8 images", flag_values=values)
     flags.DEFINE_integer("num_images", 32, "how many of them to use", 1, flag_values=values)
-    flags.DEFINE_bool("heads", False, "convert the checkpoint's heads as well", flag_values=values)
+    flags.DEFINE_bool("heads", False, "convert all the checkpoint's heads as well", flag_values=values)
     flags.DEFINE_bool("fold", False, "fold the batch norms as well", flag_values=values)
     flags.DEFINE_float("tolerance", 1e-4, _TOLERANCE_HELP, 0.0, flag_values=values)
 
@@ -90,7 +96,8 @@ def _convert(name: str, values: flags.FlagValues) -> None:
     import zoo
 
     source = values.from_file or zoo.download(name)
-    options = {"heads": values.heads, "fold": values.fold, "tolerance": values.tolerance}
+    options = {"heads": values.heads, "heads_from": values.heads_from}
+    options |= {"fold": values.fold, "tolerance": values.tolerance}
     _print(zoo.convert(name, source, values.out, **options), values.out)
 
 
@@ -117,7 +124,8 @@ def _verify(name: str, values: flags.FlagValues) -> None:
     from zoo.conversion import verify_file
 
     source = values.from_file or zoo.download(name)
-    print("\n".join(verify_file(zoo.info(name), source, values.model, values.tolerance).lines()))
+    report = verify_file(zoo.info(name), source, values.model, values.tolerance, values.heads_from)
+    print("\n".join(report.lines()))
 
 
 def _export(model, values: flags.FlagValues) -> None:

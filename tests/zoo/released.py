@@ -44,8 +44,21 @@ def alexnet_state(width: int = NARROW, *, heads: bool = False, norm: bool = True
     return state
 
 
-def resnet_state(seed: int = 0, classes: int = 10) -> dict:
-    """A ResNet-20 of akamaster's layout, as NumPy arrays."""
+def save_released(folder, state: dict) -> dict:
+    """The files that RFD's code writes, one for each network: part -> path; `state` has the heads.
+
+    The parts are `backbone`, `rotation` and `projection`.
+    """
+    prefixes = {"backbone": "_feature_blocks.", "rotation": "fc_classifier.", "projection": "norm."}
+    paths = {}
+    for part, prefix in prefixes.items():
+        paths[part] = folder / f"{part}_epoch245.pth.tar"
+        save_torch(paths[part], {key: array for key, array in state.items() if key.startswith(prefix)})
+    return paths
+
+
+def resnet_state(seed: int = 0, classes: int = 10, depth: int = 20, cosine: bool = False) -> dict:
+    """A CIFAR ResNet of akamaster's layout, as NumPy arrays, or with the cosine classifier of LDAM-DRW."""
     rng = np.random.default_rng(seed)
     state = {}
 
@@ -59,23 +72,28 @@ def resnet_state(seed: int = 0, classes: int = 10) -> dict:
     add_unit("", 1, 16, 3)
     channels = 16
     for block, filters in ((1, 16), (2, 32), (3, 64)):
-        for unit in range(3):
+        for unit in range((depth - 2) // 6):
             add_unit(f"layer{block}.{unit}.", 1, filters, channels)
             add_unit(f"layer{block}.{unit}.", 2, filters, filters)
             channels = filters
+    if cosine:
+        state["linear.weight"] = rng.standard_normal((64, classes), "float32")
+        return state
     state["linear.weight"] = rng.standard_normal((classes, 64), "float32")
     state["linear.bias"] = rng.standard_normal(classes, "float32")
     return state
 
 
-def save_torch(path, state, *, legacy=True, prefix="module.", nest="network", dtype=None) -> None:
-    """Write a checkpoint with PyTorch itself."""
+def save_torch(
+    path, state, *, legacy=True, prefix="module.", nest="network", dtype=None, beside=None
+) -> None:
+    """Write a checkpoint with PyTorch itself; `beside` goes beside the nested weights."""
     import torch
 
     tensors = {prefix + key: torch.from_numpy(np.array(array)) for key, array in state.items()}
     if dtype is not None:
         tensors = {key: t.to(dtype) if t.is_floating_point() else t for key, t in tensors.items()}
-    content = {"epoch": 245, nest: tensors} if nest else tensors
+    content = {"epoch": 245, **(beside or {}), nest: tensors} if nest else tensors
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
 
 

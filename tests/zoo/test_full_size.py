@@ -37,7 +37,7 @@ def command(*arguments) -> tuple[float, float]:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("full") / "released.pth.tar"
-    save_torch(path, alexnet_state(4096, heads=True), legacy=True, prefix="module.")
+    save_torch(path, alexnet_state(4096), legacy=True, prefix="module.")
     return path
 
 
@@ -58,7 +58,7 @@ def test_conversion_matches_pytorch_within_time_and_memory(checkpoint):
 @pytest.mark.slow
 def test_round_trips_are_bit_exact(checkpoint):
     folder, name = checkpoint.parent, "rfd_alexnet_imagenet"
-    command("convert", name, "--heads", f"--from_file={checkpoint}", f"--out={folder / 'b.keras'}")
+    command("convert", name, f"--from_file={checkpoint}", f"--out={folder / 'b.keras'}")
     command("convert", name, f"--from_file={folder / 'b.keras'}", f"--out={folder / 'b.pth'}")
     assert_states_equal(read_state_dict(folder / "b.pth"), read_state_dict(checkpoint))
     for ending in (".keras", ".pth"):

@@ -48,16 +48,40 @@ def laughs() -> bytes:
 
 
 HOSTILE = {
-    "command": (legacy(pickle.dumps({"network": Command()}, 2)), r"asks for '(posix|nt)\.system'"),
-    "command in the magic": (pickle.dumps(Command(), 2), r"asks for '(posix|nt)\.system'"),
-    "command in a zip": (archive(pickle.dumps(Command(), 2), {}), r"asks for '(posix|nt)\.system'"),
-    "command, protocol 4": (archive(pickle.dumps(Command(), 4), {}), r"asks for '(posix|nt)\.system'"),
-    "eval": (legacy(b"\x80\x02cbuiltins\neval\n(" + text("1") + b"tR."), r"asks for 'builtins\.eval'"),
-    "attribute of a known name": (legacy(b"\x80\x02ctorch\nload\n)R."), r"asks for 'torch\.load'"),
+    "command": (legacy(pickle.dumps({"network": Command()}, 2)), r"'network' is a (posix|nt)\.system"),
+    "command in the magic": (pickle.dumps(Command(), 2), r"wrong magic <unread (posix|nt)\.system>"),
+    "command in a zip": (archive(pickle.dumps(Command(), 2), {}), r"not read.*: (posix|nt)\.system"),
+    "command, protocol 4": (archive(pickle.dumps(Command(), 4), {}), r"not read.*: (posix|nt)\.system"),
+    "command among weights": (
+        legacy(pickle.dumps({"state_dict": {"conv1.weight": Command()}}, 2)),
+        r"'conv1.weight' is a (posix|nt)\.system, where a state dict has tensors",
+    ),
+    "command as a state dict": (
+        legacy(b"\x80\x02ccollections\nOrderedDict\n(cos\nsystem\n" + text("touch pwned") + b"\x85RtR."),
+        r"not read.*: os\.system",
+    ),
+    "eval": (legacy(b"\x80\x02cbuiltins\neval\n(" + text("1") + b"tR."), r"not read.*: builtins\.eval"),
+    "attribute of a known name": (legacy(b"\x80\x02ctorch\nload\n)R."), r"not read.*: torch\.load"),
     "calls a tensor type": (legacy(b"\x80\x02ctorch\nFloatStorage\n)R."), "not on the list"),
     "calls a string": (legacy(b"\x80\x02" + text("x") + b")R."), "not on the list"),
-    "instance opcode": (legacy(b"\x80\x02(ios\nsystem\n."), "uses INST"),
-    "new object": (legacy(b"\x80\x02ccollections\nOrderedDict\n)\x81."), "uses NEWOBJ"),
+    "instance opcode": (legacy(b"\x80\x02(" + text("touch pwned") + b"ios\nsystem\n."), r"not read.*: os\.s"),
+    "object opcode": (legacy(b"\x80\x02(cos\nsystem\n" + text("touch pwned") + b"o."), r"not read.*: os\.s"),
+    "new object": (legacy(b"\x80\x02cos\nsystem\n" + text("touch pwned") + b"\x85\x81."), r"read.*: os\.s"),
+    "state set": (legacy(b"\x80\x02cos\nsystem\n" + mapping({"x": b"N"})[2:-1] + b"b."), r"read.*: os\.s"),
+    "state set on a list": (legacy(b"\x80\x02]}b."), "fills a list as a dict"),
+    "known function on no tuple": (legacy(b"\x80\x02ccollections\nOrderedDict\n]R."), "that are no tuple"),
+    "storage of a type made up": (
+        legacy(mapping({"x": tensor([4], kind="OddStorage")}), [("0", ONES)]),
+        "unknown type 'torch.OddStorage'",
+    ),
+    "tensor of a type made up": (
+        archive(mapping({"x": tensor([4], kind="OddStorage")}), {"data/0": bytes(16)}),
+        "'x' is a torch.OddStorage, where",
+    ),
+    "names that fill the memory": (
+        legacy(b"\x80\x02c" + b"x" * 60_000 + b"\nx\nq\x00" + b"h\x00)R" * 100_000 + b"."),
+        r"not read.*xxx\.\.\.",
+    ),
     "extension": (legacy(b"\x80\x02\x82\x01."), "uses EXT1"),
     "empty": (b"", "it starts with b''"),
     "web page": (b"<!DOCTYPE html><html>over quota</html>", "no PyTorch checkpoint"),
@@ -72,7 +96,8 @@ HOSTILE = {
     "stack underflow": (legacy(b"\x80\x02R."), "damaged"),
     "memo without entry": (legacy(b"\x80\x02h\x09."), "damaged"),
     "unknown opcode": (legacy(b"\x80\x02\xff."), "damaged"),
-    "doubling tuples": (legacy(laughs()), "dict key of type tuple"),
+    "doubling tuples": (legacy(laughs()), "is a NoneType, where a state dict has tensors"),
+    "a list as a key": (legacy(b"\x80\x02}]Ns."), "dict key of type list"),
     "deep nesting": (legacy(b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b"."), "nests its containers"),
     "lying storage size": (
         legacy(mapping({"x": tensor([4], stored=2**40)}), [("0", ONES)], lengths=[2**40]),

@@ -65,13 +65,6 @@ def test_pickle_protocols(tmp_path, protocol):
     np.testing.assert_array_equal(read_state_dict(tmp_path / "x.pth")["a"], np.ones(3, "float32"))
 
 
-@FORMATS
-def test_a_whole_module_is_refused_by_name(tmp_path, legacy):
-    torch.save(torch.nn.Linear(2, 2), tmp_path / "x.pth", _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(zoo.FormatError, match=r"asks for 'torch\.nn\.modules\.linear\.Linear'.*refused"):
-        read_state_dict(tmp_path / "x.pth")
-
-
 def test_a_file_without_a_state_dict(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "x.pth")
     with pytest.raises(zoo.FormatError, match="'epoch' is a int, where a state dict has tensors"):

@@ -1,6 +1,8 @@
 """Weights in other people's files."""
 
+import argparse
 import contextlib
+import datetime
 import io
 import json
 import pickle
@@ -33,8 +35,14 @@ class _Command:
 
 def _torch_seeds(folder: Path, legacy_format: bool) -> list[bytes]:
     path, seeds = folder / "seed.pth", []
-    for nest, prefix in (("network", "module."), ("", "")):
-        save_torch(path, _STATE, legacy=legacy_format, nest=nest, prefix=prefix)
+    beside = {
+        "args": argparse.Namespace(lr=0.1, command=_Command()),
+        "best": np.float64(1),
+        "date": datetime.datetime(2024, 5, 17),
+        "pairs": {(1, 2): {3}, "device": [np.arange(3)]},
+    }
+    for nest, prefix, extras in (("network", "module.", {}), ("", "", {}), ("state_dict", "", beside)):
+        save_torch(path, _STATE, legacy=legacy_format, nest=nest, prefix=prefix, beside=extras)
         seeds.append(path.read_bytes())
     return seeds
 
@@ -66,6 +74,12 @@ def _pickles(seeds: list[bytes]):
 
     names = ("torch._utils _rebuild_tensor_v2", "torch FloatStorage", "collections OrderedDict", "torch Size")
     names += ("os system", "builtins eval", "torch._utils _rebuild_parameter", "torch BoolStorage")
+    names += (
+        "argparse Namespace",
+        "copyreg _reconstructor",
+        "numpy.core.multiarray scalar",
+        "torch OddStorage",
+    )
     opcodes = st.sampled_from(
         [b"(", b")", b"]", b"}", b"t", b"l", b"d", b"a", b"e", b"s", b"u", b"R", b"b", b"Q", b"N", b"0", b"1"]
         + [
@@ -83,6 +97,7 @@ def _pickles(seeds: list[bytes]):
             b".",
         ]
         + [b"q\x00", b"q\x01", b"h\x00", b"h\x01", b"K\x01", b"K\x04", b"\x93", b"i", b"o", b"\x82\x01"]
+        + [b"ios\nsystem\n", b"\x92", b"\x96" + bytes(8), text("module")]
         + [b"c%s\n%s\n" % tuple(name.encode().split()) for name in names]
         + [text("storage"), text("0"), text("cpu"), text("x"), integer(2**60), integer(-1), numbers([2, 2])]
         + [
