@@ -1,5 +1,6 @@
 """The extractor over Keras files: a run's folder, its backbone, an exported file."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -109,6 +110,11 @@ def test_bad_locations(run, tmp_path):
 def test_info_round_trip():
     info = ModelInfo("net", Preprocessing(**RECIPE), {"features": (8,)}, input="uint8")
     assert ModelInfo.from_json(info.to_json(), "here") == info
+    assert "class_names" not in info.to_json()  # so that earlier versions read it
+    named = dataclasses.replace(info, class_names=("a", "b"))
+    assert ModelInfo.from_json(named.to_json(), "here") == named
+    with pytest.raises(ValueError, match=r"class_names are \[1\]"):
+        ModelInfo.from_json(json.dumps(json.loads(info.to_json()) | {"class_names": [1]}), "here")
     pixels = np.arange(16 * 16 * 3).reshape(1, 16, 16, 3).astype("uint8")
     np.testing.assert_array_equal(info.to_pixels(info.normalize(pixels)), pixels)
     for text in ("", "[]", "{}", info.to_json().replace('"format": 1', '"format": 2')):
