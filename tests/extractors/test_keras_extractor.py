@@ -1,6 +1,5 @@
 """The extractor over Keras files: a run's folder, its backbone, an exported file."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -110,16 +109,23 @@ def test_bad_locations(run, tmp_path):
 def test_info_round_trip():
     info = ModelInfo("net", Preprocessing(**RECIPE), {"features": (8,)}, input="uint8")
     assert ModelInfo.from_json(info.to_json(), "here") == info
-    assert "class_names" not in info.to_json()  # so that earlier versions read it
-    named = dataclasses.replace(info, class_names=("a", "b"))
-    assert ModelInfo.from_json(named.to_json(), "here") == named
-    with pytest.raises(ValueError, match=r"class_names are \[1\]"):
-        ModelInfo.from_json(json.dumps(json.loads(info.to_json()) | {"class_names": [1]}), "here")
     pixels = np.arange(16 * 16 * 3).reshape(1, 16, 16, 3).astype("uint8")
     np.testing.assert_array_equal(info.to_pixels(info.normalize(pixels)), pixels)
     for text in ("", "[]", "{}", info.to_json().replace('"format": 1', '"format": 2')):
         with pytest.raises(ValueError, match="here: no valid description"):
             ModelInfo.from_json(text, "here")
+
+
+def test_info_may_name_classes():
+    plain, named = (
+        ModelInfo("net", Preprocessing(**RECIPE), {"logits": (2,)}, class_names=names)
+        for names in ((), ("a", "b"))
+    )
+    assert "class_names" not in plain.to_json()  # so that earlier versions read it
+    for info in (plain, named):
+        assert ModelInfo.from_json(info.to_json(), "here") == info
+    with pytest.raises(ValueError, match=r"class_names are \[1\]"):
+        ModelInfo.from_json(json.dumps(json.loads(plain.to_json()) | {"class_names": [1]}), "here")
 
 
 def test_fingerprint_is_of_what_the_model_computes(run, trained, tmp_path):
