@@ -56,7 +56,7 @@ def voc_detection(
         ValueError: on a config out of range, or a network that does not fit it.
     """
     run_config = in_epochs(config)
-    options, saved = test_options(config.test)
+    options, saved = detection_options(config.test)
     strategy = distribution.create_strategy(config.strategy, config.logical_cpus)
     set_up_keras(config)
     worker = distribution.worker_index(strategy)
@@ -106,7 +106,7 @@ def voc_detection(
             return result
 
 
-def test_options(test: ConfigDict) -> tuple[DetectionOptions, DetectionOptions]:
+def detection_options(test: ConfigDict) -> tuple[DetectionOptions, DetectionOptions]:
     """Of the test, and of the detector that is saved, which keeps less; from the `test` of a config.
 
     Raises:

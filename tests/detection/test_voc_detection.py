@@ -6,13 +6,17 @@ import signal
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
+from configs.detection import voc2007
 from rfd_tf import cli
 from rfd_tf.data import VocDevkit
+from rfd_tf.detection.detect import DetectionOptions
 from rfd_tf.detection.detector import open_detector
 from rfd_tf.detection.proposed_pictures import read_picture
 from rfd_tf.detection.results import evaluate_detections, read_voc_results
+from rfd_tf.detection.voc_detection import detection_options
 from rfd_tf.evaluation.results import load_result
 from rfd_tf.proposals import load_proposals
 from tests.detection import toy
@@ -176,6 +180,15 @@ def test_objects_in_pictures_of_ones_own(root, learned, tmp_path, capsys):
     (folder / f"{source.names[0]}.png").unlink()
     assert cli.main(command) == 1
     assert "pictures:" in capsys.readouterr().err
+
+
+def test_options_of_the_test_and_of_what_is_saved():
+    """What a config of before says holds for both; later ones test without a floor, as Fast R-CNN's code."""
+    before = ConfigDict({"short_sides": (600,), "longest": 1000, "score": 0.05, "nms_iou": 0.3, "most": 100})
+    assert detection_options(before) == (DetectionOptions(),) * 2
+    tested, saved = detection_options(voc2007.get_config().test)
+    assert tested == DetectionOptions(score=0.0, most=0, most_of_class=100)
+    assert saved == DetectionOptions(score=0.05, most=100, most_of_class=100)
 
 
 def test_two_classes_of_ones_own(tmp_path, capsys):

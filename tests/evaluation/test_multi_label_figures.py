@@ -58,6 +58,10 @@ def test_errors():
 def test_files_of_either_kind_load(result, tmp_path):
     assert load_result(save_result(result, tmp_path)) == result
     assert result.is_multi_label
+    fields = json.loads((tmp_path / "evaluation.json").read_text())
+    del fields["notes"]  # of before there were any
+    (tmp_path / "evaluation.json").write_text(json.dumps(fields))
+    assert load_result(tmp_path / "evaluation.json") == result
     other = made_up_result("linear", ["conv1"], ["cat", "dog"], [5, 6])
     again = load_result(save_result(other, tmp_path))
     assert isinstance(again.figures["conv1"], ClassifierFigures)

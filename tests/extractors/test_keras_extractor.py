@@ -124,6 +124,18 @@ def test_info_round_trip():
             ModelInfo.from_json(text, "here")
 
 
+def test_info_may_name_classes():
+    plain, named = (
+        ModelInfo("net", Preprocessing(**RECIPE), {"logits": (2,)}, class_names=names)
+        for names in ((), ("a", "b"))
+    )
+    assert "class_names" not in plain.to_json()  # so that earlier versions read it
+    for info in (plain, named):
+        assert ModelInfo.from_json(info.to_json(), "here") == info
+    with pytest.raises(ValueError, match=r"class_names are \[1\]"):
+        ModelInfo.from_json(json.dumps(json.loads(plain.to_json()) | {"class_names": [1]}), "here")
+
+
 def test_fingerprint_is_of_what_the_model_computes(run, trained, tmp_path):
     fingerprint = open_extractor(run).fingerprint
     assert open_extractor(run).fingerprint == fingerprint

@@ -96,12 +96,13 @@ def test_every_figure_of_every_evaluation_is_in_the_page():
 
 def test_average_precisions_are_in_the_page():
     names, counts = ["cat", "dog"], [120, 10]
-    made = made_up_result("voc_classification", ["pool5"], names, counts)
+    made = made_up_result("voc_classification", ["pool5"], names, counts, notes=["3 of 9 boxes were clipped"])
     precisions = {"11_point": [0.611, None], "area": [0.622, 0.633]}
     extra = {"samples": 5, "area_map_std": 0.0421}
     figures = MultiLabelFigures({"11_point": 0.644, "area": 0.655}, precisions, extra)
     result = dataclasses.replace(made, figures={"pool5, k=1": figures})
     text = Page(page_of(made_up_report(names, counts, evaluations={"voc": result}))).text
+    assert "3 of 9 boxes were clipped" in text
     for shown in ("pool5, k=1", "61.1 %", "64.4 %", "65.5 %", "4.2 %", "samples"):
         assert shown in text
     assert result.command in text
