@@ -19,9 +19,8 @@ The alternatives: `--config.classifier.losses="('cross_entropy',)"` (see configs
 Reference: Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019.
 """
 
-from rfd_tf.configs.evaluation import base
-
 from rfd_tf.configs import cifar10_lt
+from rfd_tf.configs.evaluation import base
 
 
 def get_config():

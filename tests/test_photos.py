@@ -7,10 +7,10 @@ import pytest
 import tensorflow as tf
 from ml_collections import ConfigDict
 from PIL import Image
-from rfd_tf.configs.base import data_fields
 from sklearn.datasets import load_sample_image
 
 from rfd_tf import cli, data
+from rfd_tf.configs.base import data_fields
 from rfd_tf.detection.find_objects import find_objects
 from rfd_tf.detection.inputs import detection_batches
 from rfd_tf.detection.proposed_pictures import open_annotated, read_picture

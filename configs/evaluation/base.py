@@ -1,6 +1,7 @@
 """Every field of a config of `rfd evaluate`, with its default. The other files of this folder edit some."""
 
 from ml_collections import ConfigDict
+
 from rfd_tf.configs.base import data_fields
 
 

@@ -13,6 +13,7 @@ Own data in the devkit's folders: `--config.data.classes="('robin','wren')"`.
 """
 
 from ml_collections import ConfigDict
+
 from rfd_tf.configs.evaluation import base
 
 

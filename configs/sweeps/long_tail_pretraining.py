@@ -6,9 +6,10 @@
         --workdir=/tmp/pretraining
 
 `data` is a file of arrays train_images, train_labels, test_images and test_labels. Controls: a network as
-initialised, its batch-norm statistics of an epoch, and one that has learnt nothing but rotations. Each is
-measured by kNN and linear classifiers on frozen features, and as the start of LDAM-DRW. `network`,
-`pretraining`, `schedule` and `finetuning` hold the flags of another recipe than the full one.
+initialised, its batch-norm statistics of an epoch, one that has learnt nothing but rotations, and one that
+has learnt nothing but to tell instances apart. Each is measured by kNN and linear classifiers on frozen
+features, and as the start of LDAM-DRW. `network`, `pretraining`, `schedule` and `finetuning` hold the flags
+of another recipe than the full one.
 """
 
 from ml_collections import ConfigDict
@@ -40,13 +41,14 @@ def get_config():
     config.seeds = (0, 1, 2)
     config.data = "cifar10_lt.npz"
     config.probabilities = "prob.dat"
-    config.network = "--config.backbone.width=32"
+    config.network = "--config.backbone.name=resnet14 --config.backbone.width=32"
     config.pretraining = ""
     config.schedule = ""  # epochs, rates and what else depends on them
     config.finetuning = ""
     config.variants = {
         "untrained": (f"{_PRETRAIN} {_STANDING_STILL}", *_MEASURE),
         "rotnet": (f'{_PRETRAIN} {{schedule}} "--config.method.loss_weights=(1.0,0.0,0.0)"', *_MEASURE),
+        "instance": (f'{_PRETRAIN} {{schedule}} "--config.method.loss_weights=(0.0,0.0,1.0)"', *_MEASURE),
         "rfd": (f"{_PRETRAIN} {{schedule}}", *_MEASURE),
         "rfd_ldam": (
             f"{_PRETRAIN} {{schedule}} --config.method.rotation_head=ldam "

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import keras
 import tensorflow as tf
+from absl import logging
 from ml_collections import ConfigDict
 
 from rfd_tf import distribution
@@ -22,6 +23,7 @@ from rfd_tf.training.sources import (
     check_same_on_all_workers,
     list_skipped,
     name_bad_image,
+    negatives_per_image,
     open_run_pictures,
     training_batches,
     validation_batches,
@@ -67,6 +69,9 @@ def pretrain(config: ConfigDict, workdir: str | os.PathLike, initialize: Callabl
         try:
             run = _PretrainingRun(config, workdir, strategy, training, validation)
             run.initialize = initialize if config.init else None
+            drawn = negatives_per_image(config, len(training.source))
+            compared = f"{drawn} rows of the bank, drawn for each image" if drawn else "all rows of the bank"
+            logging.info("Instance loss: %s over %s", config.method.get("instance_loss", "nce"), compared)
             run.build()
             claim_workdir(workdir, config.to_dict())
             run.fit()

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 import torch
-from rfd_tf.configs.detection import voc2007
 
 import zoo
+from rfd_tf.configs.detection import voc2007
 from rfd_tf.detection.assembly import build_detector, build_optimizer
 from rfd_tf.models import alexnet
 from tests.contract import to_numpy

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 import scipy.io
-from rfd_tf.configs.detection import base
 
+from rfd_tf.configs.detection import base
 from rfd_tf.data import VocDevkit, VocError, open_voc
 from rfd_tf.detection.proposed_pictures import find_proposals, open_annotated, picture_files
 from rfd_tf.proposals import ProposalError

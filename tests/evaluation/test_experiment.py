@@ -3,8 +3,8 @@ import json
 
 import numpy as np
 import pytest
-from rfd_tf.configs.evaluation import base
 
+from rfd_tf.configs.evaluation import base
 from rfd_tf.data import Preprocessing
 from rfd_tf.evaluation.experiment import open_experiment, training_preprocessing
 from rfd_tf.evaluation.stopwatch import stopwatch

@@ -2,8 +2,8 @@
 
 import keras
 import numpy as np
-from rfd_tf.configs.evaluation import base
 
+from rfd_tf.configs.evaluation import base
 from rfd_tf.data import Preprocessing
 from rfd_tf.extractors import FeatureExtractor, keras_extractor
 from rfd_tf.models.alexnet import dense_block

@@ -255,7 +255,7 @@ def test_packaged_pretraining_measures_every_start_alike(tmp_path):
     from rfd_tf.configs.sweeps.long_tail_pretraining import get_config
 
     cells = make_plan(get_config(), tmp_path)
-    assert {cell.variant for cell in cells} == {"untrained", "rotnet", "rfd", "rfd_ldam"}
+    assert {cell.variant for cell in cells} == {"untrained", "rotnet", "instance", "rfd", "rfd_ldam"}
 
     def measured(cell):
         return [[word.replace(str(cell.folder), "") for word in line] for line in cell.commands[1:]]

@@ -4,8 +4,8 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-import rfd_tf.configs.base
 
+import rfd_tf.configs.base
 from rfd_tf.imbalance import effective_rotation_counts, rotation_instance_weights
 from rfd_tf.losses import LDAMLoss
 from rfd_tf.training.assembly import build_model
