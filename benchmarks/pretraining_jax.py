@@ -296,7 +296,9 @@ def measured(backbone, config, training, test, seed):
     for name in FEATURES:
         found = classification_figures(test_labels, scores[name], counts)
         figures[f"linear_{name}"] = found.top1
-        figures[f"linear_rarest_{name}"] = float(np.mean(np.asarray(found.per_class)[np.argsort(counts)[:2]]))
+        figures[f"linear_rarest_{name}"] = float(
+            np.mean(np.asarray(found.per_class, "float64")[np.argsort(counts)[:2]])
+        )
     return {name: round(100 * value, 2) for name, value in figures.items()}
 
 
