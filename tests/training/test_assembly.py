@@ -8,7 +8,7 @@ import pytest
 import rfd_tf.configs.base
 from rfd_tf.imbalance import effective_rotation_counts, rotation_instance_weights
 from rfd_tf.losses import LDAMLoss
-from rfd_tf.training.assembly import build_model
+from rfd_tf.training.assembly import build_backbone, build_model
 
 NAMES = sorted(path.stem for path in Path(rfd_tf.configs.base.__file__).parent.glob("[!_]*.py"))
 
@@ -80,3 +80,14 @@ def test_the_rate_follows_the_milestones_and_initialize_sees_the_backbone():
     first, second, _ = config.optimizer.milestones
     assert float(schedule(first[0] * 3 - 1)) == pytest.approx(first[1])
     assert float(schedule(first[0] * 3)) == pytest.approx(second[1])
+
+
+@pytest.mark.parametrize("name", ["resnet8", "alexnet"])
+def test_the_feature_to_split_is_among_the_default_ones(name):
+    config = importlib.import_module("rfd_tf.configs.base").get_config()
+    config.backbone.name, config.preprocessing.image_size = name, 64
+    backbone = build_backbone(config)
+    assert config.backbone.feature in backbone.output
+    config.backbone.feature = "pool"
+    if name == "resnet8":
+        assert "fc_block" not in build_backbone(config).output
