@@ -3,10 +3,12 @@
 import io
 import os
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-import numpy as np
 from PIL import BmpImagePlugin, JpegImagePlugin, PngImagePlugin
+
+if TYPE_CHECKING:
+    import numpy as np  # `rfd extract --help` does without
 
 MAX_PIXELS = 64_000_000  # 192 MB decoded, 768 MB while it is resized
 MAX_ASPECT = 100  # long side over short side, which resizing by the short side multiplies
@@ -88,7 +90,7 @@ def exif_orientation(data: bytes | str | os.PathLike) -> int:
         return _orientation(_exif(file))
 
 
-def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+def upright(pixels: "np.ndarray", orientation: int) -> "np.ndarray":
     """Stored pixels [H, W, ...] as they are to be shown, for an orientation of 1 to 8; a view."""
     if orientation in TRANSPOSES:
         pixels = pixels.swapaxes(0, 1)
