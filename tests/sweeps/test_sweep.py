@@ -262,4 +262,4 @@ def test_packaged_pretraining_measures_every_start_alike(tmp_path):
 
     first = [cell for cell in cells if cell.seed == 0]
     assert len({str(measured(cell)) for cell in first}) == 1
-    assert len({str(cell.commands[0]) for cell in first}) == 4
+    assert len({str(cell.commands[0]) for cell in first}) == 5
