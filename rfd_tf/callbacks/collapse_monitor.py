@@ -2,6 +2,7 @@ from collections.abc import Mapping
 
 import keras
 import numpy as np
+from absl import logging
 
 from rfd_tf.models.rotation_decoupling import RotationDecoupling
 from rfd_tf.rotations import NUM_ROTATIONS, four_views
@@ -54,7 +55,7 @@ class CollapseMonitor(keras.callbacks.Callback):
         for name, text in signs.items():
             if name not in self._told:
                 self._told.add(name)
-                _warn(f"Epoch {epoch + 1}: {text}")
+                logging.warning("Epoch %d: %s", epoch + 1, text)
 
     def measure(self) -> dict[str, float]:
         """The four figures, now."""
@@ -158,9 +159,3 @@ def signs_of_collapse(
             "Lower its weight (method.loss_weights), or with method.instance_loss=nce take softmax."
         )
     return signs
-
-
-def _warn(text: str) -> None:
-    from absl import logging
-
-    logging.warning("%s", text)

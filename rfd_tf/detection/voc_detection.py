@@ -79,9 +79,8 @@ def voc_detection(
                 boxes = find_proposals(config.proposals, source, workdir / CACHE_FOLDER, orientation)
                 return ProposedPictures(source, boxes, orientation)
 
-            to_test = (
-                None if worker else proposed(test, config.validation)
-            )  # before training, lest that be lost
+            # Before training, lest that be lost.
+            to_test = None if worker else proposed(test, config.validation)
             if (workdir / DETECTOR_FILE).exists():
                 detector = open_detector(workdir)
             else:
