@@ -225,7 +225,8 @@ def _input_size(path: Path) -> int:
     """The side of a model's images; 0 where it takes any."""
     from rfd_tf.models.keras_file import read_keras
 
-    shape = getattr(read_keras(path), "input_shape", None) or ()
+    inputs = getattr(read_keras(path), "inputs", None) or [None]
+    shape = getattr(inputs[0], "shape", ())
     if len(shape) == 4 and shape[1] != shape[2]:
         raise ValueError(f"{path}: takes images that are not square: {shape[1:]}")
     return (shape[1] if len(shape) == 4 else 0) or 0

@@ -87,7 +87,7 @@ def keras_extractor(
             all the backbone's features.
         preprocessing: of the backbone's images.
         location: where it came from.
-        name: of the model; by default the backbone's.
+        name: of the model; by default the backbone's, `_` for what cannot be in a `ModelInfo`'s.
     """
     model = feature_model(backbone, feature_name, feature_maps, decoupled=decoupled, heads=heads)
     if any(layer.dtype_policy.compute_dtype != "float32" for layer in model._flatten_layers()):
@@ -99,7 +99,8 @@ def keras_extractor(
         )
     shapes = model.compute_output_shape((None, size, size, 3))
     outputs = {output: tuple(shapes[output][1:]) for output in model.output}
-    return KerasExtractor(model, ModelInfo(name or backbone.name, preprocessing, outputs), location)
+    name = name or "".join(c if c.isalnum() or c in "_-." else "_" for c in backbone.name)
+    return KerasExtractor(model, ModelInfo(name, preprocessing, outputs), location)
 
 
 def open_keras(
@@ -198,14 +199,19 @@ def named_outputs(model: keras.Model, where: str) -> keras.Model:
     """The same network with a dict of outputs; those without names have the names of their layers.
 
     Raises:
-        ValueError: if it is not functional or has several inputs; the message begins with `where`.
+        ValueError: if it is not functional, has several inputs, or one that is not of floats; the message
+            begins with `where`.
     """
     inputs, outputs = getattr(model, "inputs", None), getattr(model, "output", None)
+    if isinstance(model, keras.Sequential):
+        outputs = model.outputs  # its `output` is of its last call
     if not inputs or outputs is None:
         raise ValueError(f"{where}: only functional models can be opened. This is a {type(model).__name__}")
     if len(inputs) != 1 or len(inputs[0].shape) != 4:
         shapes = [tuple(one.shape) for one in inputs]
         raise ValueError(f"{where}: a model takes one batch of images [B, H, W, 3]. This one takes {shapes}")
+    if "float" not in inputs[0].dtype:
+        raise ValueError(f"{where}: a model takes images of floats, not {inputs[0].dtype}")
     if not isinstance(outputs, dict):
         tensors = keras.tree.flatten(outputs)
         outputs = {tensor._keras_history.operation.name: tensor for tensor in tensors}

@@ -156,6 +156,20 @@ def test_other_kinds_of_models_are_refused_in_words(tmp_path):
     keras.Model(inputs, keras.layers.Concatenate()([pooled, inputs[1]])).save(tmp_path / "two.keras")
     with pytest.raises(ValueError, match=r"two\.keras: a model takes one batch of images"):
         open_extractor(tmp_path / "two.keras", preprocessing=prepared)
+    pixels = keras.Input((8, 8, 3), dtype="uint8")
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(pixels))
+    keras.Model(pixels, pooled).save(tmp_path / "pixels.keras")
+    with pytest.raises(ValueError, match=r"pixels\.keras: a model takes images of floats, not uint8"):
+        open_extractor(tmp_path / "pixels.keras", preprocessing=prepared)
+
+
+def test_a_sequential_model_with_any_name_and_a_layer_as_map(tmp_path):
+    layers = [keras.layers.Conv2D(4, 3, name="conv"), keras.layers.GlobalAveragePooling2D()]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers], name="my net (1)")
+    model.save(tmp_path / "x.keras")
+    extractor = open_model(str(tmp_path / "x.keras"), ["conv"], given={"mean": "tf", "std": "tf"})
+    assert extractor.info.name == "my_net__1_"
+    assert extractor.info.outputs == {"features": (4,), "conv": (6, 6, 4)}
 
 
 @pytest.fixture
