@@ -1,5 +1,6 @@
 import functools
 import hashlib
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from rfd_tf.data.preprocessing import Preprocessing
 from rfd_tf.extractors.extractor import FeatureExtractor
 from rfd_tf.extractors.feature_maps import check_feature_maps
 from rfd_tf.extractors.model_info import UINT8, ModelInfo
-from rfd_tf.json_text import parse_json
+from rfd_tf.json_text import fits, parse_json
 from rfd_tf.models.extract_features import compiled_inference
 from rfd_tf.models.feature_model import RESERVED, ROTATION_PROBABILITIES, feature_model
 from rfd_tf.models.keras_file import check_archive, facts_inside, read_keras, write_keras
@@ -143,7 +144,7 @@ def open_keras(
     heads = path.with_name(_HEADS)
     return keras_extractor(
         model,
-        preprocessing or Preprocessing.of_config(config),
+        preprocessing or _preprocessing(config, path.with_name(_CONFIG)),
         str(path),
         feature_name=config["backbone"]["feature"],
         feature_maps=feature_maps,
@@ -193,6 +194,18 @@ def _run_config(path: Path) -> dict:
     if not isinstance(config.get("backbone", {}).get("feature"), str):
         raise ValueError(f"{file} is not the config of a run: it has no field 'backbone.feature'")
     return config
+
+
+def _preprocessing(config: dict, file: Path) -> Preprocessing:
+    """That of a run's config; an unknown field, or one of another type, is a ValueError that names `file`."""
+    try:
+        for name, kind in typing.get_type_hints(Preprocessing).items():
+            value = config["preprocessing"].get(name)
+            if value is not None and not fits(value, kind):
+                raise ValueError(f"its {name} is {value!r:.80}")
+        return Preprocessing.of_config(config)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} is not the config of a run (preprocessing: {error})") from error
 
 
 def named_outputs(model: keras.Model, where: str) -> keras.Model:

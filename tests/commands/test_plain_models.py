@@ -207,6 +207,14 @@ def test_flags_say_what_a_runs_config_lacks(run_without_preprocessing, location)
         ("{", r"config\.json is not the config of a run \("),
         ('{"preprocessing": {"image_size": 12}}', r"has no field 'backbone\.feature'"),
         ('{"backbone": [3]}', r"its field backbone is \[3\]"),
+        (
+            '{"backbone": {"feature": "b"}, "preprocessing": {"image_size": "12"}}',
+            r"config\.json is not the config of a run \(preprocessing: its image_size is '12'\)",
+        ),
+        (
+            '{"backbone": {"feature": "b"}, "preprocessing": {"image_size": 12, "colour": 1}}',
+            r"config\.json is not the config of a run .*'colour'",
+        ),
     ],
 )
 def test_damaged_configs_are_named(config, message, tmp_path):
