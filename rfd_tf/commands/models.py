@@ -20,6 +20,7 @@ STATISTICS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),  # 0 to 1
     "tf": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),  # -1 to 1
+    "pixels": ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)),  # 0 to 255
 }
 _HEAD_OUTPUTS = ("rotation_logits", "embedding", "logits")
 _HEADS_FROM_HELP = (
@@ -61,9 +62,10 @@ def open_model(
         extractor = _open_zoo(location, feature_maps, heads_from)
     elif heads_from:
         raise ValueError(f"--heads_from goes with --model=zoo:NAME. Received: --model={location}")
+    elif preprocessing := _plain_preprocessing(location, given or {}):
+        extractor = _open_plain(Path(location), feature_maps, preprocessing)
     else:
-        preprocessing = _plain_preprocessing(location, given or {})
-        extractor = open_extractor(location, feature_maps, preprocessing, **serving_options)
+        extractor = open_extractor(location, feature_maps, **serving_options)
     if exif_orientation is not None:
         prepared = dataclasses.replace(extractor.info.preprocessing, exif_orientation=exif_orientation)
         extractor.info = dataclasses.replace(extractor.info, preprocessing=prepared)
@@ -81,7 +83,7 @@ def define_preprocessing(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "resize",
         0,
-        "likewise: short side before the centre is cut out; image_size for no margin",
+        "likewise: short side before the centre is cut out; by default 256/224 of image_size",
         0,
         flag_values=values,
     )
@@ -127,14 +129,22 @@ def initialize(init: str, backbone) -> None:
     zoo.resolve_init(init, backbone)
 
 
+def _keras_file(location: str) -> Path | None:
+    """The `.keras` file that a location is, or that the run there has; None for any other model."""
+    path = Path(location)
+    path = path / "backbone.keras" if path.is_dir() else path
+    return path if path.suffix == ".keras" and path.is_file() else None
+
+
 def _plain_preprocessing(location: str, given: Mapping[str, object]):
     """How images are prepared for a `.keras` file that does not tell; None for any other model."""
     from absl import logging
 
-    from rfd_tf.data import Preprocessing
+    from rfd_tf.extractors.keras_extractor import untold
 
-    path = Path(location)
-    if path.suffix != ".keras" or not path.is_file() or _tells(path):
+    path = _keras_file(location)
+    reason = path and untold(path)
+    if reason is None:
         if given:
             raise ValueError(
                 f"--{next(iter(given))} is for a .keras file that does not tell. Received: {location}"
@@ -143,36 +153,55 @@ def _plain_preprocessing(location: str, given: Mapping[str, object]):
     from zoo.report import recorded_entry
 
     entry = recorded_entry(path)
-    known = _preprocessing(entry) if entry is not None else None
     mean, std = (_statistics(given.get(name), name, index) for index, name in enumerate(("mean", "std")))
-    missing = [name for name, value in (("mean", mean), ("std", std)) if value is None]
-    if known is None and missing:
-        raise ValueError(
-            f"{location} does not tell how its images are prepared. Give --{missing[0]}: one of "
-            f"{', '.join(STATISTICS)}, or three numbers, of RGB in [0, 1]"
-        )
-    size = given.get("image_size") or (known.image_size if known else _input_size(path))
+    if entry is None and None in (mean, std):
+        presets = f"one of {', '.join(STATISTICS)}, or three numbers, of RGB in [0, 1]"
+        raise ValueError(f"{reason}. Give --{'std' if mean else 'mean'}: {presets}")
+    size = given.get("image_size") or (entry and entry.preprocessing.input_size[0]) or _input_size(path)
     if not size:
         raise ValueError(f"{location} takes images of any size: give --image_size")
-    resize = given.get("resize") or (known.resize if known else round(size * 256 / 224))
-    found = Preprocessing(size, "random_crop", resize, mean=mean or known.mean, std=std or known.std)
-    source = "the flags" if known is None else f"the report beside it (zoo:{entry.name}) and the flags"
+    found = _recipe(entry, size, given.get("resize"), mean, std)
+    told_by = ["the flags"] if given else []
+    if entry:
+        told_by.append(f"the report beside it (zoo:{entry.name})")
+    square = f"resized to {size} x {size} pixels"
+    crop = f"short side to {found.resize} pixels, centre of {size}"
     logging.info(
-        "%s: images are prepared as of %s: short side to %d pixels, centre of %d, mean %s, std %s",
+        "%s: images are prepared as of %s: %s, mean %s, std %s",
         location,
-        source,
-        found.resize,
-        found.image_size,
+        " and ".join(told_by),
+        crop if found.train == "random_crop" else square,
         found.mean,
         found.std,
     )
     return found
 
 
-def _tells(path: Path) -> bool:
-    from rfd_tf.extractors.keras_extractor import tells_preprocessing
+def _recipe(entry, size: int, resize: int | None, mean, std):
+    """The preprocessing of an entry of the zoo, or of any other model (None), with what was given instead."""
+    from rfd_tf.data import Preprocessing
 
-    return tells_preprocessing(path)
+    known = entry and _preprocessing(entry)
+    statistics = {"mean": mean or known.mean, "std": std or known.std}
+    if known and not resize and (known.train != "random_crop" or size == known.image_size):
+        return dataclasses.replace(known, image_size=size, **statistics)
+    # The share of ImageNet's 224 in 256.
+    return Preprocessing(size, "random_crop", resize or round(size * 256 / 224), **statistics)
+
+
+def _open_plain(path: Path, feature_maps: Sequence[str] | None, preprocessing):
+    """A `.keras` file that does not tell; one that the zoo converted as the entry of the zoo is opened."""
+    from rfd_tf.extractors import open_extractor
+    from rfd_tf.models.keras_file import read_keras
+    from zoo.report import recorded_entry
+
+    entry = recorded_entry(path)
+    if entry is None:
+        return open_extractor(path, feature_maps, preprocessing)
+    network = read_keras(path)
+    if not isinstance(network.output, dict):
+        raise ValueError(f"{path} is no network of zoo:{entry.name}, which the report beside it speaks of")
+    return _entry_extractor(entry, network, preprocessing, str(path), feature_maps)
 
 
 def _statistics(text, name: str, index: int) -> tuple[float, float, float] | None:
@@ -196,7 +225,8 @@ def _input_size(path: Path) -> int:
     """The side of a model's images; 0 where it takes any."""
     from rfd_tf.models.keras_file import read_keras
 
-    shape = getattr(read_keras(path), "input_shape", None) or ()
+    inputs = getattr(read_keras(path), "inputs", None) or [None]
+    shape = getattr(inputs[0], "shape", ())
     if len(shape) == 4 and shape[1] != shape[2]:
         raise ValueError(f"{path}: takes images that are not square: {shape[1:]}")
     return (shape[1] if len(shape) == 4 else 0) or 0
@@ -204,27 +234,38 @@ def _input_size(path: Path) -> int:
 
 def _open_zoo(location: str, feature_maps: Sequence[str] | None, heads_from: Sequence[str]):
     import zoo
-    from rfd_tf.extractors import keras_extractor
-    from rfd_tf.models import select_features
 
     name, _, file = location.removeprefix(_ZOO).partition("=")
     entry = zoo.info(name)
-    decoupled = (entry.architecture or "").startswith("alexnet")  # RFD's own networks
+    decoupled = _is_decoupled(entry)
     if heads_from and not decoupled:
         raise ValueError(f"--heads_from is for RFD's networks, which zoo:{name} is not")
     network = zoo.load(
         name, from_file=file or None, heads="auto" if decoupled else False, heads_from=heads_from
     )
+    return _entry_extractor(entry, network, _preprocessing(entry), location, feature_maps)
+
+
+def _entry_extractor(entry, network, preprocessing, location: str, feature_maps: Sequence[str] | None):
+    """An extractor of an entry's network, with the heads that it has."""
+    from rfd_tf.extractors import keras_extractor
+    from rfd_tf.models import select_features
+
     backbone = select_features(network, [f for f in network.output if f not in _HEAD_OUTPUTS])
     return keras_extractor(
         backbone,
-        _preprocessing(entry),
+        preprocessing,
         location,
-        name=name,
+        name=entry.name,
         feature_maps=feature_maps,
-        decoupled=decoupled,
+        decoupled=_is_decoupled(entry),
         heads=_heads(network, backbone),
     )
+
+
+def _is_decoupled(entry) -> bool:
+    """Whether it is one of RFD's own networks."""
+    return (entry.architecture or "").startswith("alexnet")
 
 
 def _heads(network, backbone):

@@ -130,8 +130,10 @@ def _verify(name: str, values: flags.FlagValues) -> None:
 
 def _export(model, values: flags.FlagValues) -> None:
     import zoo
+    from zoo.report import recorded_entry
 
-    options = {"source": values.from_file, "tolerance": values.tolerance}
+    entry = recorded_entry(values.from_file)  # what is known of its images stays true
+    options = {"source": values.from_file, "entry": entry and entry.name, "tolerance": values.tolerance}
     _print(zoo.export_weights(model, values.out, **options), values.out)
 
 

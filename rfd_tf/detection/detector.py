@@ -21,13 +21,14 @@ _FACTS, _FORMAT = "rfd_tf_detector.json", 1
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Detector:
-    """A trained Fast R-CNN with all that using it takes. It computes in float32, and so does its model now.
+    """A trained Fast R-CNN with all that using it takes. It computes in float32.
 
     The network is traced once, for pictures and proposals of any size and number.
 
     Args:
         model: gives normalised deltas; their means and deviations are among its weights (the published
-            Caffe models have them multiplied into the weights of the last layer).
+            Caffe models have them multiplied into the weights of the last layer). One of another policy than
+            float32 is copied.
         class_names: of its C classes.
         mean, std: of the trunk's channels, of RGB in [0, 1], as of `data.Preprocessing`.
         options: of detection.
@@ -66,7 +67,10 @@ class Detector:
             )
         if not self.name or not all(c.isalnum() or c in "_-." for c in self.name):
             raise ValueError(f"`name` must be of letters, digits, '_', '-' and '.'. Received: {self.name!r}")
-        to_float32(self.model)
+        if any(layer.compute_dtype != "float32" for layer in self.model._flatten_layers()):
+            copy = _copied(self.model)
+            to_float32(copy)
+            object.__setattr__(self, "model", copy)
 
     def __call__(self, image: np.ndarray, proposals: np.ndarray) -> Detections:
         """What is in a picture, uint8 [H, W, 3], of which boxes [P, 4] were proposed (`detection.boxes`).
@@ -115,9 +119,15 @@ def save_detector(detector: Detector, path: str | os.PathLike) -> None:
     """Writes the detector as one `.keras` file with its facts inside, without an optimizer."""
     model = detector.model
     if model.compiled:  # Keras would save the optimizer's variables with it
-        model = FastRCNN.from_config(model.get_config())
-        model.set_weights(detector.model.get_weights())
+        model = _copied(model)
     write_keras(model, Path(path), _FACTS, json.dumps(detector.facts()))
+
+
+def _copied(model: FastRCNN) -> FastRCNN:
+    """The same network with layers and weights of its own, without an optimizer."""
+    copy = FastRCNN.from_config(model.get_config())
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def is_detector(path: str | os.PathLike) -> bool:

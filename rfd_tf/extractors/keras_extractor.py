@@ -1,5 +1,6 @@
 import functools
 import hashlib
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,10 +11,10 @@ from rfd_tf.data.preprocessing import Preprocessing
 from rfd_tf.extractors.extractor import FeatureExtractor
 from rfd_tf.extractors.feature_maps import check_feature_maps
 from rfd_tf.extractors.model_info import UINT8, ModelInfo
-from rfd_tf.json_text import parse_json
+from rfd_tf.json_text import fits, parse_json
 from rfd_tf.models.extract_features import compiled_inference
 from rfd_tf.models.feature_model import RESERVED, ROTATION_PROBABILITIES, feature_model
-from rfd_tf.models.keras_file import facts_inside, read_keras, write_keras
+from rfd_tf.models.keras_file import check_archive, facts_inside, read_keras, write_keras
 from rfd_tf.models.network_copy import network_copy
 from rfd_tf.models.variables import digest_weights
 from rfd_tf.precision import to_float32
@@ -87,7 +88,7 @@ def keras_extractor(
             all the backbone's features.
         preprocessing: of the backbone's images.
         location: where it came from.
-        name: of the model; by default the backbone's.
+        name: of the model; by default the backbone's, `_` for what cannot be in a `ModelInfo`'s.
     """
     model = feature_model(backbone, feature_name, feature_maps, decoupled=decoupled, heads=heads)
     if any(layer.dtype_policy.compute_dtype != "float32" for layer in model._flatten_layers()):
@@ -99,7 +100,8 @@ def keras_extractor(
         )
     shapes = model.compute_output_shape((None, size, size, 3))
     outputs = {output: tuple(shapes[output][1:]) for output in model.output}
-    return KerasExtractor(model, ModelInfo(name or backbone.name, preprocessing, outputs), location)
+    name = name or "".join(c if c.isalnum() or c in "_-." else "_" for c in backbone.name)
+    return KerasExtractor(model, ModelInfo(name, preprocessing, outputs), location)
 
 
 def open_keras(
@@ -111,7 +113,8 @@ def open_keras(
         path: the folder or file.
         feature_maps: feature maps to give besides; None for all that the network names.
         preprocessing: for a file that does not tell how its images are prepared: any functional model with
-            one input. Its last output is the feature; an output without a name has that of its layer.
+            one input. Its last output is the feature; an output without a name has that of its layer. Or a
+            run whose config lacks it.
 
     Raises:
         FileNotFoundError: if there is no such file, or the run has not finished.
@@ -124,28 +127,24 @@ def open_keras(
         path = path / _BACKBONE
     if not path.is_file():
         raise FileNotFoundError(f"No model at {path}")
-    model = read_keras(path)
-    if tells_preprocessing(path):
+    check_archive(path)
+    facts = facts_inside(path, INFO_MEMBER)
+    config = _run_config(path) if facts is None else {}
+    if facts is not None or "preprocessing" in config:
         if preprocessing is not None:
             raise ValueError(f"{path} tells how its images are prepared: nothing else can be given for it")
-    elif preprocessing is not None:
+    elif preprocessing is None:
+        raise ValueError(f"{untold(path)}. Give the size of its images, their mean and their deviation")
+    model = read_keras(path)
+    if facts is not None:
+        return _exported(model, ModelInfo.from_json(facts, str(path)), path, feature_maps)
+    if not config:
         network = named_outputs(model, str(path))
         return keras_extractor(network, preprocessing, str(path), feature_maps=feature_maps, decoupled=False)
-    else:
-        raise ValueError(
-            f"{path} does not tell how its images are prepared: it is neither an export of ours nor beside "
-            f"the {_CONFIG} of its run. Give the size of its images, their mean and their deviation"
-        )
-    if (facts := facts_inside(path, INFO_MEMBER)) is not None:
-        return _exported(model, ModelInfo.from_json(facts, str(path)), path, feature_maps)
-    config_file = path.with_name(_CONFIG)
-    config = parse_json(config_file.read_text(encoding="utf-8"))
-    if missing := [field for field in ("preprocessing", "backbone") if field not in config]:
-        raise ValueError(f"{config_file} is not the config of a run: it has no field {missing[0]!r}")
     heads = path.with_name(_HEADS)
     return keras_extractor(
         model,
-        Preprocessing.of_config(config),
+        preprocessing or _preprocessing(config, path.with_name(_CONFIG)),
         str(path),
         feature_name=config["backbone"]["feature"],
         feature_maps=feature_maps,
@@ -153,23 +152,79 @@ def open_keras(
     )
 
 
-def tells_preprocessing(path: Path) -> bool:
-    """Whether a `.keras` file is an export of ours, or beside the config of the run that it came of."""
-    return facts_inside(path, INFO_MEMBER) is not None or path.with_name(_CONFIG).exists()
+def untold(path: Path) -> str | None:
+    """Why a `.keras` file does not tell how its images are prepared, for an error; None where it does.
+
+    It does where it is an export of ours, or beside the config of the run that it came of.
+
+    Raises:
+        ValueError: if it is no `.keras` file, or the config is damaged.
+    """
+    check_archive(path)
+    if facts_inside(path, INFO_MEMBER) is not None or "preprocessing" in _run_config(path):
+        return None
+    config = path.with_name(_CONFIG)
+    reason = f"{config} has no field 'preprocessing'" if config.exists() else "it is no export of ours, nor"
+    reason += "" if config.exists() else f" beside the {_CONFIG} of its run"
+    return f"{path} does not tell how its images are prepared: {reason}"
+
+
+def _run_config(path: Path) -> dict:
+    """The config of the run that a file is beside; empty where there is none, or another program's.
+
+    It has the field `backbone`, and `preprocessing` if it tells.
+
+    Raises:
+        ValueError: where there is one that is damaged; the message names the file.
+    """
+    file = path.with_name(_CONFIG)
+    if not file.exists():
+        return {}
+    try:
+        config = parse_json(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{file} is not the config of a run ({error})") from error
+    if not isinstance(config, dict) or not {"preprocessing", "backbone"} & set(config):
+        return {}
+    for field in {"preprocessing", "backbone"} & set(config):
+        if not isinstance(config[field], dict):
+            raise ValueError(
+                f"{file} is not the config of a run (its field {field} is {config[field]!r:.80})"
+            )
+    if not isinstance(config.get("backbone", {}).get("feature"), str):
+        raise ValueError(f"{file} is not the config of a run: it has no field 'backbone.feature'")
+    return config
+
+
+def _preprocessing(config: dict, file: Path) -> Preprocessing:
+    """That of a run's config; an unknown field, or one of another type, is a ValueError that names `file`."""
+    try:
+        for name, kind in typing.get_type_hints(Preprocessing).items():
+            value = config["preprocessing"].get(name)
+            if value is not None and not fits(value, kind):
+                raise ValueError(f"its {name} is {value!r:.80}")
+        return Preprocessing.of_config(config)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} is not the config of a run (preprocessing: {error})") from error
 
 
 def named_outputs(model: keras.Model, where: str) -> keras.Model:
     """The same network with a dict of outputs; those without names have the names of their layers.
 
     Raises:
-        ValueError: if it is not functional or has several inputs; the message begins with `where`.
+        ValueError: if it is not functional, has several inputs, or one that is not of floats; the message
+            begins with `where`.
     """
     inputs, outputs = getattr(model, "inputs", None), getattr(model, "output", None)
+    if isinstance(model, keras.Sequential):
+        outputs = model.outputs  # its `output` is of its last call
     if not inputs or outputs is None:
         raise ValueError(f"{where}: only functional models can be opened. This is a {type(model).__name__}")
     if len(inputs) != 1 or len(inputs[0].shape) != 4:
         shapes = [tuple(one.shape) for one in inputs]
         raise ValueError(f"{where}: a model takes one batch of images [B, H, W, 3]. This one takes {shapes}")
+    if "float" not in inputs[0].dtype:
+        raise ValueError(f"{where}: a model takes images of floats, not {inputs[0].dtype}")
     if not isinstance(outputs, dict):
         tensors = keras.tree.flatten(outputs)
         outputs = {tensor._keras_history.operation.name: tensor for tensor in tensors}

@@ -3,9 +3,6 @@ import abc
 import keras
 from keras import ops
 
-# The largest range of whole numbers that a type holds exactly. Keras casts labels to the loss's type.
-_EXACT_LABELS = {"bfloat16": 256, "float16": 2048}
-
 
 class ClassLogitsLoss(keras.losses.Loss, abc.ABC):
     """Base of the losses on classes and one value per class [B, C]: checks both.
@@ -28,30 +25,27 @@ class ClassLogitsLoss(keras.losses.Loss, abc.ABC):
     ):
         super().__init__(name=name, reduction=reduction, dtype=dtype or keras.config.floatx())
         self._num_classes = num_classes
-        exact = _EXACT_LABELS.get(keras.backend.standardize_dtype(self.dtype))
-        if exact and num_classes and num_classes > exact:
-            raise ValueError(
-                f"`dtype` must hold {num_classes} classes exactly: {self.dtype} holds {exact}. Take float32"
-            )
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        # Keras casts labels to the loss's type, and bfloat16 has no 257.
+        return super().__call__(self._shares(y_true, y_pred), y_pred, sample_weight)
 
     def call(self, y_true, y_pred):
-        """Losses per example, [B], before the reduction."""
-        return self.unweighted(*self._checked(y_true, y_pred))
+        """Losses per example, [B], before class weights and the reduction."""
+        return self.example_losses(self._shares(y_true, y_pred), ops.cast(y_pred, self.dtype))
 
-    def unweighted(self, shares, in_range, logits):
-        """Losses [B] of checked classes and logits; NaN where a label is out of range."""
-        return ops.where(in_range, self.example_losses(shares, logits), float("nan"))
-
-    def _checked(self, y_true, y_pred):
-        """(shares of the classes [B, C], whether each label is in range [B], logits [B, C])."""
-        width = self._num_classes
-        if len(y_pred.shape) != 2 or (width is not None and y_pred.shape[-1] != width):
-            raise ValueError(f"`y_pred` must have shape [B, {width or 'C'}]. Received {y_pred.shape}")
-        num_classes = y_pred.shape[-1]
-        logits = ops.cast(y_pred, self.dtype)
-        shape = tuple(ops.convert_to_tensor(y_true).shape)
-        if len(shape) == 2 and shape[-1] == num_classes and num_classes > 1:
-            return ops.cast(y_true, self.dtype), ops.ones_like(logits[:, 0], dtype="bool"), logits
+    def _shares(self, y_true, y_pred):
+        """Shares of the classes [B, C]; NaN for a label out of range, where that does not raise."""
+        width, predicted = self._num_classes, tuple(ops.shape(y_pred))
+        if len(predicted) != 2 or (width is not None and predicted[-1] != width):
+            raise ValueError(f"`y_pred` must have shape [B, {width or 'C'}]. Received {predicted}")
+        num_classes = predicted[-1]
+        y_true = ops.convert_to_tensor(y_true)
+        shape = tuple(y_true.shape)
+        # Of a single class, [B, 1] may be either.
+        whole = "int" in keras.backend.standardize_dtype(y_true.dtype)
+        if len(shape) == 2 and shape[-1] == num_classes and not (num_classes == 1 and whole):
+            return ops.cast(y_true, self.dtype)
         if len(shape) > 2 or (len(shape) == 2 and shape[-1] != 1):
             raise ValueError(
                 "`y_true` must be integer labels [B] or [B, 1], or shares of the classes "
@@ -60,7 +54,8 @@ class ClassLogitsLoss(keras.losses.Loss, abc.ABC):
         labels = ops.cast(ops.reshape(y_true, (-1,)), "int32")
         in_range = ops.logical_and(labels >= 0, labels < num_classes)
         _require_in_range(type(self).__name__, in_range, labels, num_classes)
-        return ops.one_hot(labels, num_classes, dtype=self.dtype), in_range, logits
+        one_hot = ops.one_hot(ops.where(in_range, labels, 0), num_classes, dtype=self.dtype)
+        return ops.where(in_range[:, None], one_hot, float("nan"))
 
     @abc.abstractmethod
     def example_losses(self, shares, logits):
@@ -72,8 +67,18 @@ class ClassLogitsLoss(keras.losses.Loss, abc.ABC):
 
 def cross_entropy(shares, logits):
     """Cross-entropy [B] of a softmax and shares of the classes. Classes without a share may be -inf."""
-    told = ops.sum(ops.where(shares > 0, shares * logits, 0.0), axis=-1)
+    told = ops.sum(shares * _with_shares(shares, logits), axis=-1)
     return ops.sum(shares, axis=-1) * ops.logsumexp(logits, axis=-1) - told
+
+
+def class_cross_entropies(shares, logits):
+    """Minus the logarithm of each class's probability [B, C]; finite for classes without a share."""
+    return ops.logsumexp(logits, axis=-1, keepdims=True) - _with_shares(shares, logits)
+
+
+def _with_shares(shares, logits):
+    """The logits, 0 for classes without a share: 0 times -inf is NaN."""
+    return ops.where(shares == 0, 0.0, logits)
 
 
 def _require_in_range(loss: str, in_range, labels, num_classes: int) -> None:

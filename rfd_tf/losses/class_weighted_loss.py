@@ -7,7 +7,7 @@ from rfd_tf.distribution import num_replicas, sum_over_replicas
 from rfd_tf.imbalance import checked_class_counts, class_balanced_weights
 from rfd_tf.losses.class_logits_loss import ClassLogitsLoss
 
-_MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
+_MEANS = ("sum_over_batch_size", "mean")
 
 
 class ClassWeightedLoss(ClassLogitsLoss):
@@ -17,7 +17,8 @@ class ClassWeightedLoss(ClassLogitsLoss):
     q. Reductions are PyTorch's: `"none"` gives `c_i l_i`, `"sum"` their sum, and the mean
     `sum_i v_i c_i l_i / sum_i c_i`, with l the losses and v the sample weights. Sample weights scale losses
     without entering the divisor, as in Keras's `sum_over_batch_size`; masked examples enter neither. Under
-    `tf.distribute` the divisor is that of the global batch.
+    `tf.distribute` the divisor is that of the global batch. The divisor of `"mean_with_sample_weight"` is
+    `sum_i v_i c_i`, of the replica's batch, as Keras has it.
 
     Args:
         class_counts: [C] training examples per class, positive; fractions are allowed.
@@ -45,19 +46,27 @@ class ClassWeightedLoss(ClassLogitsLoss):
         """Set the class weights to the class-balanced ones of `beta` in [0, 1); 0 sets them to 1."""
         self.class_weights.assign(class_balanced_weights(self.class_counts, beta).astype("float32"))
 
-    def call(self, y_true, y_pred):
-        """Losses [B] before the reduction: `c_i l_i`; for a mean, over the mean weight of the examples."""
-        shares, in_range, logits = self._checked(y_true, y_pred)
-        losses = self.unweighted(shares, in_range, logits)
-        weights = ops.sum(shares * ops.convert_to_tensor(self.class_weights), axis=-1)
-        losses = weights * losses
-        if self.reduction not in _MEANS:
-            return losses
-        mask = getattr(y_pred, "_keras_mask", None)
-        mask = ops.ones_like(weights) if mask is None else ops.cast(mask, self.dtype)
-        mean = sum_over_replicas(ops.sum(mask * weights)) / num_replicas()
-        # Keras divides by the examples, and by the replicas, whose losses it adds up.
-        return losses * (ops.sum(mask) / mean)
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        shares = self._shares(y_true, y_pred)
+        weights = ops.sum(shares * ops.cast(self.class_weights, self.dtype), axis=-1)
+        if self.reduction in _MEANS:
+            mean = _mean_over_replicas(weights, getattr(y_pred, "_keras_mask", None))
+            weights = ops.divide_no_nan(weights, mean)  # a mask may leave nothing of a batch
+        if sample_weight is not None:
+            sample_weight = ops.convert_to_tensor(sample_weight, dtype=self.dtype)
+            weights = weights * ops.reshape(sample_weight, (-1,))
+        return super().__call__(shares, y_pred, weights)
 
     def get_config(self):
         return {**super().get_config(), "class_counts": self.class_counts}
+
+
+def _mean_over_replicas(weights, mask):
+    """The mean by which `weights` are to be divided, so that Keras's own mean becomes the weighted one.
+
+    Keras divides by this replica's examples, those that the mask keeps, and by the replicas, whose losses it
+    adds up. Their common divisor is to be the sum of all weights.
+    """
+    kept = ops.ones_like(weights) if mask is None else ops.cast(mask, weights.dtype)
+    total = sum_over_replicas(ops.sum(kept * weights)) / num_replicas()
+    return ops.divide_no_nan(total, ops.sum(kept))

@@ -1,16 +1,16 @@
 import keras
 from keras import ops
 
-from rfd_tf.losses.class_logits_loss import ClassLogitsLoss, cross_entropy
+from rfd_tf.losses.class_logits_loss import ClassLogitsLoss, class_cross_entropies
 
 
 @keras.saving.register_keras_serializable(package="rfd_tf")
 class FocalLoss(ClassLogitsLoss):
     """Cross-entropy times `(1 - p) ** gamma`, p the probability of the true class: easy examples count less.
 
-    Over a softmax, without the class weights alpha; for a distribution over the classes p is its mean
-    probability. Keras's `CategoricalFocalCrossentropy` clips probabilities, which stops the gradient of the
-    hardest examples.
+    Over a softmax, without the class weights alpha. For a distribution q over the classes it is
+    `-sum_j q_j (1 - p_j) ** gamma log p_j`, as in Keras's `CategoricalFocalCrossentropy`, which clips
+    probabilities and so stops the gradient of the hardest examples.
 
     Args:
         gamma: at least 0; 0 gives the plain cross-entropy, 2 is the paper's.
@@ -41,11 +41,15 @@ class FocalLoss(ClassLogitsLoss):
         self.gamma = gamma
 
     def example_losses(self, shares, logits):
-        losses = cross_entropy(shares, logits)
-        # 1 - p from the other classes' probabilities: the difference would be rounded away where p is near 1.
-        others = ops.sum((1.0 - shares) * ops.softmax(logits, axis=-1), axis=-1)
+        probabilities = ops.softmax(logits, axis=-1)
+        likeliest = ops.one_hot(ops.argmax(probabilities, axis=-1), logits.shape[-1], dtype=self.dtype)
+        # 1 - p; of the likeliest class the sum of the others', as the difference would be rounded away.
+        rest = ops.sum((1.0 - likeliest) * probabilities, axis=-1, keepdims=True)
+        others = likeliest * rest + (1.0 - likeliest) * (1.0 - probabilities)
         # The floor keeps the gradient of the power finite for gamma < 1.
-        return ops.power(ops.maximum(others, 1e-37), self.gamma) * losses
+        floor = 6e-8 if self.dtype == "float16" else 1e-37
+        factors = ops.power(ops.maximum(others, floor), self.gamma)
+        return ops.sum(shares * factors * class_cross_entropies(shares, logits), axis=-1)
 
     def get_config(self):
         return {**super().get_config(), "gamma": self.gamma}

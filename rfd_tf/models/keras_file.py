@@ -29,7 +29,7 @@ def read_keras(path: Path) -> keras.Model:
     Raises:
         ValueError: if it cannot be read, or is made to swell in memory; the message names the file.
     """
-    _check_archive(Path(path))
+    check_archive(Path(path))
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever its parts raise
@@ -45,7 +45,7 @@ def facts_inside(path: Path, member: str) -> bytes | None:
     """
     if not zipfile.is_zipfile(path):
         return None
-    _check_archive(Path(path))
+    check_archive(Path(path))
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.read(member) if member in archive.namelist() else None
@@ -53,7 +53,7 @@ def facts_inside(path: Path, member: str) -> bytes | None:
         raise ValueError(f"{path}: is a damaged archive ({error})") from error
 
 
-def _check_archive(path: Path) -> None:
+def check_archive(path: Path) -> None:
     """Refuse what is no archive of plainly stored members, as Keras writes them."""
     if path.suffix != ".keras" or not zipfile.is_zipfile(path):
         raise ValueError(f"{path}: is no .keras archive")

@@ -26,6 +26,6 @@ def network_copy(
         return layer.__class__.from_config(config)
 
     part = keras.Model(model.inputs[0], {name: model.output[name] for name in names}, name=model.name)
-    again = keras.models.clone_model(part, clone_function=copy)
+    again = keras.models.clone_model(part, clone_function=copy, recursive=True)
     again.set_weights(part.get_weights())
     return again

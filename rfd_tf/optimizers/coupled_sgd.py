@@ -1,5 +1,5 @@
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import keras
 from keras import ops
@@ -19,11 +19,14 @@ class CoupledSGD(keras.optimizers.Optimizer):
         nesterov: whether to look ahead.
         coupled_weight_decay: at least 0; applies to every variable, biases and batch norm included, unless
             `exclude_from_weight_decay` names it.
-        without_decay: paths of variables that do not decay.
-        rate_factors: path of a variable -> what its rate is multiplied by.
+        without_decay: variables that do not decay, by position among those that it is built with, by path, or
+            by a pattern that is found in their names. Once built, they are positions: a model that is loaded
+            may give its variables other paths, but no other order.
+        rate_factors: what the rate is multiplied by, for each of the variables that it is built with, in
+            their order; None for 1. `scale_rates` sets them.
 
     Raises:
-        ValueError: on an argument out of range.
+        ValueError: on an argument out of range, or one that does not fit the variables.
 
     Reference: `torch.optim.SGD`; Sutskever et al., ICML 2013.
     """
@@ -34,8 +37,8 @@ class CoupledSGD(keras.optimizers.Optimizer):
         momentum: float = 0.0,
         nesterov: bool = False,
         coupled_weight_decay: float = 0.0,
-        without_decay: Sequence[str] = (),
-        rate_factors: Mapping[str, float] | None = None,
+        without_decay: Sequence[int | str] = (),
+        rate_factors: Sequence[float] | None = None,
         name: str = "coupled_sgd",
         **kwargs,
     ):
@@ -46,58 +49,58 @@ class CoupledSGD(keras.optimizers.Optimizer):
             raise ValueError("`nesterov` needs a positive `momentum`")
         if not coupled_weight_decay >= 0:
             raise ValueError(f"`coupled_weight_decay` must be at least 0. Received: {coupled_weight_decay}")
+        if rate_factors is not None and not all(factor > 0 for factor in rate_factors):
+            raise ValueError(f"`rate_factors` must be positive. Received: rate_factors={rate_factors}")
         self.momentum = momentum
         self.nesterov = nesterov
         self.coupled_weight_decay = coupled_weight_decay
-        self.without_decay = set(without_decay)
-        self.rate_factors = dict(rate_factors or {})
-        self._names_without_decay: list[str] = []
+        self.without_decay = list(without_decay)
+        self.rate_factors = None if rate_factors is None else [float(factor) for factor in rate_factors]
 
     def build(self, variables):
         if self.built:
             return
+        if self.rate_factors is not None and len(self.rate_factors) != len(variables):
+            raise ValueError(
+                f"`rate_factors` must have one for each of the {len(variables)} variables. "
+                f"Received: {len(self.rate_factors)}"
+            )
+        self.without_decay = _positions(self.without_decay, variables)
         super().build(variables)
-        self._look_up(variables)
         self.velocities = self.add_optimizer_variables(variables, "velocity") if self.momentum else []
 
-    def _look_up(self, variables: Iterable[keras.Variable]) -> None:
-        """Decays and rates by index: under `tf.distribute` a step is given variables without a path."""
-        for name in self._names_without_decay:
-            self.without_decay |= {v.path for v in variables if re.search(name, v.name)}
-        self._without_decay, self._factors = set(), {}
-        for variable in variables:
-            place = self._get_variable_index(variable)
-            if any(_same(variable.path, path) for path in self.without_decay):
-                self._without_decay.add(place)
-            for path, factor in self.rate_factors.items():
-                if _same(variable.path, path):
-                    self._factors[place] = factor
-
     def scale_rates(self, variables: Iterable[keras.Variable], factor: float) -> None:
-        """Multiply the rate of some variables by `factor` > 0. Saved with the optimizer, by path."""
+        """Multiply the rate of some variables by `factor` > 0, once built. Saved with the optimizer."""
         if not factor > 0:
             raise ValueError(f"`factor` must be positive. Received: factor={factor}")
-        self.rate_factors |= {variable.path: float(factor) for variable in variables}
-        if self.built:
-            self._look_up(self._trainable_variables)
+        if not self.built:
+            raise ValueError("`scale_rates` is for an optimizer that is built: call `build` first")
+        if self.rate_factors is None:
+            self.rate_factors = [1.0] * len(self._trainable_variables)
+        for variable in variables:
+            self.rate_factors[self._get_variable_index(variable)] = float(factor)
 
     def exclude_from_weight_decay(self, var_list=None, var_names=None) -> None:
-        """No weight decay for some variables, before or after `build`. Saved with the optimizer, by path.
+        """No weight decay for some variables, before or after `build`. Saved with the optimizer.
 
         Args:
             var_list: variables.
             var_names: regular expressions of variables' names, such as `"bias"`.
         """
-        self.without_decay |= {variable.path for variable in var_list or ()}
-        self._names_without_decay += list(var_names or ())
+        self.without_decay += [*(variable.path for variable in var_list or ()), *(var_names or ())]
         if self.built:
-            self._look_up(self._trainable_variables)
+            self.without_decay = _positions(self.without_decay, self._trainable_variables)
+
+    def _use_weight_decay(self, variable) -> bool:
+        # Keras asks this, too. By position: under `tf.distribute` a step is given variables without a path.
+        return self._get_variable_index(variable) not in self.without_decay
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
-        rate = ops.cast(learning_rate * self._factors.get(index, 1.0), variable.dtype)
+        factor = 1.0 if self.rate_factors is None else self.rate_factors[index]
+        rate = ops.cast(learning_rate * factor, variable.dtype)
         step = ops.cast(gradient, variable.dtype)
-        decay = 0.0 if index in self._without_decay else self.coupled_weight_decay
+        decay = self.coupled_weight_decay if self._use_weight_decay(variable) else 0.0
         if self.momentum and keras.backend.backend() == "tensorflow":
             self._update_in_place(variable, self.velocities[index], step, rate, decay)
             return
@@ -144,11 +147,28 @@ class CoupledSGD(keras.optimizers.Optimizer):
             "momentum": self.momentum,
             "nesterov": self.nesterov,
             "coupled_weight_decay": self.coupled_weight_decay,
-            "without_decay": sorted(self.without_decay),
-            "rate_factors": dict(self.rate_factors),
+            "without_decay": list(self.without_decay),
+            "rate_factors": None if self.rate_factors is None else list(self.rate_factors),
         }
 
 
-def _same(path: str, other: str) -> bool:
-    """Whether two paths may be one variable's: a loaded model can lack the name of the one that was saved."""
-    return path == other or path.endswith(f"/{other}") or other.endswith(f"/{path}")
+def _positions(entries: Sequence[int | str], variables: Sequence[keras.Variable]) -> list[int]:
+    """Those of `variables` that `entries` mean."""
+    found = {entry for entry in entries if isinstance(entry, int)}
+    if beyond := found - set(range(len(variables))):
+        raise ValueError(
+            f"`without_decay` must be positions among {len(variables)} variables. Received: {min(beyond)}"
+        )
+    paths = [variable.path for variable in variables]
+    for entry in entries:
+        if isinstance(entry, int):
+            continue
+        if "/" not in entry:
+            found |= {i for i, variable in enumerate(variables) if re.search(entry, variable.name)}
+            continue
+        # A loaded Sequential's paths lack the model's name.
+        meant = [entry] if entry in paths else [path for path in paths if entry.endswith(f"/{path}")]
+        if not meant:
+            raise ValueError(f"`without_decay`: there is no variable {entry!r} among {', '.join(paths)}")
+        found |= {i for i, path in enumerate(paths) if path in meant}
+    return sorted(found)

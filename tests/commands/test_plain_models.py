@@ -11,7 +11,9 @@ from PIL import Image
 from rfd_tf import cli
 from rfd_tf.commands.models import open_model
 from rfd_tf.data import Preprocessing
-from rfd_tf.extractors import open_extractor
+from rfd_tf.extractors import open_extractor, save_keras
+from rfd_tf.models import create_backbone
+from tests.zoo.released import resnet_state, save_torch
 from zoo.report import report_path
 
 SIDE = 12
@@ -83,21 +85,54 @@ def test_extract_and_evaluate(images, tmp_path, capsys):
     assert "features, k=2" in capsys.readouterr().out
 
 
-def test_the_zoos_report_beside_a_converted_file_tells(tmp_path, caplog):
+@pytest.fixture
+def converted(tmp_path):
+    """What `rfd zoo convert` writes of a CIFAR ResNet."""
+    checkpoint, path = tmp_path / "resnet20.th", tmp_path / "resnet20.keras"
+    save_torch(checkpoint, resnet_state(), nest="state_dict")
+    command = ["rfd", "zoo", "convert", "cifar_resnet20", f"--from_file={checkpoint}", f"--out={path}"]
+    assert cli.main([*command, "--heads"]) == 0
+    return checkpoint, path
+
+
+def test_a_converted_file_is_what_the_zoo_entry_is(converted, images, caplog):
+    checkpoint, path = converted
+    caplog.set_level(logging.INFO)
+    extractor, entry = open_model(str(path)), open_model(f"zoo:cifar_resnet20={checkpoint}")
+    assert "zoo:cifar_resnet20): resized to 32 x 32 pixels" in caplog.text
+    assert extractor.info == entry.info
+    pixels = np.stack([np.asarray(Image.open(p)) for p in sorted(images.rglob("*.png"))])
+    prepared = np.stack([extractor.info.preprocessing.eval_image(one) for one in pixels])
+    for name, values in entry(prepared).items():
+        np.testing.assert_allclose(extractor(prepared)[name], values, rtol=1e-5, atol=1e-5)
+
+
+def test_flags_go_before_the_report(converted):
+    _, path = converted
+    prepared = open_model(str(path), given={"mean": "pixels", "resize": 36}).info.preprocessing
+    assert (prepared.train, prepared.image_size, prepared.resize) == ("random_crop", 32, 36)
+    assert prepared.mean == (0, 0, 0)
+    assert prepared.std == open_model(str(path)).info.preprocessing.std
+
+
+def test_a_folded_file_keeps_the_entry(converted, tmp_path):
+    _, path = converted
+    folded = tmp_path / "folded.keras"
+    assert cli.main(["rfd", "zoo", "fold", f"--from_file={path}", f"--out={folded}"]) == 0
+    assert open_model(str(folded)).info.preprocessing == open_model(str(path)).info.preprocessing
+
+
+def test_a_report_that_is_of_another_model(tmp_path):
     _, path = _saved(tmp_path, "tensor", (32, 32, 3))
     report_path(path).write_text(json.dumps({"entry": "cifar_resnet20"}))
-    caplog.set_level(logging.INFO)
-    prepared = open_model(str(path)).info.preprocessing
-    assert prepared.image_size == 32
-    assert prepared.mean == pytest.approx((0.485, 0.456, 0.406))
-    assert "zoo:cifar_resnet20" in caplog.text
-    assert open_model(str(path), given={"mean": "unit"}).info.preprocessing.mean == (0, 0, 0)
+    with pytest.raises(ValueError, match="no network of zoo:cifar_resnet20"):
+        open_model(str(path))
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "does not tell how its images are prepared. Give --mean: one of imagenet, unit, tf"),
+        ({}, r"does not tell how its images are prepared: .*\. Give --mean: one of imagenet, unit, tf"),
         ({"mean": "imagenet"}, "Give --std"),
         ({"mean": "0.5,0.5", "std": "tf"}, "`mean` must be one of .*Received: mean='0.5,0.5'"),
         ({"mean": "tf", "std": "tf"}, "images of any size: give --image_size"),
@@ -121,10 +156,84 @@ def test_other_kinds_of_models_are_refused_in_words(tmp_path):
     keras.Model(inputs, keras.layers.Concatenate()([pooled, inputs[1]])).save(tmp_path / "two.keras")
     with pytest.raises(ValueError, match=r"two\.keras: a model takes one batch of images"):
         open_extractor(tmp_path / "two.keras", preprocessing=prepared)
+    pixels = keras.Input((8, 8, 3), dtype="uint8")
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(pixels))
+    keras.Model(pixels, pooled).save(tmp_path / "pixels.keras")
+    with pytest.raises(ValueError, match=r"pixels\.keras: a model takes images of floats, not uint8"):
+        open_extractor(tmp_path / "pixels.keras", preprocessing=prepared)
 
 
-def test_a_config_without_preprocessing_is_named(tmp_path):
+def test_a_sequential_model_with_any_name_and_a_layer_as_map(tmp_path):
+    layers = [keras.layers.Conv2D(4, 3, name="conv"), keras.layers.GlobalAveragePooling2D()]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers], name="my net (1)")
+    model.save(tmp_path / "x.keras")
+    extractor = open_model(str(tmp_path / "x.keras"), ["conv"], given={"mean": "tf", "std": "tf"})
+    assert extractor.info.name == "my_net__1_"
+    assert extractor.info.outputs == {"features": (4,), "conv": (6, 6, 4)}
+
+
+@pytest.fixture
+def run_without_preprocessing(tmp_path):
+    backbone = create_backbone("resnet8", (16, 16, 3), ["block1", "fc_block", "pool"], width=4, dense_width=8)
+    backbone.save(tmp_path / "backbone.keras")
+    (tmp_path / "config.json").write_text(json.dumps({"backbone": {"feature": "fc_block"}}))
+    return backbone, tmp_path
+
+
+@pytest.mark.parametrize("location", [".", "backbone.keras"])
+def test_a_run_whose_config_lacks_preprocessing_is_named(run_without_preprocessing, location, capsys):
+    _, run = run_without_preprocessing
+    with pytest.raises(ValueError, match=r"config\.json has no field 'preprocessing'"):
+        open_extractor(run / location)
+    command = ["rfd", "evaluate", f"--model={run / location}", "--protocol=knn", "--config=evaluate_folder"]
+    assert cli.main([*command, f"--workdir={run / 'knn'}"]) == 1
+    assert "config.json has no field 'preprocessing'. Give --mean: one of imagenet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("location", [".", "backbone.keras"])
+def test_flags_say_what_a_runs_config_lacks(run_without_preprocessing, location):
+    backbone, run = run_without_preprocessing
+    extractor = open_model(str(run / location), given={"mean": "tf", "std": "tf"})
+    x = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype("float32")
+    expected = np.asarray(backbone(x)["fc_block"])
+    found = extractor(x)
+    np.testing.assert_allclose(found["features"], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found["invariant"], expected[:, 4:], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("{", r"config\.json is not the config of a run \("),
+        ('{"preprocessing": {"image_size": 12}}', r"has no field 'backbone\.feature'"),
+        ('{"backbone": [3]}', r"its field backbone is \[3\]"),
+        (
+            '{"backbone": {"feature": "b"}, "preprocessing": {"image_size": "12"}}',
+            r"config\.json is not the config of a run \(preprocessing: its image_size is '12'\)",
+        ),
+        (
+            '{"backbone": {"feature": "b"}, "preprocessing": {"image_size": 12, "colour": 1}}',
+            r"config\.json is not the config of a run .*'colour'",
+        ),
+    ],
+)
+def test_damaged_configs_are_named(config, message, tmp_path):
     _, path = _saved(tmp_path, "dict")
-    (tmp_path / "config.json").write_text(json.dumps({"backbone": {"feature": "b"}}))
-    with pytest.raises(ValueError, match=r"config\.json is not the config of a run: it has no field 'prepro"):
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(ValueError, match=message):
         open_model(str(path))
+
+
+def test_another_programs_config_is_passed_over(tmp_path):
+    _, path = _saved(tmp_path, "tensor")
+    (tmp_path / "config.json").write_text('{"model_type": "resnet"}')
+    assert open_model(str(path), given={"mean": "tf", "std": "tf"}).info.outputs == {"features": (4,)}
+
+
+def test_an_export_beside_any_config(tmp_path):
+    """Such as a fine-tuned network in the folder of its evaluation."""
+    _, path = _saved(tmp_path, "tensor")
+    opened = open_model(str(path), given={"mean": "tf", "std": "tf"})
+    save_keras(opened, tmp_path / "model.keras")
+    (tmp_path / "config.json").write_text('{"preprocessing": {}}')
+    assert open_model(str(tmp_path / "model.keras")).info == opened.info

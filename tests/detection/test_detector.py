@@ -146,6 +146,21 @@ def test_a_file_detects_the_same(tmp_path):
     assert "optimizer" not in weights
 
 
+def test_a_model_of_another_policy_is_copied():
+    detector = tiny_detector()
+    model = detector.model
+    for layer in model._flatten_layers(include_self=False):
+        layer.dtype_policy = "mixed_bfloat16"
+    before = [layer.dtype_policy for layer in model._flatten_layers()]
+    mixed = dataclasses.replace(detector)
+    assert [layer.dtype_policy for layer in model._flatten_layers()] == before
+    assert {layer.compute_dtype for layer in mixed.model._flatten_layers()} == {"float32"}
+    image, proposals = picture_and_proposals()
+    np.testing.assert_allclose(
+        mixed(image, proposals).scores, tiny_detector()(image, proposals).scores, rtol=1e-5
+    )
+
+
 def test_detectors_from_before_exif_orientation_ignore_it(tmp_path):
     old = dataclasses.replace(tiny_detector(), exif_orientation=False)
     assert "exif_orientation" not in old.facts()

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 
 from rfd_tf.data import Preprocessing
+from rfd_tf.export.export_model import export_model
+from rfd_tf.export.export_options import ExportOptions
+from rfd_tf.export.parity_pictures import bundled_pictures
 from rfd_tf.extractors import FeatureExtractor, keras_extractor, open_extractor, save_keras
 from rfd_tf.extractors.model_info import ModelInfo
 from rfd_tf.models import RotationDecoupling, create_backbone, resnet_cifar
@@ -67,13 +70,46 @@ def test_exported_file_keeps_its_facts(run, images, tmp_path):
         open_extractor(tmp_path / "model.keras", ["conv9"])
 
 
-def test_mixed_precision_is_rebuilt_in_float32(images):
-    backbone = create_backbone("resnet8", (16, 16, 3), width=4)
-    expected = np.asarray(backbone(images, training=False)["pool"])
-    for layer in backbone.layers:
-        layer.dtype_policy = "mixed_bfloat16"
-    extractor = keras_extractor(backbone, Preprocessing(**RECIPE), "memory")
-    np.testing.assert_allclose(extractor(images)["features"], expected, atol=1e-6)
+def nested(policy):
+    """A network within a network, as in transfer learning."""
+    keras.utils.set_random_seed(0)
+    inner = keras.Sequential(
+        [
+            keras.Input((16, 16, 3)),
+            keras.layers.Conv2D(4, 3, dtype=policy),
+            keras.layers.BatchNormalization(dtype=policy),
+        ]
+    )
+    images = keras.Input((16, 16, 3))
+    pooled = keras.layers.GlobalAveragePooling2D(dtype=policy, name="pool")(inner(images))
+    return keras.Model(images, {"pool": pooled})
+
+
+def state_of(model):
+    """All that could be changed in place."""
+    layers = model._flatten_layers()
+    return [(layer.name, layer.dtype_policy.name, layer.trainable, sorted(vars(layer))) for layer in layers]
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("kind", ["resnet", "nested"])
+def test_a_model_handed_in_is_not_changed(kind, policy, images, tmp_path):
+    backbone = nested(policy)
+    if kind == "resnet":
+        backbone = create_backbone("resnet8", (16, 16, 3), width=4)
+        for layer in backbone.layers:
+            layer.dtype_policy = policy
+    before, outputs = state_of(backbone), np.asarray(backbone(images)["pool"])
+    extractor = keras_extractor(backbone, Preprocessing(**RECIPE), "memory", decoupled=False)
+    features = extractor(images)["features"]
+    options = ExportOptions(formats=("saved_model", "keras"), input="uint8")
+    export_model(extractor, tmp_path / "export", options, bundled_pictures(2))
+    assert state_of(backbone) == before
+    np.testing.assert_array_equal(np.asarray(backbone(images)["pool"]), outputs)
+    assert {layer.compute_dtype for layer in extractor.model._flatten_layers()} == {"float32"}
+    for layer in backbone._flatten_layers():
+        layer.dtype_policy = "float32"
+    np.testing.assert_allclose(features, np.asarray(backbone(images)["pool"]), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -127,9 +127,55 @@ def test_dtype(make, dtype):
     assert float(value) == pytest.approx(float(make()(LABELS, LOGITS)), rel=0.05)
 
 
-def test_a_type_too_narrow_for_the_labels_is_refused():
-    with pytest.raises(ValueError, match="bfloat16 holds 256"):
-        LDAMLoss([5] * 300, dtype="bfloat16")
+@pytest.mark.parametrize("name", ["focal", "logit_adjusted"])
+def test_labels_beyond_what_the_type_counts(name):
+    """bfloat16 holds whole numbers up to 256; Keras's own cast would make 304 of 303."""
+    loss = FocalLoss(dtype="bfloat16") if name == "focal" else LogitAdjustedLoss([1] * 310, dtype="bfloat16")
+    logits = 9 * np.eye(310, dtype="float32")[[303]]
+    assert float(loss([303], logits)) < 0.1
+    assert float(loss([304], logits)) > 8
+
+
+def test_focal_loss_of_a_distribution_is_keras_own():
+    expected = keras.losses.CategoricalFocalCrossentropy(alpha=1.0, gamma=1.5, from_logits=True)
+    assert float(FocalLoss(1.5)(SOFT, LOGITS)) == pytest.approx(float(expected(SOFT, LOGITS)), rel=1e-4)
+
+
+def test_a_class_without_a_share_may_be_ruled_out(make):
+    logits = tf.Variable([[0.0, 1.0, -np.inf]])
+    with tf.GradientTape() as tape:
+        value = make()(np.array([[0.5, 0.5, 0.0]], "float32"), logits)
+    assert np.isfinite(float(value))
+    assert np.isfinite(tape.gradient(value, logits).numpy()).all()
+
+
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum", "mean_with_sample_weight"])
+@pytest.mark.parametrize("jit_compile", [None, True])
+def test_masks(make, reduction, jit_compile):
+    """Also predictions of another type than the loss's, and batches of which nothing is left."""
+    loss = make(reduction=reduction)
+    half = LOGITS.astype("float16")
+
+    @tf.function(jit_compile=jit_compile)
+    def masked(mask):
+        logits = tf.constant(half)
+        logits._keras_mask = mask
+        return loss(LABELS, logits)
+
+    mask = np.arange(10) % 3 != 0
+    expected = float(loss(LABELS[mask], half[mask]))
+    assert float(masked(tf.constant(mask))) == pytest.approx(expected, rel=1e-5)
+    assert float(masked(tf.zeros(10, tf.bool))) == 0.0
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_mean_with_sample_weight(name):
+    samples = np.linspace(0.1, 2, 10).astype("float32")
+    each = np.asarray(MAKERS[name](reduction="none")(SOFT, LOGITS))
+    weights = samples * weights_of(name, SOFT.astype("float64"))
+    for shape in ((10,), (10, 1)):
+        found = MAKERS[name](reduction="mean_with_sample_weight")(SOFT, LOGITS, samples.reshape(shape))
+        assert float(found) == pytest.approx((samples * each).sum() / weights.sum(), rel=1e-5)
 
 
 def test_they_come_back_from_their_configs(make):
@@ -151,3 +197,13 @@ def test_deferred_reweighting_finds_the_losses_of_several_outputs():
     for name in ("a", "c"):
         expected = class_balanced_weights(COUNTS, 0.9)
         np.testing.assert_allclose(np.asarray(losses[name].class_weights), expected, rtol=1e-5)
+
+
+def test_deferred_reweighting_finds_a_loss_in_a_list():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, [keras.layers.Dense(3)(inputs), keras.layers.Dense(3)(inputs)])
+    loss = LDAMLoss(COUNTS)
+    model.compile("sgd", loss=["mse", loss])
+    x = rng.normal(size=(10, 4)).astype("float32")
+    model.fit(x, [SOFT, LABELS], verbose=0, callbacks=[DeferredReweighting(0, beta=0.9)])
+    np.testing.assert_allclose(np.asarray(loss.class_weights), class_balanced_weights(COUNTS, 0.9), rtol=1e-5)
