@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rfd_tf.evaluation.results import EVALUATIONS_FOLDER, RESULT_FILE, load_result
-from rfd_tf.evaluation.tables import headline
+from rfd_tf.evaluation.results import EVALUATIONS_FOLDER, RESULT_FILE, headline, load_result
 
 
 def first_figure(run: Path, evaluation: str) -> dict[str, float]:

@@ -50,8 +50,8 @@ def proposals(source, index: int) -> np.ndarray:
 
 def batches(source, scales=(SHORT_SIDE,)):
     from rfd_tf.data import Preprocessing
+    from rfd_tf.detection.boxes import match_regions
     from rfd_tf.detection.inputs import detection_batches
-    from rfd_tf.detection.regions import match_regions
 
     regions = [match_regions(proposals(source, row), own) for row, own in enumerate(source.annotations)]
     return detection_batches(
@@ -78,9 +78,8 @@ def testing():
     tf = quiet_tensorflow()
     from rfd_tf.data.augmentation import IMAGENET_MEAN, IMAGENET_STD, decode
     from rfd_tf.data.voc import VOC_CLASSES
-    from rfd_tf.detection.detect import DetectionOptions, distinct_regions
-    from rfd_tf.detection.detector import Detector
-    from rfd_tf.detection.scaling import scale_factor
+    from rfd_tf.detection.boxes import scale_factor
+    from rfd_tf.detection.detector import DetectionOptions, Detector, distinct_regions
 
     source = devkit()
     # An untrained network's probabilities are all near 1/21: of those nothing would be left to suppress.

@@ -33,7 +33,7 @@ def export(folder: Path) -> None:
     from rfd_tf.data import Preprocessing
     from rfd_tf.export.onnx_file import onnx_model, write_onnx
     from rfd_tf.export.saved_model import write_saved_model
-    from rfd_tf.extractors.keras_extractor import KerasExtractor, keras_extractor, save_keras
+    from rfd_tf.features.keras_extractor import KerasExtractor, keras_extractor, save_keras
     from rfd_tf.models import alexnet
 
     plain, folded = folder / "plain", folder / "folded"
@@ -61,8 +61,8 @@ def extractor(path: Path, batch: int):
     import os
 
     quiet_tensorflow()
-    from rfd_tf.extractors.onnx_extractor import THREADS_VARIABLE
-    from rfd_tf.extractors.open_extractor import open_extractor
+    from rfd_tf.features.onnx_extractor import THREADS_VARIABLE
+    from rfd_tf.features.open_extractor import open_extractor
 
     os.environ[THREADS_VARIABLE] = str(THREADS)
     opened, given = open_extractor(path), images(batch)

@@ -39,7 +39,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def source(folder: Path):
-    from rfd_tf.data.image_files import ImageFiles
+    from rfd_tf.data.image_folder import ImageFiles
 
     return ImageFiles(folder, [str(path.relative_to(folder)) for path in files(folder)], None, None)
 

@@ -6,8 +6,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from rfd_tf.atomic import write_text
-from rfd_tf.evaluation.circumstances import machine, now, versions
+from rfd_tf.files import write_text
+from rfd_tf.runs.provenance import machine, now, versions
 
 RESULTS = Path(__file__).parent / "results"
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")

@@ -23,7 +23,7 @@ from jax import lax
 
 from rfd_tf.configs import cifar10_lt
 from rfd_tf.configs.evaluation import evaluate_cifar10_lt
-from rfd_tf.evaluation.classification_figures import classification_figures
+from rfd_tf.evaluation.results import classification_figures
 from rfd_tf.imbalance import class_counts_of
 from rfd_tf.losses import classifier_loss
 from rfd_tf.metrics import nearest_neighbours, weighted_votes
@@ -188,7 +188,7 @@ def augmented(pixels, key, config):
 
 
 def resized_crops(pixels, key, min_area, tries=10):
-    """`rfd_tf.data.random_resized_crop` of square images to their own size; float32 in 0..255."""
+    """`rfd_tf.data.augmentation` of square images to their own size; float32 in 0..255."""
     count, side = pixels.shape[:2]
     drawn = jax.random.uniform(key, (count, 2 * tries + 2))
     area = side * side * (min_area + (1.0 - min_area) * drawn[:, :tries])
@@ -216,7 +216,7 @@ def resized_crops(pixels, key, min_area, tries=10):
 
 
 def recolored(images, key, config):
-    """`rfd_tf.data.color.random_color` without the blur."""
+    """`rfd_tf.data.augmentation.random_color` without the blur."""
     count, keys = len(images), jax.random.split(key, 4)
     strengths = tuple(config.color_jitter) or (0.0,) * 4
     signed = 2.0 * jax.random.uniform(keys[0], (4, count, 1, 1, 1)) - 1.0

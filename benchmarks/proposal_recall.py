@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from rfd_tf.data import open_voc
+from rfd_tf.detection.mat_files import read_mat
+from rfd_tf.detection.proposals import SelectiveSearch, load_proposals, propose
 from rfd_tf.metrics import inclusive_iou
-from rfd_tf.proposals import SelectiveSearch, load_proposals, propose, read_mat
 
 MARKED = {  # x1, y1, x2, y2 from 0: seven cars; an armchair, a screen, a chair
     "000004": (

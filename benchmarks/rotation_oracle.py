@@ -16,7 +16,7 @@ from scipy.spatial.distance import cdist
 from scipy.stats import spearmanr
 
 from rfd_tf import data
-from rfd_tf.atomic import atomic_file
+from rfd_tf.files import atomic_file
 from rfd_tf.rotations import NUM_ROTATIONS
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from rfd_tf.atomic import atomic_file
+from rfd_tf.files import atomic_file
 
 
 def test_failure_keeps_the_old_file(tmp_path):

@@ -11,26 +11,24 @@ from sklearn.datasets import load_sample_image
 
 from rfd_tf import cli, data
 from rfd_tf.configs.base import data_fields
+from rfd_tf.detection.boxes import match_regions
+from rfd_tf.detection.detector import SavedDetector
 from rfd_tf.detection.find_objects import find_objects
-from rfd_tf.detection.inputs import detection_batches
-from rfd_tf.detection.proposed_pictures import open_annotated, read_picture
-from rfd_tf.detection.regions import match_regions
-from rfd_tf.detection.saved_detector import SavedDetector
-from rfd_tf.evaluation.feature_cache import cached_features
-from rfd_tf.export.detector_saved_model import write_detector_saved_model
-from rfd_tf.extraction import load_features
-from rfd_tf.extractors import open_extractor
+from rfd_tf.detection.inputs import detection_batches, open_annotated, read_picture
+from rfd_tf.detection.proposals import SelectiveSearch
+from rfd_tf.evaluation.features import cached_features
+from rfd_tf.export.detector import write_detector_saved_model
+from rfd_tf.features import load_features, open_extractor
 from rfd_tf.image_header import encoded_size
-from rfd_tf.proposals import SelectiveSearch
 from rfd_tf.report.sample import take_sample
+from rfd_tf.runs.images import open_pictures
 from rfd_tf.serving import ServingClient
-from rfd_tf.training.sources import open_pictures
 from tests.data.devkits import annotation
 from tests.data.pictures import oriented
 from tests.detection.tiny_detector import CLASSES, tiny_detector
 from tests.export.models import small_backbone, write_run
 from tests.serving.server import ModelServer
-from zoo.calibration_images import calibration_images
+from zoo.rescaling import calibration_images
 
 ORIENTATIONS = range(1, 9)
 

@@ -3,7 +3,7 @@ import subprocess
 
 import pytest
 
-from rfd_tf.shell import shell_join
+from rfd_tf.terminal import shell_join
 
 
 @pytest.mark.parametrize(

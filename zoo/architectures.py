@@ -8,11 +8,11 @@ import numpy as np
 
 from rfd_tf.models import alexnet, resnet_cifar
 from rfd_tf.precision import float32_policy
-from zoo import alexnet_maps, resnet_maps
-from zoo.blank_start import blank_start
+from zoo import weight_maps
 from zoo.errors import WeightError, ZooError
 from zoo.heads import CLASSIFIER, ROTATION_HEADS, with_classifier, with_rotation_heads
-from zoo.weight_map import WeightMap
+from zoo.rescaling import blank_start
+from zoo.weight_maps import WeightMap
 
 DEPTHS = (20, 32, 44, 56, 110)
 _HEAD_LAYERS = frozenset({"rotation_head", "projection", "classifier"})
@@ -72,7 +72,7 @@ def has_heads(model: keras.Model) -> bool:
     return any(layer.name in _HEAD_LAYERS for layer in model.layers)
 
 
-_ALEXNET_MAPS = {"torch": alexnet_maps.torch_map, "caffe": alexnet_maps.caffe_map}
+_ALEXNET_MAPS = {"torch": weight_maps.alexnet_torch_map, "caffe": weight_maps.alexnet_caffe_map}
 
 
 def architecture(name: str) -> Architecture:
@@ -87,7 +87,7 @@ def architecture(name: str) -> Architecture:
         return Architecture(name, _alexnet_no_bn, None, _ALEXNET_MAPS)
     if name in (f"resnet{depth}" for depth in DEPTHS):
         depth = int(name.removeprefix("resnet"))
-        maps = {"torch": resnet_maps.torch_map}
+        maps = {"torch": weight_maps.resnet_torch_map}
         return Architecture(name, _resnet_builder(depth), with_classifier, maps, CLASSIFIER)
     known = ", ".join(("alexnet", "alexnet_no_bn", *(f"resnet{depth}" for depth in DEPTHS)))
     raise ZooError(f"Unknown architecture {name!r}; known: {known}")

@@ -11,10 +11,9 @@ from absl import logging
 from zoo.architectures import architecture, architecture_of, has_heads
 from zoo.entry import Entry
 from zoo.errors import FormatError, ZooError
-from zoo.exporting import write_verified
-from zoo.hashing import sha256_of
+from zoo.exporting import read_keras, write_keras, write_verified
 from zoo.heads import choose_heads, read_heads
-from zoo.keras_file import read_keras, write_keras
+from zoo.http import sha256_of
 from zoo.registry import info
 from zoo.report import Report, recorded_counters
 from zoo.sources import KIND_NAMES, kind_of_file, kind_to_write, read_source

@@ -1,17 +1,39 @@
-"""From a Keras network to PyTorch and Caffe files."""
+"""Keras models back to weight files of PyTorch, and `.keras` files."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 import keras
 
-from rfd_tf.atomic import atomic_path
+import rfd_tf.models  # noqa: F401  registers our layers
+from rfd_tf.files import atomic_path
+from rfd_tf.models import keras_file
 from zoo.architectures import architecture_of
-from zoo.hashing import sha256_of
-from zoo.keras_file import read_keras
+from zoo.errors import FormatError
+from zoo.http import sha256_of
 from zoo.report import Report
 from zoo.sources import kind_to_write, read_arrays, write_arrays
 from zoo.verification import TOLERANCE, compare, outputs, random_images, verify
+
+
+def read_keras(path: str | Path) -> keras.Model:
+    """The model of a `.keras` file; code inside it is not run (Keras's safe mode).
+
+    Raises:
+        FormatError: if the file is missing or cannot be read.
+    """
+    if not Path(path).is_file():
+        raise FormatError(f"{path}: there is no such file")
+    try:
+        return keras_file.read_keras(Path(path))
+    except ValueError as error:
+        raise FormatError(str(error)) from error
+
+
+def write_keras(model: keras.Model, path: str | Path) -> None:
+    """Save; the file appears under its name only when it is complete."""
+    with atomic_path(path) as temporary:
+        model.save(temporary)
 
 
 def export_weights(

@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 
-from zoo.blank_start import blank_start
 from zoo.errors import ZooError
+from zoo.rescaling import blank_start
 from zoo.verification import compare, outputs, random_images
 
 _FOLDABLE = (keras.layers.Conv2D, keras.layers.Dense)

@@ -7,7 +7,7 @@ from absl import logging
 
 from zoo.architectures import architecture_of
 from zoo.errors import WeightError, ZooError
-from zoo.keras_file import read_keras
+from zoo.exporting import read_keras
 from zoo.sources import kind_of, read_source
 
 PREFIX = "zoo:"

@@ -8,8 +8,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from rfd_tf.atomic import atomic_path
-from rfd_tf.json_text import parse_json
+from rfd_tf.files import atomic_path, parse_json
 from zoo.errors import ZooError
 from zoo.verification import Difference
 

@@ -10,7 +10,7 @@ import numpy as np
 from zoo.errors import FormatError
 
 if TYPE_CHECKING:
-    from zoo.caffe_blobs import LayerBlobs
+    from zoo.caffe import LayerBlobs
 
 _WRITABLE = {
     ".keras": "keras",
@@ -105,7 +105,7 @@ class Source:
         """
         if not self.layers:
             return dict(self.state), ()
-        from zoo.caffe_blobs import blob_state, spare_layers
+        from zoo.caffe import blob_state, spare_layers
 
         spare = spare_layers(self.layers, {key.rpartition("/")[0] for key in wanted})
         return blob_state({name: layer for name, layer in self.layers.items() if name not in spare}), spare
@@ -136,7 +136,7 @@ def read_arrays(path: str | Path, kind: str) -> dict[str, np.ndarray]:
     source = read_source(path, kind)
     if not source.layers:
         return dict(source.state)
-    from zoo.caffe_blobs import blob_state
+    from zoo.caffe import blob_state
 
     return blob_state(source.layers)
 
@@ -148,9 +148,9 @@ def read_caffe(path: str | Path) -> "dict[str, LayerBlobs]":
         FormatError: on a damaged, hostile or foreign file.
     """
     if _first_bytes(path) == _HDF5_MAGIC:
-        from zoo.caffe_hdf5 import read_caffe_hdf5 as read
+        from zoo.caffe import read_caffe_hdf5 as read
     else:
-        from zoo.caffemodel import read_caffemodel as read
+        from zoo.caffe import read_caffemodel as read
     return read(path)
 
 
@@ -161,11 +161,10 @@ def write_arrays(path: str | Path, kind: str, state: Mapping[str, np.ndarray]) -
         ZooError: if PyTorch is needed and not installed.
     """
     if kind == "torch":
-        from zoo.torch_writer import write_checkpoint
+        from zoo.torch_checkpoint import write_checkpoint
 
         write_checkpoint(path, state)
     else:
-        from zoo.caffe_blobs import state_layers
-        from zoo.caffemodel import write_caffemodel
+        from zoo.caffe import state_layers, write_caffemodel
 
         write_caffemodel(path, state_layers(state), Path(path).name.partition(".")[0])

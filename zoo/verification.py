@@ -8,7 +8,7 @@ import numpy as np
 
 from rfd_tf.precision import computing_in_float32
 from zoo.errors import VerificationError
-from zoo.reference_forward import reference_features, reference_ops
+from zoo.reference import reference_features, reference_ops
 
 TOLERANCE = 1e-4
 

@@ -6,7 +6,7 @@ import keras
 from absl import logging
 
 from rfd_tf.callbacks.training_checkpoint import TrainingCheckpoint
-from rfd_tf.stop_signals import Stopped
+from rfd_tf.terminal import Stopped
 
 
 class TrainingStopped(Stopped):

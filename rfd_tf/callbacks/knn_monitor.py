@@ -3,9 +3,9 @@ from collections.abc import Iterable, Mapping
 import keras
 import numpy as np
 
-from rfd_tf.metrics.weighted_knn import weighted_knn_predict
+from rfd_tf.metrics.knn import weighted_knn_predict
 from rfd_tf.models.backbone import check_feature_names
-from rfd_tf.models.extract_features import extract_features
+from rfd_tf.models.feature_model import extract_features
 
 
 class KNNMonitor(keras.callbacks.Callback):

@@ -10,7 +10,7 @@ import h5py
 import keras
 import numpy as np
 
-from rfd_tf.atomic import naming
+from rfd_tf.files import naming
 
 _BYTES_BESIDE = 4096  # of a dataset's own: header, name, place in its group
 _STEP_NAME = re.compile(r"step-(\d{10})")

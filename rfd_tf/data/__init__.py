@@ -1,27 +1,25 @@
 """Pictures from files, arrays and builders to batches. See `open_source` and `training_dataset`."""
 
-from rfd_tf.data.arrays import ArraySource, load_npz
+from rfd_tf.data.arrays import ArraySource, digits, load_npz
 from rfd_tf.data.augmentation import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD
 from rfd_tf.data.bad_images import BadImageError, find_bad_images, first_bad_image, valid_indices
-from rfd_tf.data.digits import digits
-from rfd_tf.data.flat_folder import FlatFolder
-from rfd_tf.data.image_folder import ImageFolder
-from rfd_tf.data.image_list import ImageList
-from rfd_tf.data.localized_rotation import LOCALIZED_ROTATIONS, localized_rotation
-from rfd_tf.data.long_tail import long_tailed
+from rfd_tf.data.image_folder import FlatFolder, ImageFolder
+from rfd_tf.data.image_list import ImageList, places205
 from rfd_tf.data.open_source import open_source
-from rfd_tf.data.open_voc import VOC_SOURCES, VocSource, clipping_note, open_voc
-from rfd_tf.data.pipeline import evaluation_dataset, training_dataset
-from rfd_tf.data.places205 import places205
+from rfd_tf.data.open_voc import VOC_SOURCES, VocSource, VocTfds, clipping_note, open_voc
+from rfd_tf.data.pipeline import (
+    LOCALIZED_ROTATIONS,
+    evaluation_dataset,
+    localized_rotation,
+    random_crops_dataset,
+    training_dataset,
+)
 from rfd_tf.data.preprocessing import Preprocessing
-from rfd_tf.data.random_crops import random_crops_dataset
 from rfd_tf.data.rotation_probabilities import load_rotation_probabilities, save_rotation_probabilities
 from rfd_tf.data.schedule import steps_per_epoch, training_indices
-from rfd_tf.data.source import Source, host_constant
-from rfd_tf.data.subset import Subset
+from rfd_tf.data.source import Source, Subset, host_constant, long_tailed
 from rfd_tf.data.tfds_source import TfdsSource
 from rfd_tf.data.voc import VOC_CLASSES, VocDevkit, VocError
-from rfd_tf.data.voc_tfds import VocTfds
 
 __all__ = [
     "CIFAR_MEAN",

@@ -4,6 +4,7 @@ Pixels stay in 0..255 until `normalize`. Random functions take a stateless seed 
 and depend on nothing else. All run in graphs and eagerly; sizes are whole pixels.
 """
 
+import math
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -107,3 +108,126 @@ def normalize(image: tf.Tensor, mean: Sequence[float], std: Sequence[float]) -> 
     mean, std = tf.tile(mean, [width]), tf.tile(std, [width])
     rows = (tf.reshape(image, [height, width * channels]) / 255.0 - mean) / std
     return tf.ensure_shape(tf.reshape(rows, [height, width, channels]), image.shape)
+
+
+TRIES = 10
+ASPECT = (3 / 4, 4 / 3)
+REDUCTIONS = (2, 4, 8)  # of a picture's sides, that the JPEG decoder can make as it decodes
+
+
+def random_resized_crop(
+    fetched: tf.Tensor,
+    size: int,
+    seed: tf.Tensor,
+    min_area: float = 0.08,
+    max_area: float = 1.0,
+    fast: bool = False,
+    exif_orientation: bool = False,
+) -> tf.Tensor:
+    """A window of random area, aspect and position, resized to `size` x `size`.
+
+    Args:
+        fetched: an encoded picture (string scalar) or pixels, uint8 of shape [H, W, 3].
+        size: side of the result in pixels.
+        seed: stateless seed, shape [2].
+        min_area: least share of the picture's area.
+        max_area: largest share.
+        fast: of a JPEG take `decode_window_fast`, and resize that without antialiasing.
+        exif_orientation: whether an encoded image is turned as its EXIF orientation says. The window is drawn
+            in the image as it is shown; of a JPEG the same part of the stored pixels is decoded, and turned.
+
+    Returns:
+        float32 of shape [size, size, 3] in 0..255.
+    """
+
+    def crop(pixels: tf.Tensor) -> tf.Tensor:
+        top, left, height, width = crop_window(*image_size(pixels), seed, min_area, max_area)
+        return resize(tf.image.crop_to_bounding_box(pixels, top, left, height, width), size, size)
+
+    def crop_jpeg() -> tf.Tensor:
+        turned = orientation.exif_orientation(fetched) if exif_orientation else tf.constant(1)
+        height, width = image_size(fetched)
+        if exif_orientation:
+            height, width = orientation.shown_size(height, width, turned)
+        window = crop_window(height, width, seed, min_area, max_area)
+        if exif_orientation:
+            window = orientation.stored_window(window, height, width, turned)
+        if fast:
+            pixels = decode_window_fast(fetched, *window, size)
+            cropped = tf.image.resize(pixels, [size, size], "bilinear")
+        else:
+            cropped = resize(decode_window(fetched, *window), size, size)
+        # Turned last, when it is small; resizing does not tell one direction from another.
+        return orientation.upright(cropped, turned) if exif_orientation else cropped
+
+    if fetched.dtype == tf.string:
+        cropped = tf.cond(tf.io.is_jpeg(fetched), crop_jpeg, lambda: crop(decode(fetched, exif_orientation)))
+    else:
+        cropped = crop(fetched)
+    return tf.ensure_shape(cropped, [size, size, 3])
+
+
+def crop_window(
+    height: tf.Tensor, width: tf.Tensor, seed: tf.Tensor, min_area: float = 0.08, max_area: float = 1.0
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """(top, left, height, width) of a window in a `height` x `width` picture, int32 scalars.
+
+    Area uniform in [min_area, max_area] of the picture's, aspect (width / height) log-uniform in [3/4, 4/3],
+    position uniform. Of ten draws the first that fits counts; if none fits, the largest centred window
+    whose aspect is in that range.
+    """
+    drawn = uniform([2 * TRIES + 2], seed)
+    full_height, full_width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
+    area = full_height * full_width * (min_area + (max_area - min_area) * drawn[:TRIES])
+    aspect = ASPECT[0] * tf.exp(math.log(ASPECT[1] / ASPECT[0]) * drawn[TRIES:-2])
+    widths, heights = tf.round(tf.sqrt(area * aspect)), tf.round(tf.sqrt(area / aspect))
+    fits = (widths >= 1) & (widths <= full_width) & (heights >= 1) & (heights <= full_height)
+    first = tf.argmax(fits)
+    fallback_height = tf.minimum(full_height, tf.round(full_width / ASPECT[0]))
+    fallback_width = tf.minimum(full_width, tf.round(full_height * ASPECT[1]))
+    found = tf.reduce_any(fits)
+    crop_height = tf.cast(tf.where(found, heights[first], fallback_height), tf.int32)
+    crop_width = tf.cast(tf.where(found, widths[first], fallback_width), tf.int32)
+    rooms = tf.stack([height - crop_height, width - crop_width])
+    corner = tf.where(found, pick(rooms + 1, drawn[-2:]), rooms // 2)
+    return corner[0], corner[1], crop_height, crop_width
+
+
+def decode_window(
+    jpeg: tf.Tensor, top: tf.Tensor, left: tf.Tensor, height: tf.Tensor, width: tf.Tensor
+) -> tf.Tensor:
+    """The window's pixels, equal to those of the whole picture decoded and cropped; uint8 [H, W, 3].
+
+    A frame of one pixel is decoded around it and cut off: colour is stored at half resolution, and at the
+    edge of what it decodes `decode_and_crop_jpeg` interpolates colour otherwise (by up to 46 grey levels).
+    """
+    full_height, full_width = image_size(jpeg)
+    above, before = tf.minimum(top, 1), tf.minimum(left, 1)
+    bottom, right = tf.minimum(top + height + 1, full_height), tf.minimum(left + width + 1, full_width)
+    framed = tf.stack([top - above, left - before, bottom - top + above, right - left + before])
+    pixels = tf.image.decode_and_crop_jpeg(jpeg, framed, channels=3, dct_method=EXACT)
+    return tf.image.crop_to_bounding_box(pixels, above, before, height, width)
+
+
+def decode_window_fast(
+    jpeg: tf.Tensor, top: tf.Tensor, left: tf.Tensor, height: tf.Tensor, width: tf.Tensor, size: int
+) -> tf.Tensor:
+    """The window's pixels, nearly, at a reduced scale where it is large; uint8 of shape [h, w, 3].
+
+    The sides are a half, a quarter or an eighth of the window's, as long as both remain at least `size`; the
+    decoder averages as it decodes, and the window begins and ends at the nearest whole pixel outwards. The
+    inverse DCT is the quicker one, and colour is repeated instead of interpolated.
+    """
+    quick = {"channels": 3, "fancy_upscaling": False, "dct_method": FAST}
+
+    def whole_scale() -> tf.Tensor:
+        return tf.image.decode_and_crop_jpeg(jpeg, tf.stack([top, left, height, width]), **quick)
+
+    def reduced(ratio: int) -> tf.Tensor:
+        pixels = tf.io.decode_jpeg(jpeg, ratio=ratio, **quick)
+        return pixels[top // ratio : -(-(top + height) // ratio), left // ratio : -(-(left + width) // ratio)]
+
+    excess = tf.minimum(height, width) // size
+    choice = tf.reduce_sum(tf.cast(excess >= tf.constant(REDUCTIONS), tf.int32))
+    branches = [whole_scale, *(lambda ratio=ratio: reduced(ratio) for ratio in REDUCTIONS)]
+    return tf.switch_case(choice, branches)

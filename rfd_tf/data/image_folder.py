@@ -1,13 +1,134 @@
-"""Pictures in one folder per class."""
+"""Images in folders: one folder a class, any tree, and Places205's."""
 
+import functools
+import hashlib
 import os
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
+from absl import logging
 
-from rfd_tf.data.image_files import BESIDE, ImageFiles, has_picture_ending, kind_of_file, pictures_below
+from rfd_tf.data.source import Source, host_constant
+
+DECODABLE = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+UNDECODABLE = (".ppm", ".pgm", ".tif", ".tiff")
+ON_ERROR = ("raise", "skip")
+LISTED_KINDS = 10  # of files left out, that are told apart in a message
+_ENDING = re.compile(r"\.(?=.*[a-z])\w{1,10}", re.ASCII)  # not the numbers of a series, nor what is no text
+BESIDE = "beside the class folders"  # a kind of pictures
+
+
+class ImageFiles(Source):
+    """A list of picture files below one folder, in a given order. Base of the folder sources.
+
+    Args:
+        root: the folder; its name names the source.
+        files: N paths relative to `root`, with `/`.
+        labels: int64 of shape [N] or None.
+        class_names: one name per class or None.
+        on_error: as in `ImageFolder`.
+        left_out: as of `Source`; what there is, is logged.
+
+    Raises:
+        FileNotFoundError: if `files` is empty.
+        ValueError: on an undecodable ending with `on_error="raise"`, naming the file.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        files: Sequence[str],
+        labels: np.ndarray | None,
+        class_names: tuple[str, ...] | None,
+        on_error: str = "raise",
+        left_out: Mapping[str, int] | None = None,
+    ):
+        if on_error not in ON_ERROR:
+            raise ValueError(f"`on_error` must be one of {ON_ERROR}. Received: on_error={on_error!r}")
+        if not files:
+            found = f"; it holds {left_out_text(left_out)}" if left_out else ""
+            raise FileNotFoundError(
+                f"{root} holds no picture (a file that ends in {', '.join(DECODABLE)}){found}"
+            )
+        if on_error == "raise":
+            _refuse_undecodable(root, files)
+        super().__init__(root.name or str(root), labels, class_names)
+        self.root = root
+        self.files = tuple(files)
+        self.left_out = dict(left_out or {})
+        if self.left_out:
+            logging.warning("Files left out of %s: %s", root, left_out_text(self.left_out))
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def fetch(self, index: tf.Tensor) -> tf.Tensor:
+        return tf.io.read_file(tf.gather(self._paths, index))
+
+    def describe(self, index: int) -> str:
+        return str(self.root / self.files[index])
+
+    def fingerprint(self, indices: np.ndarray) -> str:
+        """Of paths, sizes and times of last change."""
+        digest = hashlib.sha256()
+        for index in np.asarray(indices).tolist():
+            path = self.describe(index)
+            try:
+                status = os.stat(path)
+                state = f"{status.st_size} {status.st_mtime_ns}"
+            except OSError:
+                state = "unreadable"
+            digest.update(os.fsencode(path) + f"\0{state}\0".encode())
+        return digest.hexdigest()
+
+    @functools.cached_property
+    def _paths(self) -> tf.Tensor:
+        return host_constant([os.fsencode(f"{self.root}/{file}") for file in self.files])
+
+
+def pictures_below(folder: Path, left_out: Counter[str] | None = None) -> Iterator[tuple[str, list[str]]]:
+    """(folder, its picture file names) of `folder` and every folder below it; links are followed.
+
+    Other files are counted in `left_out`, by their `kind_of_file`.
+    """
+    for path, _, names in os.walk(folder, followlinks=True):
+        if left_out is not None:
+            left_out.update(kind_of_file(name) for name in names if not has_picture_ending(name))
+        yield path, [name for name in names if has_picture_ending(name)]
+
+
+def has_picture_ending(name: str) -> bool:
+    """Whether a file is listed as a picture; the endings are torchvision's."""
+    return name.lower().endswith(DECODABLE + UNDECODABLE)
+
+
+def kind_of_file(name: str) -> str:
+    """What a file that is left out is counted as: `hidden`, its ending such as `.heic`, or `other ending`."""
+    ending = os.path.splitext(name)[1].lower()
+    return "hidden" if name.startswith(".") else ending if _ENDING.fullmatch(ending) else "other ending"
+
+
+def left_out_text(left_out: Mapping[str, int]) -> str:
+    """Files by kind, the most frequent first: `12 .heic, 3 .gif, 1 hidden`."""
+    kinds = sorted(left_out.items(), key=lambda kind: (-kind[1], kind[0]))
+    listed = [f"{count} {kind}" for kind, count in kinds[:LISTED_KINDS]]
+    if others := sum(count for _, count in kinds[LISTED_KINDS:]):
+        listed.append(f"{others} others")
+    return ", ".join(listed)
+
+
+def _refuse_undecodable(root: Path, files: Sequence[str]) -> None:
+    refused = [file for file in files if file.lower().endswith(UNDECODABLE)]
+    if refused:
+        raise ValueError(
+            f"TensorFlow cannot decode {root / refused[0]}"
+            + (f" nor {len(refused) - 1} more files with such endings" if len(refused) > 1 else "")
+            + '. Convert it (to PNG or JPEG), or leave it out with on_error="skip"'
+        )
 
 
 class ImageFolder(ImageFiles):
@@ -78,3 +199,28 @@ def _in_torchvision_order(folder: Path, left_out: Counter[str]) -> Iterator[str]
         inside = os.path.relpath(path, folder)
         for name in sorted(names):
             yield name if inside == "." else f"{inside}/{name}"
+
+
+class FlatFolder(ImageFiles):
+    """Every picture below `root`, unlabelled, in the order of its path relative to `root`.
+
+    Args:
+        root: the folder; sub-folders and links are followed.
+        on_error: as in `ImageFolder`.
+
+    Raises:
+        FileNotFoundError: if `root` is not a folder or holds no picture.
+        ValueError: on an undecodable ending with `on_error="raise"`, naming the file.
+    """
+
+    def __init__(self, root: str | os.PathLike, on_error: str = "raise"):
+        root = Path(root)
+        if not root.is_dir():
+            raise FileNotFoundError(f"No folder of pictures at {root}")
+        left_out: Counter[str] = Counter()
+        files = sorted(
+            Path(path, name).relative_to(root).as_posix()
+            for path, names in pictures_below(root, left_out)
+            for name in names
+        )
+        super().__init__(root, files, None, None, on_error, left_out)

@@ -1,4 +1,4 @@
-"""Pictures that a text file lists."""
+"""Images that a text file lists, Places205's among them."""
 
 import csv
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rfd_tf.data.image_files import ImageFiles
+from rfd_tf.data.image_folder import ImageFiles
 
 _SPLITS = ("train", "training", "val", "validation", "test")
 SAMPLE = 100  # listed files that are looked for when a list is opened
@@ -159,3 +159,34 @@ def _look_for_sample(root: Path, files: Sequence[str], list_file: Path, on_error
             f"{list_file} lists {files[missing[0]]!r}, and there is no {root / files[missing[0]]} "
             f"({len(missing)} of the {len(rows)} files looked for are missing)"
         )
+
+
+PICTURES = "data/vision/torralba/deeplearning/images256"
+LISTS = "trainvalsplit_places205"
+SPLITS = ("train", "val")
+
+
+def places205(root: str | os.PathLike, split: str = "train", on_error: str = "raise") -> ImageList:
+    """The 205 scene classes of Zhou et al., "Learning Deep Features for Scene Recognition", NIPS 2014.
+
+    The lists are `root/trainvalsplit_places205/{train,val}_places205.csv`, of rows `path label` split by a
+    space; the pictures lie below `root/data/vision/torralba/deeplearning/images256/`. The order is that of
+    the list.
+
+    Args:
+        root: folder that holds both.
+        split: `"train"` or `"val"`.
+        on_error: as in `ImageList`.
+
+    Raises:
+        ValueError: on another split, and as `ImageList`.
+        FileNotFoundError: as `ImageList`.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"Places205 has the splits {', '.join(SPLITS)}. Received: split={split!r}")
+    root = Path(root)
+    source = ImageList(root / PICTURES, root / LISTS / f"{split}_places205.csv", on_error=on_error)
+    if source.labels is None:
+        raise ValueError(f"{source.list_file}:1: a row must be a path, a space and a label")
+    source.name = f"places205/{split}"
+    return source

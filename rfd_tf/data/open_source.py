@@ -3,13 +3,10 @@
 import os
 from pathlib import Path
 
-from rfd_tf.data.arrays import load_npz
-from rfd_tf.data.digits import digits
-from rfd_tf.data.flat_folder import FlatFolder
-from rfd_tf.data.image_folder import ImageFolder
-from rfd_tf.data.image_list import ImageList
+from rfd_tf.data.arrays import digits, load_npz
+from rfd_tf.data.image_folder import FlatFolder, ImageFolder
+from rfd_tf.data.image_list import ImageList, places205
 from rfd_tf.data.open_voc import VOC_SOURCES, open_voc
-from rfd_tf.data.places205 import places205
 from rfd_tf.data.source import Source
 from rfd_tf.data.tfds_source import TfdsSource
 

@@ -8,12 +8,19 @@ what one uninterrupted device would have seen.
 import numpy as np
 import tensorflow as tf
 
-from rfd_tf.data.augmentation import uniform
-from rfd_tf.data.localized_rotation import check_localized_rotation, localized_rotation
+from rfd_tf.data.augmentation import pick, uniform
 from rfd_tf.data.preprocessing import Preprocessing
-from rfd_tf.data.schedule import AUGMENTATION, LOCALIZED_ROTATION, NEGATIVES, SECOND_CROP, Schedule, stream
-from rfd_tf.data.source import Source, host_constant
-from rfd_tf.data.subset import checked_rows
+from rfd_tf.data.schedule import (
+    AUGMENTATION,
+    LOCALIZED_ROTATION,
+    NEGATIVES,
+    SECOND_CROP,
+    TEST_CROPS,
+    Schedule,
+    stream,
+)
+from rfd_tf.data.source import Source, checked_rows, host_constant
+from rfd_tf.rotations import NUM_ROTATIONS
 
 PREFETCHED_BATCHES = 4
 RAM_BUDGET = 4 * 2**30  # bytes that tf.data's own tuning may fill with buffers
@@ -167,3 +174,99 @@ def finished(dataset: tf.data.Dataset, replicas_per_worker: int = 1) -> tf.data.
     options.autotune.ram_budget = RAM_BUDGET
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return dataset.prefetch(PREFETCHED_BATCHES * replicas_per_worker).with_options(options)
+
+
+def random_crops_dataset(
+    source: Source,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    crops: int,
+    seed: int,
+    indices: np.ndarray | None = None,
+) -> tf.data.Dataset:
+    """One pass in order; of each picture `crops` augmented views, functions of (seed, picture, number).
+
+    Args:
+        source: the pictures.
+        preprocessing: its `train_image` is used, mirroring included.
+        batch_size: pictures in a batch; the last may be smaller.
+        crops: K, of each picture.
+        seed: any integer in [-2**63, 2**63).
+        indices: int64; the pictures to use, in order; all by default.
+
+    Returns:
+        A dataset of `{"image": float32 [b, K, S, S, 3], "index": int64 [b]}`.
+
+    Raises:
+        ValueError: if `batch_size` or `crops` is not positive, or `indices` are empty or out of range.
+    """
+    if batch_size < 1 or crops < 1:
+        raise ValueError(f"`batch_size` and `crops` must be at least 1. Received: {batch_size}, {crops}")
+    rows = np.arange(len(source)) if indices is None else checked_rows(indices, len(source))
+
+    def example(index: tf.Tensor):
+        fetched = source.fetch(index)
+        seeds = [stream(seed, TEST_CROPS, tf.constant(k, tf.int64), index) for k in range(crops)]
+        views = [preprocessing.train_image(fetched, view_seed) for view_seed in seeds]
+        return {"image": tf.stack(views), "index": index}
+
+    dataset = tf.data.Dataset.from_tensor_slices(host_constant(rows))
+    dataset = dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return finished(dataset.batch(batch_size))
+
+
+# What there is to tell of each kind: the quadrant and its rotation, or the rotation of a patch anywhere.
+LOCALIZED_ROTATIONS = {"explicit": 4 * NUM_ROTATIONS, "implicit": NUM_ROTATIONS}
+
+
+def check_localized_rotation(kind: str, image_size: int) -> None:
+    """Raise ValueError unless `kind` is one of `LOCALIZED_ROTATIONS` and fits images of that side."""
+    if kind not in LOCALIZED_ROTATIONS:
+        raise ValueError(
+            f"A localized rotation must be one of {', '.join(LOCALIZED_ROTATIONS)}. Received: {kind!r}"
+        )
+    if image_size < 4 or (kind == "explicit" and image_size % 2):
+        raise ValueError(
+            "Images need a side of at least 4 pixels to have a patch rotated, an even one for a quadrant. "
+            f"Received: image_size={image_size}"
+        )
+
+
+def localized_rotation(image: tf.Tensor, kind: str, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Turn one patch of `image` by 0, 90, 180 or 270 degrees counter-clockwise, all as likely.
+
+    Args:
+        image: [S, S, C], S known, at least 4, even for "explicit".
+        kind: "explicit" turns a quadrant; "implicit" a square of side 2 to S / 2 anywhere.
+        seed: stateless, [2].
+
+    Returns:
+        The image, and an int32 scalar: `4 * quadrant + quarter turns` in [0, 16), with the quadrants row by
+        row, or the quarter turns in [0, 4).
+    """
+    size = image.shape[0]
+    check_localized_rotation(kind, size)
+    half = size // 2
+    places, turned = tf.unstack(tf.reshape(uniform([4], seed), [2, 2]))
+    turns = pick(tf.constant(NUM_ROTATIONS), turned[0])
+    if kind == "explicit":
+        quadrant = pick(tf.constant(4), places[0])
+        top, left = quadrant // 2 * half, quadrant % 2 * half
+        return rotate_patch(image, top, left, half, turns), NUM_ROTATIONS * quadrant + turns
+    side = 2 + pick(tf.constant(half - 1), turned[1])
+    top, left = tf.unstack(pick(tf.stack([size - side + 1] * 2), places))
+    return rotate_patch(image, top, left, side, turns), turns
+
+
+def rotate_patch(image: tf.Tensor, top, left, side, turns) -> tf.Tensor:
+    """`image` [H, W, C] with the `side` x `side` pixels at (`top`, `left`) turned as by `np.rot90`."""
+    height, width, _ = image.shape
+    row, column = tf.meshgrid(tf.range(height) - top, tf.range(width) - left, indexing="ij")
+    last = side - 1
+    inside = (row >= 0) & (row < side) & (column >= 0) & (column < side)
+    # Where each pixel of the patch comes from, for each number of quarter turns.
+    from_row = tf.stack([row, column, last - row, last - column])[turns]
+    from_column = tf.stack([column, last - row, last - column, row])[turns]
+    source = tf.stack([from_row + top, from_column + left], axis=-1)
+    here = tf.stack([row + top, column + left], axis=-1)
+    return tf.gather_nd(image, tf.where(inside[..., None], source, here))

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from rfd_tf.atomic import atomic_file
+from rfd_tf.files import atomic_file
 
 NUM_ROTATIONS = 4
 

@@ -10,8 +10,7 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from rfd_tf.data.source import host_constant
-from rfd_tf.data.subset import checked_rows
+from rfd_tf.data.source import checked_rows, host_constant
 
 # Independent random streams.
 ORDER, AUGMENTATION, NEGATIVES, SAMPLING, LOCALIZED_ROTATION, TEST_CROPS, SECOND_CROP = range(7)

@@ -1,13 +1,16 @@
-"""The one interface that every data set is read through."""
+"""Collections of images by index, and parts of them."""
 
 import abc
+import functools
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
 import tensorflow as tf
+
+from rfd_tf.imbalance import class_counts_of, long_tailed_counts
 
 
 class Source(abc.ABC):
@@ -70,3 +73,112 @@ def host_constant(values) -> tf.Tensor:
     """
     with tf.init_scope(), tf.device("CPU:0"):
         return tf.constant(values)
+
+
+class Subset(Source):
+    """Chosen pictures of `source`, in the given order; the instance index is the position in `indices`.
+
+    The classes stay those of `source`, so that a label means the same in both.
+
+    Args:
+        source: any source.
+        indices: int64 of shape [M]; rows of `source`, M at least 1.
+        name: defaults to the name of `source`.
+
+    Raises:
+        ValueError: if `indices` is empty, not a vector of integers, repeats a row or leaves [0, len(source)).
+    """
+
+    def __init__(self, source: Source, indices: Sequence[int], name: str | None = None):
+        self.source = source
+        self.indices = checked_rows(indices, len(source))
+        if len(np.unique(self.indices)) < len(self.indices):
+            raise ValueError("`indices` names a row twice: an instance must have one index")
+        labels = None if source.labels is None else source.labels[self.indices]
+        super().__init__(name or source.name, labels, source.class_names)
+        self.encoded, self.left_out = source.encoded, source.left_out
+
+    @property
+    def num_classes(self) -> int | None:
+        return self.source.num_classes
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def fetch(self, index: tf.Tensor) -> tf.Tensor:
+        return self.source.fetch(tf.gather(self._rows, index))
+
+    def describe(self, index: int) -> str:
+        return self.source.describe(int(self.indices[index]))
+
+    def fingerprint(self, indices: np.ndarray) -> str:
+        return self.source.fingerprint(self.indices[indices])
+
+    @functools.cached_property
+    def _rows(self) -> tf.Tensor:
+        return host_constant(self.indices)
+
+
+def checked_rows(indices: Sequence[int], num_images: int) -> np.ndarray:
+    """`indices` as int64 of shape [M], M at least 1, each in [0, `num_images`); else ValueError."""
+    rows = np.asarray(indices)
+    if rows.ndim != 1 or rows.size == 0 or not np.issubdtype(rows.dtype, np.integer):
+        raise ValueError(
+            f"`indices` must be a non-empty vector of integers. Received: {rows.dtype} {list(rows.shape)}"
+        )
+    outside = rows[(rows < 0) | (rows >= num_images)]
+    if outside.size:
+        raise ValueError(f"`indices` must be in [0, {num_images}). Received: {outside[0]}")
+    return rows.astype("int64")
+
+
+def long_tailed(
+    source: Source, ratio: float, profile: str = "exp", seed: int = 0, max_count: int | None = None
+) -> Subset:
+    """A subset of `source` whose class sizes fall from the first class to the last.
+
+    The pictures drawn are those of the LDAM paper's code for the same seed: one legacy NumPy stream, for the
+    classes in order, shuffles the rows of the class; its first rows are kept. The subset then lists
+    all rows kept in ascending order, and its instance index counts along that list.
+
+    Args:
+        source: labelled.
+        ratio: largest class over smallest, at least 1.
+        profile: `"exp"` or `"step"`, see `rfd_tf.imbalance.long_tailed_counts`.
+        seed: in [0, 2**32).
+        max_count: pictures of the largest class; by default the most for which every class has enough.
+
+    Raises:
+        ValueError: if `source` has no labels, a class has too few pictures (named), or on bad arguments.
+
+    Reference: Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss",
+    NeurIPS 2019, section 4.
+    """
+    if source.labels is None:
+        raise ValueError(f"A long tail needs labels, and {source.name} has none")
+    available = class_counts_of(source.labels, source.num_classes)
+    if max_count is None:
+        max_count = _largest_max_count(available, ratio, profile)
+    quotas = long_tailed_counts(len(available), max_count, ratio, profile)
+    short = np.flatnonzero(quotas > available)
+    if short.size:
+        label = int(short[0])
+        named = f"{label} ({source.class_names[label]})" if source.class_names else label
+        raise ValueError(
+            f"Class {named} of {source.name} has {available[label]} pictures, and max_count={max_count} with "
+            f"ratio={ratio} ({profile}) needs {quotas[label]}. Lower `max_count` or leave it out"
+        )
+    stream = np.random.RandomState(seed)  # the stream that defines the published subsets
+    kept = []
+    for label, quota in enumerate(quotas):
+        rows = np.flatnonzero(source.labels == label)
+        stream.shuffle(rows)
+        kept.append(rows[:quota])
+    return Subset(source, np.sort(np.concatenate(kept)), f"{source.name} ({profile}, ratio {ratio:g})")
+
+
+def _largest_max_count(available: np.ndarray, ratio: float, profile: str) -> int:
+    for max_count in range(int(available[0]), 0, -1):
+        if (long_tailed_counts(len(available), max_count, ratio, profile) <= available).all():
+            return max_count
+    raise ValueError(f"Class 0, where a long tail begins, has no picture. Class sizes: {available.tolist()}")

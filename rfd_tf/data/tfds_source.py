@@ -10,9 +10,9 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from rfd_tf.atomic import atomic_file
-from rfd_tf.data.progress import logged
+from rfd_tf.data.bad_images import logged
 from rfd_tf.data.source import Source, host_constant
+from rfd_tf.files import atomic_file
 
 CHUNK = 256  # records read at once where only their labels and names are wanted
 SLOW_PASS = 100_000  # records from which a pass without a cache is worth a warning

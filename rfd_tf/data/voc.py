@@ -15,7 +15,8 @@ import numpy as np
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, fromstring
 
-from rfd_tf.data.image_files import DECODABLE, ImageFiles
+from rfd_tf.data.image_folder import DECODABLE, ImageFiles
+from rfd_tf.data.source import Subset
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -298,3 +299,21 @@ def _listed(path: Path) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise VocError(f"{path} lists {max(names, key=names.count)} twice")
     return names
+
+
+class VocSubset(Subset):
+    """Chosen pictures of a VOC source, with what it has of them: `names`, `annotations`, `targets`.
+
+    Args:
+        source, indices: as of `Subset`.
+    """
+
+    def __init__(self, source, indices: Sequence[int]):
+        super().__init__(source, indices)
+        self.names = tuple(source.names[row] for row in self.indices)
+        self.annotations = tuple(source.annotations[row] for row in self.indices)
+
+    @property
+    def targets(self) -> np.ndarray:
+        """As of `VocDevkit`."""
+        return multi_label_targets(self.annotations, len(self.class_names))

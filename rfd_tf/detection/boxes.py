@@ -7,9 +7,15 @@ it encodes and decodes, and only there: `exclusive`. All arrays are float32 [...
 Reference: Girshick, "Fast R-CNN", ICCV 2015; Girshick et al., "Rich feature hierarchies", CVPR 2014, app. C.
 """
 
+import dataclasses
+
 import numpy as np
+import tensorflow as tf
 from keras import ops
 from keras.utils import bounding_boxes
+
+from rfd_tf.data.augmentation import normalize
+from rfd_tf.data.voc import Annotation
 
 _ANCHORS = {"anchor_format": "xyxy", "box_format": "xyxy"}
 _DELTAS = "center_xywh"
@@ -63,3 +69,128 @@ def _beyond(boxes):
 
 def _inclusive(boxes):
     return boxes - np.array([0, 0, 1, 1], "float32")
+
+
+def scale_factor(height, width, short_side: int, longest: int):
+    """What sides are multiplied by: the short one becomes `short_side`, or the long one `longest` at most."""
+    short, long = min(height, width), max(height, width)
+    return min(short_side / short, longest / long)
+
+
+def scale_factors(height: tf.Tensor, width: tf.Tensor, short_sides, longest: int) -> tf.Tensor:
+    """As `scale_factor`, for each of the S short sides and in a graph: float32 [S]."""
+    sides = tf.cast(tf.stack([height, width]), tf.float64)
+    factors = tf.constant(short_sides, tf.float64) / tf.reduce_min(sides)
+    return tf.cast(tf.minimum(factors, longest / tf.reduce_max(sides)), tf.float32)
+
+
+def scaled_picture(image: tf.Tensor, factor: tf.Tensor, mean, std) -> tf.Tensor:
+    """`image` [H, W, 3] in 0..255, its sides multiplied by `factor` and rounded, with normalised channels.
+
+    Bilinear without antialiasing, as Fast R-CNN's.
+    """
+    size = tf.cast(tf.round(tf.cast(tf.shape(image)[:2], tf.float32) * tf.cast(factor, tf.float32)), tf.int32)
+    resized = tf.image.resize(image, tf.maximum(size, 1), "bilinear", antialias=False)
+    return normalize(resized, mean, std)
+
+
+def scaled_boxes(boxes: np.ndarray, factor: float) -> np.ndarray:
+    """Boxes in a picture whose sides were multiplied by `factor`: their corners are multiplied, too."""
+    return np.asarray(boxes, "float32") * np.float32(factor)
+
+
+FOREGROUND_IOU = 0.5
+BACKGROUND_IOU = (0.1, 0.5)  # from, to before
+
+
+@dataclasses.dataclass(frozen=True)
+class Regions:
+    """The R candidate regions of a picture: the objects that are learnt, then its proposals.
+
+    Attributes:
+        boxes: float32 [R, 4], see `detection.boxes`.
+        overlaps: float32 [R], the highest IoU with an object; 0 in a picture without.
+        labels: int64 [R], the class of that object plus 1, whatever the overlap; 0 is the background.
+        deltas: float32 [R, 4], from the region to that object; 0 where the IoU is below 0.5.
+    """
+
+    boxes: np.ndarray
+    overlaps: np.ndarray
+    labels: np.ndarray
+    deltas: np.ndarray
+
+
+def match_regions(
+    proposals, annotation: Annotation, learn_difficult: bool = False, exclusive: bool = False
+) -> Regions:
+    """The regions of a picture, held against its objects.
+
+    Args:
+        proposals: [P, 4], see `detection.boxes`.
+        annotation: the picture's.
+        learn_difficult: whether difficult objects are like any other, as in Fast R-CNN's code; else they are
+            as if they were not there.
+        exclusive: how wide boxes are for `deltas`, see `detection.boxes`. Where a side of either box then has
+            the size 0, its deltas are 0.
+    """
+    proposals = np.asarray(proposals, "float32").reshape(-1, 4)
+    learnt = np.full(len(annotation.labels), True) if learn_difficult else ~annotation.difficult
+    objects, classes = annotation.boxes[learnt], annotation.labels[learnt]
+    boxes = np.concatenate([objects, proposals])
+    if not len(objects):
+        nothing = np.zeros(len(boxes), "float32")
+        return Regions(boxes, nothing, nothing.astype("int64"), np.zeros_like(boxes))
+    overlaps = iou(boxes, objects)
+    nearest = overlaps.argmax(axis=1)
+    highest = overlaps.max(axis=1)
+    targets = objects[nearest]
+    deltas = np.array(encode(boxes, targets, exclusive))
+    deltas[highest < FOREGROUND_IOU] = 0
+    if exclusive:  # shifts over a size of 0 are of no use, and one of them outweighs all others
+        flat = (boxes[:, 2:] <= boxes[:, :2]) | (targets[:, 2:] <= targets[:, :2])
+        deltas[flat.any(axis=1)] = 0
+    return Regions(boxes, highest, classes[nearest] + 1, deltas)
+
+
+def sample_regions(
+    overlaps: np.ndarray, count: int, rng: np.random.Generator, foreground_share: float = 0.25
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw regions to learn from: foreground, and background that overlaps an object somewhat.
+
+    Args:
+        overlaps: [R] of a picture's `Regions`.
+        count: of regions; fewer come where there are not enough of either kind.
+        rng: draws without replacement.
+        foreground_share: of `count`, at most. What foreground lacks, background makes up.
+
+    Returns:
+        Rows, int64, foreground first, and whether each is foreground.
+    """
+    foreground = np.flatnonzero(overlaps >= FOREGROUND_IOU)
+    background = np.flatnonzero((overlaps >= BACKGROUND_IOU[0]) & (overlaps < BACKGROUND_IOU[1]))
+    first = _drawn(foreground, round(foreground_share * count), rng)
+    second = _drawn(background, count - len(first), rng)
+    return np.concatenate([first, second]), np.arange(len(first) + len(second)) < len(first)
+
+
+def delta_statistics(regions: list[Regions], num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of the foreground regions' deltas by class, two float32 [num_classes + 1, 4].
+
+    Targets are normalised by them. They are of the pictures and their mirror images alike, since training
+    sees both: sideways shifts have mean 0. They are 0 and 1 for the background and for a class without
+    foreground, and a deviation of 0 becomes 1.
+    """
+    labels = np.concatenate([r.labels[r.overlaps >= FOREGROUND_IOU] for r in regions])
+    deltas = np.concatenate([r.deltas[r.overlaps >= FOREGROUND_IOU] for r in regions]).astype("float64")
+    labels, deltas = np.tile(labels, 2), np.concatenate([deltas, deltas * [-1, 1, 1, 1]])
+    means, deviations = np.zeros((num_classes + 1, 4)), np.ones((num_classes + 1, 4))
+    for label in range(1, num_classes + 1):
+        own = deltas[labels == label]
+        if len(own):
+            means[label], spread = own.mean(axis=0), own.std(axis=0)
+            deviations[label] = np.where(spread > 0, spread, 1.0)
+    return means.astype("float32"), deviations.astype("float32")
+
+
+def _drawn(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    return rng.choice(rows, min(count, len(rows)), replace=False) if len(rows) else rows

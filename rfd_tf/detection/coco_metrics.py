@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from rfd_tf.data.voc import Annotation
-from rfd_tf.detection.detect import Detections
+from rfd_tf.detection.detector import Detections
 from rfd_tf.detection.results import check_same_pictures, coco_entry, percent
 
 try:

@@ -1,25 +1,75 @@
-"""A trained detector on pictures of anyone's."""
+"""What a detector finds in many images, kept on disk and drawn."""
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from rfd_tf.atomic import write_text
 from rfd_tf.data import FlatFolder
-from rfd_tf.data.image_files import ImageFiles
-from rfd_tf.detection.detect import Detections
-from rfd_tf.detection.detect_pictures import detect_pictures
-from rfd_tf.detection.detector import Detector
-from rfd_tf.detection.drawing import draw_detections
-from rfd_tf.detection.measure import DRAWN_SCORE
-from rfd_tf.detection.proposed_pictures import read_picture
-from rfd_tf.models.variables import digest_weights
-from rfd_tf.proposals import SelectiveSearch, load_proposals, propose
-from rfd_tf.training.workdir import CACHE_FOLDER, check_workdir, claim_workdir, lock_workdir
+from rfd_tf.data.image_folder import ImageFiles
+from rfd_tf.detection.detector import Detections, Detector
+from rfd_tf.detection.drawing import DRAWN_SCORE, draw_detections
+from rfd_tf.detection.inputs import read_picture
+from rfd_tf.detection.proposals import SelectiveSearch, load_proposals, propose
+from rfd_tf.files import atomic_file, write_text
+from rfd_tf.models.keras_file import digest_weights
+from rfd_tf.runs.workdir import CACHE_FOLDER, check_workdir, claim_workdir, lock_workdir
+from rfd_tf.terminal import Stopped, StopSignals, progress_bar
+
+
+class DetectionStopped(Stopped):
+    """Pictures remain to be looked at."""
+
+
+def detect_pictures(
+    detector: Detector,
+    names: Sequence[str],
+    read: Callable[[int], np.ndarray],
+    proposals: Sequence[np.ndarray],
+    folder: str | os.PathLike,
+) -> dict[str, Detections]:
+    """Detect in pictures, with a progress bar; those that are done already are passed over.
+
+    Args:
+        detector: trained.
+        names: of the pictures, N different ones.
+        read: gives picture i, uint8 [H, W, 3].
+        proposals: of each picture.
+        folder: keeps `NAME.npz`, one file a picture. It is of this detector, these pictures and proposals,
+            and of nothing else.
+
+    Returns:
+        Name -> detections, in the order of `names`.
+
+    Raises:
+        DetectionStopped: on SIGTERM or Ctrl-C, after the picture at hand; the same call goes on.
+        ValueError: on a damaged file in the folder; it is named.
+    """
+    files = {name: Path(folder, f"{name}.npz") for name in names}
+    done = sum(file.exists() for file in files.values())
+    with StopSignals() as signals, progress_bar("Detecting", len(files), done=done) as bar:
+        for index, file in enumerate(files.values()):
+            if file.exists():
+                continue
+            found = detector(read(index), proposals[index])
+            with atomic_file(file) as opened:
+                np.savez(opened, **{name: value for name, value in vars(found).items() if value is not None})
+            bar.update()
+            if signals.received is not None:
+                raise DetectionStopped(signals.received, f"{bar.n} of {len(files)} pictures are done")
+    return {name: _load(file) for name, file in files.items()}
+
+
+def _load(file: Path) -> Detections:
+    try:
+        with np.load(file, allow_pickle=False) as saved:
+            return Detections(saved["boxes"], saved["scores"], saved["labels"], saved.get("candidates"))
+    except (ValueError, OSError, KeyError, EOFError) as error:
+        raise ValueError(f"{file} cannot be read ({error}): delete it, and start again") from None
+
 
 DETECTIONS_FILE = "detections.json"
 PICTURES = "pictures"  # folder

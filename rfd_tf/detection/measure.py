@@ -1,17 +1,14 @@
-"""A trained detector on the pictures that it is tested on."""
+"""A detector measured on a data set: figures, result files, and drawings of both."""
 
 from pathlib import Path
 
 import numpy as np
 
-from rfd_tf.atomic import write_text
 from rfd_tf.detection.coco_metrics import coco_figures
-from rfd_tf.detection.detect import DetectionOptions, Detections
-from rfd_tf.detection.detect_pictures import detect_pictures
-from rfd_tf.detection.detector import Detector
-from rfd_tf.detection.drawing import draw_detections
-from rfd_tf.detection.precision_recall_figure import draw_precision_recall
-from rfd_tf.detection.proposed_pictures import ProposedPictures
+from rfd_tf.detection.detector import DetectionOptions, Detections, Detector
+from rfd_tf.detection.drawing import DRAWN_SCORE, draw_detections, draw_precision_recall
+from rfd_tf.detection.find_objects import detect_pictures
+from rfd_tf.detection.inputs import ProposedPictures
 from rfd_tf.detection.results import (
     chosen,
     evaluate_detections,
@@ -20,13 +17,12 @@ from rfd_tf.detection.results import (
     write_coco_results,
     write_voc_results,
 )
-from rfd_tf.evaluation.multi_label_figures import figures_of
-from rfd_tf.evaluation.results import MultiLabelFigures
+from rfd_tf.evaluation.results import MultiLabelFigures, figures_of
+from rfd_tf.files import write_text
 from rfd_tf.metrics.voc_average_precision import RULES
-from rfd_tf.training.workdir import CACHE_FOLDER
+from rfd_tf.runs.workdir import CACHE_FOLDER
 
 RESULTS = "results"  # folder
-DRAWN_SCORE = 0.3  # of detections in pictures for people; average precision counts them all
 
 
 def measure(

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rfd_tf.atomic import write_text
 from rfd_tf.data.voc import Annotation
-from rfd_tf.detection.detect import Detections
+from rfd_tf.detection.detector import Detections
+from rfd_tf.files import write_text
 from rfd_tf.metrics import PrecisionRecall, detection_precision_recall
 from rfd_tf.metrics.voc_average_precision import IOU_THRESHOLD, RULES
 

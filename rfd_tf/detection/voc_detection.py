@@ -1,28 +1,224 @@
-"""Fast R-CNN on PASCAL VOC, from its config to its figures; started again, it goes on where it was."""
+"""Training and measuring Fast R-CNN, from a config and a pretrained network to figures."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+import keras
+import numpy as np
+import tensorflow as tf
 from absl import logging
+from keras import layers
 from ml_collections import ConfigDict
 
 from rfd_tf import distribution
-from rfd_tf.data import VocSource, clipping_note
-from rfd_tf.detection.assembly import Fold
-from rfd_tf.detection.detect import DetectionOptions
-from rfd_tf.detection.detector import DETECTOR_FILE, Detector, open_detector, save_detector
-from rfd_tf.detection.detector_run import DetectorRun, in_epochs
+from rfd_tf.data import VocSource, clipping_note, steps_per_epoch
+from rfd_tf.detection.boxes import delta_statistics, match_regions
+from rfd_tf.detection.detector import DETECTOR_FILE, DetectionOptions, Detector, open_detector, save_detector
+from rfd_tf.detection.inputs import (
+    ProposedPictures,
+    check_regions,
+    check_scales,
+    detection_batches,
+    find_proposals,
+    open_annotated,
+)
 from rfd_tf.detection.measure import measure
-from rfd_tf.detection.proposed_pictures import ProposedPictures, find_proposals, open_annotated
-from rfd_tf.evaluation import circumstances
 from rfd_tf.evaluation.evaluate import claim_of, seconds_file
 from rfd_tf.evaluation.results import EvaluationResult, MultiLabelFigures, save_result
-from rfd_tf.evaluation.stopwatch import stopwatch
-from rfd_tf.extractors import FeatureExtractor, KerasExtractor
-from rfd_tf.training.resumable_run import set_up_keras
-from rfd_tf.training.workdir import CACHE_FOLDER, check_workdir, claim_workdir, lock_workdir
+from rfd_tf.features import FeatureExtractor, KerasExtractor
+from rfd_tf.models import FastRCNN, dense_weights
+from rfd_tf.models.backbone import any_size
+from rfd_tf.optimizers import CoupledSGD
+from rfd_tf.runs import build, provenance
+from rfd_tf.runs.fit import ResumableRun, check_run_values, set_up_keras
+from rfd_tf.runs.images import Pictures, check_same_on_all_workers, name_bad_image
+from rfd_tf.runs.provenance import stopwatch
+from rfd_tf.runs.workdir import CACHE_FOLDER, check_workdir, claim_workdir, lock_workdir
+
+Fold = Callable[[keras.Model], keras.Model]
+
+
+def build_detector(
+    config: ConfigDict, network: keras.Model, num_classes: int, fold: Fold | None = None
+) -> FastRCNN:
+    """A detector that begins as the pretrained network does; to be called under the strategy's scope.
+
+    Args:
+        config: the run's, see `configs/detection/base.py`.
+        network: functional, with a dict of outputs, `detector.feature` among them. It stays as it is.
+        num_classes: without the background.
+        fold: folds batch norms into the layers before them, such as `zoo.fold_batch_norm`; needed where the
+            config asks for it and the network has any. (Those of fc6 and fc7 are folded in any case: a
+            detector's dense layers have none.)
+
+    Raises:
+        ValueError: if the network does not fit the config.
+    """
+    options = config.detector
+    folded = _folded(network, fold) if options.fold_batch_norm else network
+    trunk = any_size(folded, options.feature, options.get("ceil_pools", False))
+    _freeze(trunk, options.frozen)
+    model = FastRCNN(
+        trunk,
+        num_classes,
+        stride=options.stride,
+        pool_size=options.pool_size,
+        dense_width=options.dense_width,
+        dropout=options.dropout,
+        exclusive_deltas=options.get("exclusive_deltas", False),
+    )
+    _check_sides(model, config)
+    if options.pretrained_dense:
+        _copy_dense(network, model)
+    return model
+
+
+def build_optimizer(config: ConfigDict, model: FastRCNN) -> CoupledSGD:
+    """SGD by steps, built for the model: biases learn at a rate of their own, without decay.
+
+    Reference: Girshick, ICCV 2015, section 2.3 (Caffe's `lr_mult: 2`, `decay_mult: 0`).
+    """
+    optimizer = build.build_optimizer(config.optimizer, steps_per_epoch=1)
+    optimizer.build(model.trainable_variables)
+    biases = [variable for variable in model.trainable_variables if variable.path.endswith("/bias")]
+    optimizer.scale_rates(biases, config.optimizer.bias_rate)
+    optimizer.exclude_from_weight_decay(biases)
+    return optimizer
+
+
+def _folded(network: keras.Model, fold: Fold | None) -> keras.Model:
+    if not any(isinstance(layer, layers.BatchNormalization) for layer in network.layers):
+        return network
+    if fold is None:
+        raise ValueError("`detector.fold_batch_norm` needs a function that folds")
+    return fold(network)
+
+
+def _freeze(trunk: keras.Model, last: str) -> None:
+    """The layers up to the one called `last` do not learn."""
+    if not last:
+        return
+    names = [layer.name for layer in trunk.layers]
+    if last not in names:
+        raise ValueError(f"`detector.frozen`: {trunk.name!r} has no map {last!r} before its output")
+    for layer in keras.Model(trunk.inputs[0], trunk.get_layer(last).output).layers:
+        layer.trainable = False
+
+
+def _check_sides(model: FastRCNN, config: ConfigDict) -> None:
+    """What pictures will be tested at is known before anything is trained."""
+    for name, longest in (("longest", config.longest), ("test.longest", config.test.longest)):
+        if longest > model.longest_side:
+            raise ValueError(
+                f"`{name}` must be {model.longest_side} pixels at most, which the region pooling covers: "
+                f"{longest}"
+            )
+
+
+def _copy_dense(network: keras.Model, model: FastRCNN) -> None:
+    """fc6 and fc7 of the detector begin as the network's."""
+    shape = tuple(model.head.input_shape[1:])
+    own = dense_weights(network, shape)
+    if own is None:
+        raise ValueError(
+            f"`detector.pretrained_dense`: {network.name!r} has no fc6 on a map of {shape} with fc7 behind "
+            "it; see `detector.pool_size`"
+        )
+    for name, weights in zip(("fc6", "fc7"), own, strict=True):
+        if len(weights[1]) != model.dense_width:
+            raise ValueError(
+                f"`detector.pretrained_dense`: {name} of {network.name!r} has {len(weights[1])} units. "
+                f"Received: detector.dense_width={model.dense_width}"
+            )
+        model.head.get_layer(name).set_weights(weights)
+
+
+def in_epochs(config: ConfigDict) -> ConfigDict:
+    """The config with `epochs`, each of `log_steps` steps; ValueError where a field of the run is off."""
+    if config.log_steps < 1 or config.steps < 1 or config.steps % config.log_steps:
+        raise ValueError(
+            "`steps` must be a positive multiple of `log_steps`. "
+            f"Received: steps={config.steps}, log_steps={config.log_steps}"
+        )
+    found = ConfigDict({**config, "epochs": config.steps // config.log_steps})
+    check_run_values(found)
+    return found
+
+
+class DetectorRun(ResumableRun):
+    """Trains a `FastRCNN`. What `fit` calls an epoch is `config.log_steps` steps here.
+
+    Args:
+        config: see `configs/detection/base.py`, with `epochs` (`in_epochs`).
+        workdir: folder of this worker.
+        strategy: of `distribution.create_strategy`.
+        pictures: to learn from.
+        extractor: of the pretrained network.
+        fold: as of `build_detector`.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: Path,
+        strategy,
+        pictures: ProposedPictures,
+        extractor: KerasExtractor,
+        fold: Fold | None,
+    ):
+        super().__init__(config, workdir, strategy, config.log_steps * config.batch_size)
+        source = pictures.source
+        self.proposed = pictures
+        self.pictures = Pictures(source, extractor.info.preprocessing, np.arange(len(source)), [])
+        matched = zip(pictures.proposals, source.annotations, strict=True)
+        learn_difficult = config.regions.get("learn_difficult", False)
+        exclusive = config.detector.get("exclusive_deltas", False)
+        self.regions = [match_regions(*found, learn_difficult, exclusive) for found in matched]
+        self._passes = math.ceil(config.steps / steps_per_epoch(len(source), config.batch_size))
+        self.extractor = extractor
+        self.fold = fold
+        check_same_on_all_workers(self.pictures, strategy)
+        check_regions(config.batch_size, config.regions.count, config.regions.foreground_share)
+        check_scales(config.scales, config.longest)
+
+    def build_model(self, synchronized: bool) -> FastRCNN:
+        num_classes = len(self.pictures.source.class_names)
+        model = build_detector(self.config, self.extractor.model, num_classes, self.fold)
+        model.set_delta_statistics(*delta_statistics(self.regions, num_classes))
+        # Pictures differ in size, and XLA would compile anew for each.
+        model.compile(build_optimizer(self.config, model), jit_compile=False)
+        return model
+
+    def training_batches(self, start_step: int, epochs: int):
+        config, source = self.config, self.pictures.source
+
+        def make(num_workers, worker_index, replicas_per_worker):
+            return detection_batches(
+                source,
+                self.regions,
+                self.pictures.preprocessing,
+                seed=config.seed,
+                epochs=self._passes,
+                start_step=start_step,
+                batch_size=config.batch_size,
+                num_regions=config.regions.count,
+                foreground_share=config.regions.foreground_share,
+                scales=tuple(config.scales),
+                longest=config.longest,
+                exif_orientation=self.proposed.exif_orientation,
+                num_workers=num_workers,
+                worker_index=worker_index,
+                replicas_per_worker=replicas_per_worker,
+            )
+
+        return distribution.distribute_dataset(self.strategy, make)
+
+    def name_bad_image(self, error: tf.errors.OpError) -> None:
+        name_bad_image(self.config, self.pictures, None, self.checkpoint.step, error)
+
 
 PROTOCOL = "detection"
 
@@ -171,5 +367,5 @@ def _result(
         settings=config.to_dict(),
         seconds=round(seconds, 1),
         notes=[note for source in (training, test) if (note := clipping_note(source))],
-        **circumstances.here_and_now(),
+        **provenance.here_and_now(),
     )

@@ -1,22 +1,73 @@
-"""One evaluation, from its config to its result; started again, it goes on where it was."""
+"""One evaluation, from its config to its result, and the untrained control that a run is compared with."""
 
+import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import keras
+import numpy as np
 from ml_collections import ConfigDict
 
-from rfd_tf import distribution
+from rfd_tf import data, distribution
 from rfd_tf.data import clipping_note
-from rfd_tf.evaluation import circumstances
 from rfd_tf.evaluation.experiment import CLASSES, Experiment, open_experiment
 from rfd_tf.evaluation.protocols import protocol as protocol_of
 from rfd_tf.evaluation.results import EvaluationResult, Figures, save_result
-from rfd_tf.evaluation.stopwatch import stopwatch
-from rfd_tf.extractors import FeatureExtractor
-from rfd_tf.training.resumable_run import check_run_values, set_up_keras
-from rfd_tf.training.sources import list_skipped
-from rfd_tf.training.workdir import CACHE_FOLDER, check_workdir, claim_workdir, lock_workdir
+from rfd_tf.features import FeatureExtractor, KerasExtractor, keras_extractor
+from rfd_tf.runs import provenance
+from rfd_tf.runs.build import build_backbone
+from rfd_tf.runs.fit import check_run_values, set_up_keras
+from rfd_tf.runs.images import Pictures, list_skipped, open_run_pictures
+from rfd_tf.runs.provenance import stopwatch
+from rfd_tf.runs.workdir import CACHE_FOLDER, check_workdir, claim_workdir, lock_workdir, read_run_config
+
+_CALIBRATION_PASSES = 3
+
+
+CONTROL_NAME = "untrained control"  # ends the location of one, which its evaluations keep
+
+
+def untrained_control(config: ConfigDict, pictures: Pictures) -> keras.Model:
+    """The run's backbone as it was initialised, with batch-norm statistics of the pictures."""
+    keras.utils.set_random_seed(config.seed)
+    backbone = build_backbone(config)
+    # Folders come class by class, and running statistics remember the last batches best.
+    shuffled = np.random.default_rng(config.seed).permutation(pictures.valid)
+    pictures = dataclasses.replace(pictures, valid=shuffled)
+    for _ in range(_CALIBRATION_PASSES):
+        for batch in evaluation_batches(pictures, config.batch_size):
+            backbone(batch["image"], training=True)
+    return backbone
+
+
+def evaluation_batches(pictures: Pictures, batch_size: int):
+    """Every valid picture once, as dicts of `image` and `index`, without labels."""
+    dataset = data.evaluation_dataset(pictures.source, pictures.preprocessing, batch_size, pictures.valid)
+    return dataset.map(lambda features, *_label: features)
+
+
+def open_control(run: Path, feature_maps: Sequence[str] | None = None) -> KerasExtractor:
+    """An extractor of the untrained control of a run of `rfd train`.
+
+    Args:
+        run: its folder.
+        feature_maps: as of `extractors.open_extractor`.
+
+    Raises:
+        FileNotFoundError: if that is no folder of a run, or its pictures are gone.
+        ValueError: if its config cannot be read.
+    """
+    config = read_run_config(run)
+    training, _ = open_run_pictures(config, run)
+    return keras_extractor(
+        untrained_control(config, training),
+        training.preprocessing,
+        f"{run}/{CONTROL_NAME}",
+        feature_name=config.backbone.feature,
+        feature_maps=feature_maps,
+    )
+
 
 _SECONDS_FILE = "seconds.txt"
 
@@ -124,5 +175,5 @@ def _result(
         notes=[
             note for part in (experiment.training, experiment.test) if (note := clipping_note(part.source))
         ],
-        **circumstances.here_and_now(),
+        **provenance.here_and_now(),
     )

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from rfd_tf import data
-from rfd_tf.atomic import atomic_file, atomic_path
+from rfd_tf.files import atomic_file, atomic_path
 from rfd_tf.imbalance import effective_rotation_counts, rotation_instance_weights
 from rfd_tf.rotations import NUM_ROTATIONS
-from rfd_tf.training.sources import Pictures
+from rfd_tf.runs.images import Pictures
 
 _SHOWN = 6  # images of either kind for each class
 

@@ -8,16 +8,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rfd_tf import data
-from rfd_tf.evaluation.control import evaluation_batches, untrained_control
-from rfd_tf.evaluation.logistic_regression import logistic_scores
+from rfd_tf.evaluation.classifiers import logistic_scores
+from rfd_tf.evaluation.evaluate import evaluation_batches, untrained_control
 from rfd_tf.evaluation.rotatability import agnosticness, shown_images
 from rfd_tf.metrics import weighted_knn_predict
 from rfd_tf.models import extract_features
 from rfd_tf.models.keras_file import read_keras
-from rfd_tf.training.assembly import measured_feature
-from rfd_tf.training.history import read_history
-from rfd_tf.training.run_config import read_run_config
-from rfd_tf.training.sources import Pictures, open_run_pictures
+from rfd_tf.runs.build import measured_feature
+from rfd_tf.runs.images import Pictures, open_run_pictures
+from rfd_tf.runs.workdir import read_history, read_run_config
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rfd_tf.atomic import atomic_file
 from rfd_tf.evaluation.run_summary import RunSummary
+from rfd_tf.files import atomic_file
 
 
 def draw_summary(summary: RunSummary, path: Path) -> None:

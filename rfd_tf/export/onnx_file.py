@@ -8,9 +8,9 @@ import tensorflow as tf
 
 from rfd_tf.data.augmentation import normalize
 from rfd_tf.export.quiet import quiet
-from rfd_tf.extractors.keras_extractor import KerasExtractor
-from rfd_tf.extractors.model_info import UINT8
-from rfd_tf.extractors.onnx_extractor import INFO_KEY
+from rfd_tf.features.extractor import UINT8
+from rfd_tf.features.keras_extractor import KerasExtractor
+from rfd_tf.features.onnx_extractor import INFO_KEY
 
 OPSET = 17  # the newest that tf2onnx writes without warnings; ONNX Runtime 1.13 and later read it
 FILES = {"float32": "model.onnx", "float16": "model.float16.onnx", "int8": "model.int8.onnx"}

@@ -9,10 +9,10 @@ import keras
 import tensorflow as tf
 
 from rfd_tf.data.augmentation import normalize
-from rfd_tf.data.encoded_batch import eval_images
+from rfd_tf.data.preprocessing import eval_images
 from rfd_tf.export.quiet import quiet
-from rfd_tf.extractors.keras_extractor import KerasExtractor
-from rfd_tf.extractors.model_info import UINT8
+from rfd_tf.features.extractor import UINT8
+from rfd_tf.features.keras_extractor import KerasExtractor
 from rfd_tf.models.feature_model import ROTATION_PROBABILITIES
 
 INFO_ASSET = "model.json"

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
-from rfd_tf.models.backbone import check_feature_names
-from rfd_tf.models.torch_defaults import batch_norm, fan_in_uniform
+from rfd_tf.models.backbone import batch_norm, check_feature_names, fan_in_uniform
 
 # name: (filters, kernel size, stride, padding)
 _CONVOLUTIONS = {

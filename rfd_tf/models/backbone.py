@@ -1,9 +1,53 @@
-"""What every backbone is: a functional `keras.Model` from an image batch to a dict of named feature maps."""
+"""What backbones share: PyTorch's initial weights, features by name, inputs of any size."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
+
+from rfd_tf.layers import CeilMaxPooling2D
+
+
+def fan_in_uniform(fan_in: int) -> keras.initializers.Initializer:
+    """Uniform in ±1/sqrt(fan_in): PyTorch's default for the kernels and biases of dense and conv layers.
+
+    One for each variable: a Keras initializer draws the same numbers whenever it is called.
+    """
+    bound = 1.0 / math.sqrt(fan_in)
+    return keras.initializers.RandomUniform(-bound, bound)
+
+
+def dense(units: int, fan_in: int, name: str, dtype=None) -> keras.layers.Dense:
+    """A dense layer as PyTorch begins it."""
+    return keras.layers.Dense(
+        units,
+        kernel_initializer=fan_in_uniform(fan_in),
+        bias_initializer=fan_in_uniform(fan_in),
+        dtype=dtype,
+        name=name,
+    )
+
+
+def draw_norm_scales(model: keras.Model) -> None:
+    """Have the scale of every batch norm start uniform in [0, 1), as PyTorch did before version 1.2.
+
+    Changes the model in place: for one that was just made.
+    """
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.scale:
+            layer.gamma.assign(keras.random.uniform(layer.gamma.shape))
+
+
+def batch_norm(name: str, synchronized: bool = False, affine: bool = True) -> keras.layers.BatchNormalization:
+    """Batch norm with PyTorch's epsilon and momentum (0.1 there is 0.9 here), `affine` as there.
+
+    PyTorch keeps the unbiased variance as running variance, Keras the biased one: for n values per channel
+    they differ by the factor n / (n - 1), in inference only.
+    """
+    return keras.layers.BatchNormalization(
+        momentum=0.9, epsilon=1e-5, center=affine, scale=affine, synchronized=synchronized, name=name
+    )
 
 
 def check_feature_names(feature_names: Sequence[str], available: Sequence[str]) -> tuple[str, ...]:
@@ -100,3 +144,38 @@ def half_width(backbone: keras.Model, feature_name: str) -> int:
             f"Its shape is {shape}"
         )
     return shape[-1] // 2
+
+
+def any_size(backbone: keras.Model, feature: str, ceil_pools: bool = False) -> keras.Model:
+    """A backbone up to one of its maps, for images of any height and width, with weights of its own.
+
+    Args:
+        backbone: functional, with a dict of outputs.
+        feature: the name of a map.
+        ceil_pools: whether max pools without padding round the number of their windows up, as Caffe's do. It
+            shows at sizes that the windows do not fit.
+
+    Returns:
+        A functional model from images [B, H, W, C] to that map.
+
+    Raises:
+        ValueError: if there is no such output, it is no map, or a layer before it needs a fixed size.
+    """
+    if feature not in backbone.output:
+        raise ValueError(f"{backbone.name!r} has no output {feature!r}; it has {', '.join(backbone.output)}")
+    if len(backbone.output[feature].shape) != 4:
+        raise ValueError(f"The output {feature!r} of {backbone.name!r} is no map [B, H, W, C]")
+    part = keras.Model(backbone.inputs[0], backbone.output[feature], name=backbone.name)
+    images = keras.Input((None, None, backbone.inputs[0].shape[-1]), name="image")
+
+    def cloned(layer):
+        rounded = ceil_pools and type(layer) is keras.layers.MaxPooling2D and layer.padding == "valid"
+        kind = CeilMaxPooling2D if rounded else type(layer)
+        return kind.from_config(layer.get_config())
+
+    try:
+        again = keras.models.clone_model(part, input_tensors=images, clone_function=cloned)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{backbone.name!r} cannot do with images of any size: {error}") from error
+    again.set_weights(part.get_weights())
+    return again

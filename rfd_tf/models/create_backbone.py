@@ -6,11 +6,10 @@ import keras
 
 from rfd_tf.models.alexnet import FEATURE_NAMES as ALEXNET_FEATURES
 from rfd_tf.models.alexnet import alexnet
-from rfd_tf.models.backbone import wrap_backbone
+from rfd_tf.models.backbone import draw_norm_scales, wrap_backbone
 from rfd_tf.models.resnet_cifar import DEFAULT_FEATURE_NAMES as RESNET_DEFAULTS
 from rfd_tf.models.resnet_cifar import DEPTHS, resnet_cifar
 from rfd_tf.models.resnet_cifar import FEATURE_NAMES as RESNET_FEATURES
-from rfd_tf.models.torch_defaults import draw_norm_scales
 
 BACKBONE_NAMES = ("alexnet", *(f"resnet{depth}" for depth in DEPTHS), "keras.applications.NAME")
 NORM_SCALE_INITS = ("ones", "uniform")

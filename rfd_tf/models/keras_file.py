@@ -1,12 +1,14 @@
-"""`.keras` files, which are ZIP archives, with facts about the model as a member of theirs."""
+"""Keras models in files, and copies of them."""
 
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
+import numpy as np
 
-from rfd_tf.atomic import atomic_path
+from rfd_tf.files import atomic_path
 
 # What Python's reader of archives raises on damaged, encrypted and unknown ones.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError, OSError, EOFError)
@@ -64,3 +66,43 @@ def check_archive(path: Path) -> None:
         raise ValueError(f"{path}: is a damaged archive ({error})") from error
     if sum(sizes) > _MOST_RATIO * path.stat().st_size:
         raise ValueError(f"{path}: announces {sum(sizes)} bytes, far more than it can hold")
+
+
+def network_copy(
+    model: keras.Model, names: Sequence[str], synchronized: bool = False, dtype: str | None = None
+) -> keras.Model:
+    """A functional model's outputs `names`, with layers and weights of its own.
+
+    Under a strategy's scope its variables belong to that strategy. What other outputs need is left out.
+
+    Args:
+        model: functional, with a dict of outputs.
+        names: those wanted.
+        synchronized: whether batch norm shall take its statistics over all replicas.
+        dtype: the policy of the copy's layers; None for that of each.
+    """
+
+    def copy(layer):
+        config = layer.get_config()
+        if synchronized and isinstance(layer, keras.layers.BatchNormalization):
+            config["synchronized"] = True
+        if dtype is not None and "dtype" in config:
+            config["dtype"] = dtype
+        return layer.__class__.from_config(config)
+
+    part = keras.Model(model.inputs[0], {name: model.output[name] for name in names}, name=model.name)
+    again = keras.models.clone_model(part, clone_function=copy, recursive=True)
+    again.set_weights(part.get_weights())
+    return again
+
+
+def variables_without(model: keras.Model, frozen: keras.Model | None) -> list[keras.Variable]:
+    """The variables that training changes: all but those of a part that is frozen."""
+    still = {id(variable) for variable in frozen.variables} if frozen else ()
+    return [variable for variable in model.variables if id(variable) not in still]
+
+
+def digest_weights(digest, model: keras.Model) -> None:
+    """Update a digest of `hashlib` with the weights: dtype, shape and values of each."""
+    for value in model.get_weights():
+        digest.update(f"{value.dtype} {value.shape}\n".encode() + np.ascontiguousarray(value).tobytes())

@@ -1,7 +1,7 @@
 import keras
 from keras import ops
 
-from rfd_tf.models.variables import variables_without
+from rfd_tf.models.keras_file import variables_without
 
 
 @keras.saving.register_keras_serializable(package="rfd_tf")

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from rfd_tf.distribution import num_replicas
-from rfd_tf.models.variables import variables_without
+from rfd_tf.models.keras_file import variables_without
 
 
 @keras.saving.register_keras_serializable(package="rfd_tf")
@@ -18,7 +18,7 @@ class ProbedModel(keras.Model):
     its own. It is left out where the inputs lack them, as in validation.
 
     Args:
-        probes: probe name -> functional model from its feature to logits [B, C] (`rfd_tf.models.probes`).
+        probes: probe name -> functional model from its feature to logits [B, C] (`rfd_tf.models.heads`).
         feature_names: probe name -> the feature that it reads.
         probe_losses: probe name -> loss on labels [B] and logits.
         backbone: functional model from images to a dict of features; None where features are the input.

@@ -6,8 +6,7 @@ import keras
 from keras import layers, ops
 
 from rfd_tf.models.alexnet import dense_block
-from rfd_tf.models.backbone import check_feature_names
-from rfd_tf.models.torch_defaults import batch_norm
+from rfd_tf.models.backbone import batch_norm, check_feature_names
 
 FEATURE_NAMES = ("conv1", "block1", "block2", "block3", "pool", "fc_block")
 DEFAULT_FEATURE_NAMES = FEATURE_NAMES[:-1]

@@ -10,8 +10,7 @@ from rfd_tf.layers.memory_bank import MemoryBank
 from rfd_tf.layers.normalize import l2_normalize
 from rfd_tf.losses.instance import instance_softmax_loss, nce_loss
 from rfd_tf.losses.rotation_invariance import rotation_invariance_loss
-from rfd_tf.models.backbone import half_width
-from rfd_tf.models.torch_defaults import dense
+from rfd_tf.models.backbone import dense, half_width
 from rfd_tf.precision import full_precision
 from rfd_tf.rotations import (
     NUM_ROTATIONS,

@@ -7,7 +7,6 @@ import numpy as np
 from absl import logging
 
 from rfd_tf.callbacks import signs_of_collapse
-from rfd_tf.evaluation import circumstances
 from rfd_tf.evaluation.results import EvaluationResult
 from rfd_tf.imbalance import class_counts_of
 from rfd_tf.models import first_layer_filters
@@ -21,7 +20,8 @@ from rfd_tf.report.opened_run import TRAINING, UNREADABLE, OpenedRun, open_run
 from rfd_tf.report.quick_knn import control_knn_accuracy, knn_section
 from rfd_tf.report.rotated_views import rotation_section
 from rfd_tf.report.sample import Sample, take_sample
-from rfd_tf.training.history import read_history
+from rfd_tf.runs import provenance
+from rfd_tf.runs.workdir import read_history
 
 _VIEWED_SHARE = 4  # every so many pictures are shown four times, so that no more views than pictures pass
 _OF_PICTURES = ("rotations", "neighbours", "map")  # sections that need some
@@ -80,8 +80,8 @@ class _Collection:
             evaluations=evaluations,
             notes=self.notes,
             sample=shown,
-            machine=circumstances.machine(),
-            versions=circumstances.versions(),
+            machine=provenance.machine(),
+            versions=provenance.versions(),
         )
 
     def _signs_of_collapse(self, history) -> list[str]:

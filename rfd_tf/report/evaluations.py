@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rfd_tf.evaluation.control import CONTROL_NAME
+from rfd_tf.evaluation.evaluate import CONTROL_NAME
 from rfd_tf.evaluation.results import (
     EVALUATIONS_FOLDER,
     RESULT_FILE,

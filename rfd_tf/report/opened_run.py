@@ -5,14 +5,13 @@ from pathlib import Path
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from rfd_tf.data.image_files import left_out_text
-from rfd_tf.extractors import KerasExtractor, open_keras
+from rfd_tf.data.image_folder import left_out_text
+from rfd_tf.features import KerasExtractor, open_keras
 from rfd_tf.models.feature_model import FEATURES
 from rfd_tf.report.contents import DataFacts, RunFacts
-from rfd_tf.training.assembly import measured_feature
-from rfd_tf.training.run_config import read_run_config
-from rfd_tf.training.sources import Pictures, open_run_pictures
-from rfd_tf.training.workdir import BACKBONE_FILE
+from rfd_tf.runs.build import measured_feature
+from rfd_tf.runs.images import Pictures, open_run_pictures
+from rfd_tf.runs.workdir import BACKBONE_FILE, read_run_config
 
 TRAINING, VALIDATION = "training", "validation"
 UNREADABLE = (OSError, ValueError, ImportError, tf.errors.OpError)  # what pictures that have moved can raise

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rfd_tf.atomic import atomic_folder, write_text
+from rfd_tf.files import atomic_folder, write_text
 from rfd_tf.report.sample import Sample
 
 FOLDER = "projector"

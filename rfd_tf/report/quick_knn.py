@@ -5,14 +5,14 @@ import dataclasses
 import numpy as np
 from ml_collections import ConfigDict
 
-from rfd_tf.evaluation.classification_figures import classification_figures
-from rfd_tf.evaluation.control import untrained_control
-from rfd_tf.extractors import keras_extractor
+from rfd_tf.evaluation.evaluate import untrained_control
+from rfd_tf.evaluation.results import classification_figures
+from rfd_tf.features import keras_extractor
 from rfd_tf.metrics import weighted_knn_predict
 from rfd_tf.models.feature_model import FEATURES
 from rfd_tf.report.contents import ClassifierSection
 from rfd_tf.report.sample import Sample, features_of
-from rfd_tf.training.sources import Pictures
+from rfd_tf.runs.images import Pictures
 
 
 def knn_section(

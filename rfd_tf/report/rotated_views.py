@@ -3,12 +3,12 @@
 import keras
 import numpy as np
 
-from rfd_tf.extractors import FeatureExtractor
+from rfd_tf.features import FeatureExtractor
 from rfd_tf.models.feature_model import ROTATION_PROBABILITIES
 from rfd_tf.report.contents import Card, RotatedView, RotationSection
 from rfd_tf.report.sample import SEED, Sample, batches
 from rfd_tf.rotations import NUM_ROTATIONS, four_views
-from rfd_tf.training.sources import Pictures
+from rfd_tf.runs.images import Pictures
 
 SHOWN, MISTAKES = 12, 24
 

@@ -7,8 +7,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from rfd_tf import data
-from rfd_tf.extractors import FeatureExtractor
-from rfd_tf.training.sources import Pictures
+from rfd_tf.features import FeatureExtractor
+from rfd_tf.runs.images import Pictures
 
 THUMBNAIL = 96  # pixels; smaller pictures stay as they are
 BATCH = 32

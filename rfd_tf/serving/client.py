@@ -1,19 +1,190 @@
-"""Features from TensorFlow Serving."""
+"""The client, and what it knows of the model that is served."""
 
+import io
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from rfd_tf.serving.address import parse_address
-from rfd_tf.serving.credentials import Credentials
-from rfd_tf.serving.errors import BadInputError, ServingError
-from rfd_tf.serving.image_files import check_image_file, image_name, read_image_file
-from rfd_tf.serving.pieces import pieces
-from rfd_tf.serving.retries import Retries
-from rfd_tf.serving.served_model import ServedModel
-from rfd_tf.serving.transport import AVAILABLE, Transport
+from rfd_tf.files import parse_json
+from rfd_tf.image_header import check_encoded
+from rfd_tf.serving.transport import (
+    AVAILABLE,
+    BadInputError,
+    Credentials,
+    Retries,
+    ServingError,
+    Transport,
+    parse_address,
+)
+
+_MARGIN = 4096  # names, shapes and framing
+
+
+def pieces(sizes: Sequence[int], max_message_bytes: int, max_batch: int) -> Iterator[range]:
+    """Positions of the images that go together, in order.
+
+    Args:
+        sizes: bytes of each image in a message.
+        max_message_bytes: largest message.
+        max_batch: most images in one.
+
+    Raises:
+        BadInputError: if one image alone is too large.
+    """
+    start, total, limit = 0, 0, max_message_bytes - _MARGIN
+    for position, size in enumerate(sizes):
+        if size > limit:
+            raise BadInputError(
+                f"image {position} of the batch takes about {size} bytes to send or to answer: raise "
+                f"`max_message_bytes` ({max_message_bytes}) or ask for fewer outputs"
+            )
+        if position > start and (total + size > limit or position - start == max_batch):
+            yield range(start, position)
+            start, total = position, 0
+        total += size
+    yield range(start, len(sizes))
+
+
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
+
+
+def read_image_file(given: str | os.PathLike | bytes, position: int, max_bytes: int) -> bytes:
+    """The bytes of a path, or `given` itself.
+
+    Raises:
+        BadInputError: if the file cannot be read, or has more than `max_bytes` bytes.
+    """
+    name = image_name(given, position)
+    if isinstance(given, bytes | bytearray | memoryview):
+        size = len(given)
+    elif isinstance(given, str | os.PathLike):
+        try:
+            size = Path(given).stat().st_size
+        except OSError as error:
+            raise BadInputError(f"{name}: {error.strerror or error}") from error
+    else:
+        raise BadInputError(f"{name} must be a path or bytes. Received: {type(given).__name__}")
+    if size > max_bytes:
+        raise BadInputError(f"{name} has {size} bytes, more than {max_bytes} (`max_image_bytes`)")
+    try:
+        return Path(given).read_bytes() if isinstance(given, str | os.PathLike) else bytes(given)
+    except OSError as error:
+        raise BadInputError(f"{name}: {error.strerror or error}") from error
+
+
+def image_name(given: object, position: int) -> str:
+    """How messages call a picture: its path, or its place in the batch, counted from 0."""
+    return os.fspath(given) if isinstance(given, str | os.PathLike) else f"image {position} of the batch"
+
+
+def check_image_file(content: bytes, name: str) -> None:
+    """Looks at a picture's header as exported models do, then decodes it once.
+
+    Args:
+        content: the file's bytes.
+        name: for the message.
+
+    Raises:
+        BadInputError: if `image_header.check_encoded` refuses it, or it is damaged or cut short.
+    """
+    if reason := check_encoded(content):
+        raise BadInputError(f"{name}: {reason}")
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            image.verify()  # finds PNG files without an end, which `load` does not
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            image.load()
+    except Exception as error:  # PIL's decoders raise whatever damaged bytes lead to
+        raise BadInputError(f"{name}: it is damaged or cut short ({error})") from error
+
+
+class ServedModel:
+    """The facts of a served model, and the checks that follow from them.
+
+    Args:
+        answer: of its signature `about`.
+        where: the server's address.
+
+    Attributes:
+        facts: as `extractors.ModelInfo.to_json` gives them.
+        image_shape: [S, S, 3].
+        dtype: of the images it takes, `float32` or `uint8`.
+        outputs: name -> shape for one image.
+
+    Raises:
+        ServingError: if the answer describes no feature model.
+    """
+
+    def __init__(self, answer: dict[str, np.ndarray], where: str):
+        self._where = where
+        try:
+            self.facts = parse_json(np.asarray(answer["json"]).item())
+            size = int(self.facts["preprocessing"]["image_size"])
+            self.outputs = {name: tuple(map(int, shape)) for name, shape in self.facts["outputs"].items()}
+            self.dtype = "uint8" if self.facts["input"] == "uint8" else "float32"
+            if size < 1 or any(side < 0 for shape in self.outputs.values() for side in shape):
+                raise ValueError("a size is negative")
+        except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
+            raise ServingError(f"{where} gives no valid description of a feature model") from error
+        self.image_shape = (size, size, 3)
+
+    def numbers(self, names: Iterable[str]) -> int:
+        """How many numbers these outputs have for one image."""
+        return sum(math.prod(self.outputs[name]) for name in names)
+
+    def check_names(self, names: Sequence[str] | None) -> tuple[str, ...]:
+        """`names`, or all outputs; unknown ones raise BadInputError."""
+        names = tuple(self.outputs) if names is None else tuple(names)
+        if not names:
+            raise BadInputError("`names` is empty: no output is asked for")
+        if unknown := [name for name in names if name not in self.outputs]:
+            raise BadInputError(
+                f"{self._where} has no output {unknown[0]!r}; it has {', '.join(self.outputs)}"
+            )
+        return names
+
+    def check_images(self, images) -> np.ndarray:
+        """`images` as an array of the model's dtype; BadInputError if they are not what it takes."""
+        images = np.asarray(images)
+        expected = ", ".join(map(str, self.image_shape))
+        if images.ndim != 4 or images.shape[1:] != self.image_shape:
+            raise BadInputError(f"`images` must have shape [B, {expected}]. Received {images.shape}")
+        if len(images) == 0:
+            raise BadInputError("`images` is an empty batch")
+        if self.dtype == "uint8":
+            if images.dtype != np.uint8:
+                raise BadInputError(
+                    f"`images` must be uint8: the model normalises itself. Received dtype {images.dtype}"
+                )
+            return images
+        if images.dtype.kind != "f":
+            raise BadInputError(f"`images` must be normalised float32. Received dtype {images.dtype}")
+        with np.errstate(over="ignore"):  # becomes infinite, which is refused
+            images = images.astype("float32", copy=False)
+        finite = np.isfinite(images).all(axis=(1, 2, 3))
+        if not finite.all():
+            raise BadInputError(f"`images` must be finite: image {np.argmin(finite)} of the batch is not")
+        return images
+
+    def check_answer(
+        self, answer: dict[str, np.ndarray], names: Sequence[str], count: int
+    ) -> dict[str, np.ndarray]:
+        """The outputs `names` for `count` images, float32; ServingError if one is missing or misshapen."""
+        for name in names:
+            if name not in answer:
+                raise ServingError(f"{self._where}: the answer lacks the output {name!r}")
+            expected = (count, *self.outputs[name])
+            if answer[name].shape != expected or answer[name].dtype.kind != "f":
+                raise ServingError(
+                    f"{self._where}: the output {name!r} must be of shape {expected}. Received "
+                    f"{answer[name].dtype} of shape {answer[name].shape}"
+                )
+        return {name: answer[name].astype("float32", copy=False) for name in names}
+
 
 MAX_BATCH = 64  # the exported batching parameters refuse more
 ImageFile = str | os.PathLike | bytes

@@ -5,10 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from rfd_tf.serving.address import Address
-from rfd_tf.serving.credentials import Credentials
-from rfd_tf.serving.errors import ServingError, TransientServingError
-from rfd_tf.serving.transport import Transport, one_line
+from rfd_tf.serving.transport import (
+    Address,
+    Credentials,
+    ServingError,
+    TransientServingError,
+    Transport,
+    one_line,
+)
 
 try:
     import grpc

@@ -8,11 +8,15 @@ import orjson
 import requests
 import urllib3
 
-from rfd_tf.json_text import parse_json
-from rfd_tf.serving.address import Address
-from rfd_tf.serving.credentials import Credentials
-from rfd_tf.serving.errors import ServingError, TransientServingError
-from rfd_tf.serving.transport import Transport, one_line
+from rfd_tf.files import parse_json
+from rfd_tf.serving.transport import (
+    Address,
+    Credentials,
+    ServingError,
+    TransientServingError,
+    Transport,
+    one_line,
+)
 
 _TRANSIENT = (429, 502, 503, 504)
 _REFUSALS = {

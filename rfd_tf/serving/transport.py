@@ -1,10 +1,225 @@
-"""What the client needs of a protocol."""
+"""Where a server is, how it is spoken to, when to try again, and what a client raises."""
 
 import abc
+import dataclasses
+import os
+import random
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote, urlsplit
 
 import numpy as np
+
+
+class ServingError(OSError):
+    """A server cannot be reached, refuses, or gives something else than asked for; the message says where."""
+
+
+class TransientServingError(ServingError):
+    """A failure that may pass by itself: asked again, the server may answer."""
+
+
+class BadInputError(ServingError, ValueError):
+    """An argument, image or file that is not sent at all; the message names it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Address:
+    """One model of one server.
+
+    Attributes:
+        text: as the user gave it.
+        scheme: `grpc`, `http`, or these with an `s` for TLS.
+        target: HOST:PORT; an IPv6 host in brackets.
+        name: of the model.
+        version: a version of it; None for the label's, else the newest that is loaded.
+        label: a label that the server's configuration gives to a version, such as `stable`.
+    """
+
+    text: str
+    scheme: str
+    target: str
+    name: str
+    version: int | None = None
+    label: str | None = None
+
+    @property
+    def is_grpc(self) -> bool:
+        return self.scheme.startswith("grpc")
+
+    @property
+    def is_encrypted(self) -> bool:
+        return self.scheme.endswith("s")
+
+    @property
+    def rest_path(self) -> str:
+        """Path of the model's version in the REST interface."""
+        path = f"/v1/models/{quote(self.name, safe='')}"
+        if self.version is not None:
+            return f"{path}/versions/{self.version}"
+        return path if self.label is None else f"{path}/labels/{quote(self.label, safe='')}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Credentials:
+    """Secrets and certificates; PEM files.
+
+    Attributes:
+        token: sent as `authorization: Bearer TOKEN` with every request.
+        certificate: of the authority that signed the server's; by default those that the system trusts.
+        client_certificate: the client's own, where the server asks for one (mutual TLS).
+        client_key: its private key.
+        allow_plaintext_token: whether the token may go over an unencrypted connection.
+    """
+
+    token: str | None = dataclasses.field(default=None, repr=False)
+    certificate: str | os.PathLike | None = None
+    client_certificate: str | os.PathLike | None = None
+    client_key: str | os.PathLike | None = None
+    allow_plaintext_token: bool = False
+
+    def check(self, address: Address) -> None:
+        """Raises BadInputError if these do not fit `address` or each other, or a file is not there."""
+        files = {
+            "certificate": self.certificate,
+            "client_certificate": self.client_certificate,
+            "client_key": self.client_key,
+        }
+        for argument, path in files.items():
+            if path is None:
+                continue
+            if not address.is_encrypted:
+                raise BadInputError(f"`{argument}` needs an encrypted address. Received: {address.text}")
+            if not Path(path).is_file():
+                raise BadInputError(f"`{argument}`: no file at {path}")
+        if (self.client_certificate is None) != (self.client_key is None):
+            raise BadInputError("`client_certificate` and `client_key` belong together: one is missing")
+        if self.token is None:
+            return
+        if not self.token or not self.token.isascii() or not self.token.isprintable() or " " in self.token:
+            raise BadInputError("`token` must be of printable ASCII characters without spaces")
+        if not address.is_encrypted and not self.allow_plaintext_token:
+            raise BadInputError(
+                f"`token` is not sent unencrypted to {address.text}: use {address.scheme}s://, or say "
+                "allow_plaintext_token=True where nobody listens"
+            )
+
+
+SCHEMES = ("grpc", "grpcs", "http", "https")
+FORM = "SCHEME://HOST:PORT/NAME, with /versions/NUMBER or /labels/LABEL behind it where wanted"
+
+
+def parse_address(text: str, version: int | None = None, label: str | None = None) -> Address:
+    """An address in parts.
+
+    Args:
+        text: `SCHEME://HOST:PORT/NAME`, `.../NAME/versions/3` or `.../NAME/labels/stable`.
+        version, label: these, where the text does not give any.
+
+    Raises:
+        BadInputError: if it is no address, or gives both a version and a label.
+    """
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise BadInputError(f"{text!r} is no server's address ({error}); its form is {FORM}") from error
+    if parts.username is not None:
+        raise BadInputError("An address holds no user or password: give a token by `token`")
+    names = parts.path.strip("/").split("/")
+    if parts.scheme not in SCHEMES or not host or port is None or parts.query or parts.fragment:
+        raise BadInputError(f"{text!r} is no server's address; its form is {FORM}")
+    if len(names) == 3 and names[1] == "versions" and names[2].isdecimal():
+        version = _only(version, int(names[2]), "version", text)
+    elif len(names) == 3 and names[1] == "labels":
+        label = _only(label, names[2], "label", text)
+    elif len(names) != 1:
+        raise BadInputError(f"{text!r} names no model; the form of an address is {FORM}")
+    if not names[0]:
+        raise BadInputError(f"{text!r} lacks the model's name; the form of an address is {FORM}")
+    if version is not None and label is not None:
+        raise BadInputError(f"{text!r}: version {version} and label {label!r} exclude each other")
+    target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return Address(text, parts.scheme, target, names[0], version, label)
+
+
+def _only(given, found, what: str, text: str):
+    if given is not None and given != found:
+        raise BadInputError(f"{text!r} gives the {what} {found!r}, the argument {given!r}")
+    return found
+
+
+Answer = TypeVar("Answer")
+
+
+class Retries:
+    """Repeats a request that failed for a reason that may pass, after growing pauses.
+
+    The pause before try n + 1 is drawn from [0.5, 1] * min(backoff * 2**(n - 1), max_backoff), so that
+    clients that failed together do not come back together.
+
+    Args:
+        retries: further tries after the first, at least 0.
+        backoff: the first pause in seconds, at least 0.
+        max_backoff: no pause is longer; seconds.
+        seed: of the pauses; None for a different one each time.
+        sleep, clock: for tests.
+    """
+
+    def __init__(
+        self,
+        retries: int = 4,
+        backoff: float = 0.2,
+        max_backoff: float = 10.0,
+        *,
+        seed: int | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        for name, value in (("retries", retries), ("backoff", backoff), ("max_backoff", max_backoff)):
+            if not value >= 0:
+                raise BadInputError(f"`{name}` must not be negative. Received: {name}={value}")
+        self.retries, self.backoff, self.max_backoff = int(retries), backoff, max_backoff
+        self.clock = clock
+        self._sleep = sleep
+        self._random = random.Random(seed)
+
+    def run(self, action: Callable[[float], Answer], timeout: float, end: float | None, whose: str) -> Answer:
+        """`action(seconds)`, repeated while it raises TransientServingError.
+
+        Args:
+            action: does one try within so many seconds.
+            timeout: of one try, seconds.
+            end: when the whole must be done, on `clock`; None for no such moment.
+            whose: the server's address, for the message.
+
+        Raises:
+            ServingError: what the last try raised, with the number of tries; or that the time is over.
+        """
+        for tries in range(1, self.retries + 2):
+            try:
+                return action(self._seconds(timeout, end, whose))
+            except TransientServingError as error:
+                pause = min(self.backoff * 2 ** (tries - 1), self.max_backoff) * self._random.uniform(0.5, 1)
+                times = f"{tries} tries" if tries > 1 else "1 try"
+                if tries > self.retries:
+                    raise ServingError(f"{error} (after {times})") from error
+                if end is not None and self.clock() + pause >= end:
+                    raise ServingError(f"{error} (after {times}; no time is left for more)") from error
+            self._sleep(pause)
+        raise AssertionError("unreachable")
+
+    def _seconds(self, timeout: float, end: float | None, whose: str) -> float:
+        if end is None:
+            return timeout
+        left = end - self.clock()
+        if left <= 0:
+            raise ServingError(f"{whose}: the total time (`deadline`) is over")
+        return min(timeout, left)
+
 
 AVAILABLE = "AVAILABLE"
 _LONGEST = 10_000

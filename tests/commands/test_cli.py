@@ -107,7 +107,7 @@ def test_bad_values_are_refused_before_training(override, message, tmp_path, cap
 
 def test_python_dash_m_runs_a_command():
     done = subprocess.run(
-        [sys.executable, "-m", "rfd_tf.commands.train", "--help"], capture_output=True, text=True, cwd=ROOT
+        [sys.executable, "-m", "rfd_tf.cli.train", "--help"], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == 0
     assert "rfd train --config" in done.stdout

@@ -24,7 +24,7 @@ def test_a_folder_with_packages_of_the_same_names_is_not_in_the_way(tmp_path):
     """`python -m` looks into the current folder first."""
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "__init__.py").write_text("raise ImportError('not these')")
-    command = [sys.executable, "-m", "rfd_tf.commands.train", "--config=digits_lt", "--config.epochs=0"]
+    command = [sys.executable, "-m", "rfd_tf.cli.train", "--config=digits_lt", "--config.epochs=0"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     run = subprocess.run(
         [*command, "--workdir=run"], cwd=tmp_path, env=environment, capture_output=True, text=True

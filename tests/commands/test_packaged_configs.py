@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from rfd_tf import cli
-from rfd_tf.commands.config_flag import packaged_configs
+from rfd_tf.cli.config_flag import packaged_configs
 from rfd_tf.data import Preprocessing
 from rfd_tf.evaluation.results import load_result
 from rfd_tf.losses import classifier_loss_names
-from rfd_tf.training.assembly import build_backbone, build_optimizer
+from rfd_tf.runs.build import build_backbone, build_optimizer
 
 
 def config_of(path):

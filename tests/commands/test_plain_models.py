@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from rfd_tf import cli
-from rfd_tf.commands.models import open_model
+from rfd_tf.cli.models import open_model
 from rfd_tf.data import Preprocessing
-from rfd_tf.extractors import open_extractor, save_keras
+from rfd_tf.features import open_extractor, save_keras
 from rfd_tf.models import create_backbone
 from tests.zoo.released import resnet_state, save_torch
 from zoo.report import report_path

@@ -7,9 +7,9 @@ from PIL import Image
 
 from rfd_tf import cli
 from rfd_tf.data import load_rotation_probabilities
-from rfd_tf.training import out_of_sample
-from rfd_tf.training.out_of_sample import deal
-from rfd_tf.training.rotation_inputs import RotationInputs
+from rfd_tf.runs import rotation_probabilities
+from rfd_tf.runs.inputs import RotationInputs
+from rfd_tf.runs.rotation_probabilities import deal
 
 TINY = {
     "--config": "image_folder",
@@ -66,7 +66,7 @@ def out(tmp_path_factory, pictures, trained_and_tested):
 
     path = tmp_path_factory.mktemp("out") / "prob.dat"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(out_of_sample, "RotationInputs", recorded)
+        patch.setattr(rotation_probabilities, "RotationInputs", recorded)
         assert rotations(path, pictures) == 0
     return path
 
@@ -100,9 +100,9 @@ def test_every_image_is_predicted_by_a_network_that_never_saw_it(out, trained_an
 
 def test_goes_on_with_the_folds_that_are_missing(out, pictures, monkeypatch):
     trained = []
-    fit = out_of_sample.ProbeRun.fit
+    fit = rotation_probabilities.ProbeRun.fit
     monkeypatch.setattr(
-        out_of_sample.ProbeRun, "fit", lambda run: (trained.append(run.workdir.name), fit(run))
+        rotation_probabilities.ProbeRun, "fit", lambda run: (trained.append(run.workdir.name), fit(run))
     )
     before = out.read_bytes()
     out.unlink()

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from rfd_tf.data import FlatFolder, ImageFolder, Subset
-from rfd_tf.data.image_files import kind_of_file, left_out_text
+from rfd_tf.data.image_folder import kind_of_file, left_out_text
 from tests.data.pictures import write
 
 

@@ -10,7 +10,7 @@ from rfd_tf.data import (
     localized_rotation,
     training_dataset,
 )
-from rfd_tf.data.localized_rotation import rotate_patch
+from rfd_tf.data.pipeline import rotate_patch
 
 SIZE = 8
 IMAGE = np.arange(SIZE * SIZE * 3, dtype="float32").reshape(SIZE, SIZE, 3)

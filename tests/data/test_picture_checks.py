@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from rfd_tf.data import picture_checks
-from rfd_tf.data.picture_checks import picture_problem, unusable_picture
+from rfd_tf.data import bad_images
+from rfd_tf.data.bad_images import picture_problem, unusable_picture
 from tests.data.pictures import animated_webp
 
 
@@ -37,9 +37,9 @@ GOOD = {
 @pytest.mark.parametrize("kind", GOOD)
 def test_sizes_are_read_from_headers(kind, monkeypatch):
     """With a limit just below the picture's size it is refused by that size, with the very size it is not."""
-    monkeypatch.setattr(picture_checks, "MAX_PIXELS", 61 * 37)
+    monkeypatch.setattr(bad_images, "MAX_PIXELS", 61 * 37)
     assert unusable_picture(GOOD[kind]) == ""
-    monkeypatch.setattr(picture_checks, "MAX_PIXELS", 61 * 37 - 1)
+    monkeypatch.setattr(bad_images, "MAX_PIXELS", 61 * 37 - 1)
     assert (
         picture_problem(tf.constant(GOOD[kind])).numpy().decode() == "61 x 37 pixels, more than 2256 in all"
     )
@@ -49,7 +49,7 @@ def test_a_bitmap_stored_from_the_top_has_a_negative_height(monkeypatch):
     content = bytearray(GOOD["bmp"])
     content[22:26] = struct.pack("<i", -37)
     assert Image.open(io.BytesIO(content)).size == (61, 37)
-    monkeypatch.setattr(picture_checks, "MAX_PIXELS", 10)
+    monkeypatch.setattr(bad_images, "MAX_PIXELS", 10)
     assert unusable_picture(bytes(content)).startswith("61 x 37 pixels")
 
 

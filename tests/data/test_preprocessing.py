@@ -4,8 +4,8 @@ import tensorflow as tf
 from PIL import Image
 
 from rfd_tf.data import CIFAR_MEAN, CIFAR_STD, Preprocessing, augmentation, color
+from rfd_tf.data.augmentation import random_resized_crop
 from rfd_tf.data.preprocessing import RECIPES
-from rfd_tf.data.random_resized_crop import random_resized_crop
 from tests.data.pictures import encoded, picture
 
 SEED = tf.constant([1, 2], tf.int64)

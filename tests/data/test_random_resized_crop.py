@@ -6,12 +6,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from rfd_tf.data.random_resized_crop import (
-    crop_window,
-    decode_window,
-    decode_window_fast,
-    random_resized_crop,
-)
+from rfd_tf.data.augmentation import crop_window, decode_window, decode_window_fast, random_resized_crop
 from tests.data.pictures import decoded, encoded, picture
 
 

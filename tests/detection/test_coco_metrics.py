@@ -3,7 +3,7 @@ import pytest
 
 from rfd_tf.data.voc import Annotation
 from rfd_tf.detection.coco_metrics import coco_figures
-from rfd_tf.detection.detect import Detections
+from rfd_tf.detection.detector import Detections
 from rfd_tf.metrics import detection_precision_recall, inclusive_iou
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)

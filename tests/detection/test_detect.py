@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from rfd_tf.detection import boxes as box_functions
-from rfd_tf.detection import detect as module
-from rfd_tf.detection.detect import DetectionOptions, Detections, distinct_regions
+from rfd_tf.detection import detector as module
+from rfd_tf.detection.boxes import scale_factor, scale_factors
+from rfd_tf.detection.detector import DetectionOptions, Detections, distinct_regions
 from rfd_tf.detection.results import limit_average
-from rfd_tf.detection.scaling import scale_factor, scale_factors
 from rfd_tf.metrics import inclusive_iou
 from tests.detection.test_boxes import random_boxes
 

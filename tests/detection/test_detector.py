@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from rfd_tf.detection import boxes as box_functions
-from rfd_tf.detection.detect import DetectionOptions
-from rfd_tf.detection.detector import Detector, open_detector, save_detector
-from rfd_tf.detection.scaling import scaled_picture
+from rfd_tf.detection.boxes import scaled_picture
+from rfd_tf.detection.detector import DetectionOptions, Detector, open_detector, save_detector
 from tests.contract import to_numpy
 from tests.detection.test_boxes import random_boxes
 from tests.detection.test_detect import suppressed

@@ -3,9 +3,8 @@ import pytest
 from PIL import Image
 
 from rfd_tf.data.voc import Annotation
-from rfd_tf.detection.detect import Detections
-from rfd_tf.detection.drawing import draw_detections, drawn_detections
-from rfd_tf.detection.precision_recall_figure import draw_precision_recall
+from rfd_tf.detection.detector import Detections
+from rfd_tf.detection.drawing import draw_detections, draw_precision_recall, drawn_detections
 from rfd_tf.detection.results import DetectionFigures
 from rfd_tf.metrics import PrecisionRecall
 

@@ -6,9 +6,8 @@ from PIL import Image
 
 from rfd_tf.data import Preprocessing, VocDevkit
 from rfd_tf.detection import boxes as box_functions
+from rfd_tf.detection.boxes import match_regions, scale_factor
 from rfd_tf.detection.inputs import detection_batches
-from rfd_tf.detection.regions import match_regions
-from rfd_tf.detection.scaling import scale_factor
 from tests.data.devkits import annotation
 
 PLAIN = Preprocessing(32, train="resize", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

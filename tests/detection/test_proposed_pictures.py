@@ -8,8 +8,8 @@ import scipy.io
 
 from rfd_tf.configs.detection import base
 from rfd_tf.data import VocDevkit, VocError, open_voc
-from rfd_tf.detection.proposed_pictures import find_proposals, open_annotated, picture_files
-from rfd_tf.proposals import ProposalError
+from rfd_tf.detection.inputs import find_proposals, open_annotated, picture_files
+from rfd_tf.detection.proposals import ProposalError
 from tests.detection import toy
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rfd_tf.data.voc import Annotation
-from rfd_tf.detection.regions import delta_statistics, match_regions, sample_regions
+from rfd_tf.detection.boxes import delta_statistics, match_regions, sample_regions
 from rfd_tf.metrics import inclusive_iou
 from tests.detection.test_boxes import random_boxes
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rfd_tf.data import VOC_CLASSES, VocDevkit
-from rfd_tf.detection.detect import Detections
+from rfd_tf.detection.detector import Detections
 from rfd_tf.detection.results import (
     evaluate_detections,
     read_voc_results,

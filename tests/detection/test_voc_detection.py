@@ -12,13 +12,12 @@ from PIL import Image
 from configs.detection import voc2007
 from rfd_tf import cli
 from rfd_tf.data import VocDevkit
-from rfd_tf.detection.detect import DetectionOptions
-from rfd_tf.detection.detector import open_detector
-from rfd_tf.detection.proposed_pictures import read_picture
+from rfd_tf.detection.detector import DetectionOptions, open_detector
+from rfd_tf.detection.inputs import read_picture
+from rfd_tf.detection.proposals import load_proposals
 from rfd_tf.detection.results import evaluate_detections, read_voc_results
 from rfd_tf.detection.voc_detection import detection_options
 from rfd_tf.evaluation.results import load_result
-from rfd_tf.proposals import load_proposals
 from tests.detection import toy
 from tests.training import processes
 

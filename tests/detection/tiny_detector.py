@@ -3,8 +3,7 @@
 import keras
 import numpy as np
 
-from rfd_tf.detection.detect import DetectionOptions
-from rfd_tf.detection.detector import Detector
+from rfd_tf.detection.detector import DetectionOptions, Detector
 from rfd_tf.models import FastRCNN
 
 OPTIONS = DetectionOptions((120,), longest=150, score=0.2, nms_iou=0.5, most=30)

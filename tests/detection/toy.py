@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from rfd_tf.data import Preprocessing
-from rfd_tf.extractors import keras_extractor, save_keras
+from rfd_tf.features import keras_extractor, save_keras
 from rfd_tf.models.alexnet import dense_block
 from tests.data.devkits import annotation
 from tests.training.processes import ROOT

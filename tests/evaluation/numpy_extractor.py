@@ -3,7 +3,7 @@
 import numpy as np
 
 from rfd_tf.data import Preprocessing
-from rfd_tf.extractors import FeatureExtractor, ModelInfo
+from rfd_tf.features import FeatureExtractor, ModelInfo
 
 PREPROCESSING = Preprocessing(8, train="resize")
 

@@ -18,8 +18,7 @@ from absl import logging
 
 from rfd_tf.callbacks import TrainingStopped
 from rfd_tf.evaluation.evaluate import evaluate
-from rfd_tf.training.multi_label_run import MultiLabelRun
-from rfd_tf.training.probe_run import ProbeRun
+from rfd_tf.runs.probes import MultiLabelRun, ProbeRun
 from tests.evaluation import tiny, voc
 
 

@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from rfd_tf.evaluation import circumstances
-from rfd_tf.evaluation.classification_figures import classification_figures
-from rfd_tf.evaluation.results import EvaluationResult, load_result, save_result
-from rfd_tf.evaluation.tables import markdown_table, text_table
+from rfd_tf.evaluation.results import (
+    EvaluationResult,
+    classification_figures,
+    load_result,
+    markdown_table,
+    save_result,
+    text_table,
+)
+from rfd_tf.runs import provenance
 
 COUNTS = (500, 101, 100, 20, 19, 1, 0)
 
@@ -94,7 +99,7 @@ def result():
         test_images=3,
         settings={"seed": 0, "k": (20,)},
         seconds=1.5,
-        **circumstances.here_and_now(),
+        **provenance.here_and_now(),
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from rfd_tf import cli
 from rfd_tf.data import training_dataset
 from rfd_tf.evaluation.results import load_result
-from rfd_tf.extractors import open_extractor
+from rfd_tf.features import open_extractor
 from rfd_tf.models import create_backbone
 
 TINY = {
@@ -120,7 +120,7 @@ def test_class_balanced_sampling_draws_every_class_alike(tmp_path, monkeypatch):
             source, *arguments, sampling_weights=sampling_weights, valid_indices=valid_indices, **options
         )
 
-    monkeypatch.setattr("rfd_tf.training.picture_batches.data.training_dataset", recorded)
+    monkeypatch.setattr("rfd_tf.runs.inputs.data.training_dataset", recorded)
     flags = ("--config.classifier.losses=('cross_entropy',)", "--config.epochs=1")
     assert train(tmp_path / "run", *flags, "--config.classifier.sampling=class_balanced") == 0
     ((labels, weights),) = drawn_by

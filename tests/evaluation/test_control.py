@@ -9,9 +9,9 @@ from ml_collections import ConfigDict
 
 from rfd_tf import cli
 from rfd_tf.data import evaluation_dataset
-from rfd_tf.evaluation.control import open_control
+from rfd_tf.evaluation.evaluate import open_control
 from rfd_tf.evaluation.results import load_result
-from rfd_tf.training.sources import open_run_pictures
+from rfd_tf.runs.images import open_run_pictures
 from tests.training import processes
 
 KNN = ("--protocol=knn", "--config=evaluate_folder", "--config.knn.k=(5,)")

@@ -9,7 +9,7 @@ import pytest
 from rfd_tf import cli
 from rfd_tf.data import digits
 from rfd_tf.evaluation.results import load_result, load_results
-from rfd_tf.extractors import open_extractor
+from rfd_tf.features import open_extractor
 from rfd_tf.models import RotationDecoupling, create_backbone
 
 RECIPE = {"image_size": 16, "train": "resize", "mean": (0.3, 0.3, 0.3), "std": (0.4, 0.4, 0.4)}

@@ -7,7 +7,7 @@ import pytest
 from rfd_tf.configs.evaluation import base
 from rfd_tf.data import Preprocessing
 from rfd_tf.evaluation.experiment import open_experiment, training_preprocessing
-from rfd_tf.evaluation.stopwatch import stopwatch
+from rfd_tf.runs.provenance import stopwatch
 from tests.data.pictures import write
 from tests.evaluation.numpy_extractor import NumpyExtractor, random_images
 

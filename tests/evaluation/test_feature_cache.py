@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from rfd_tf.data import ArraySource, BadImageError, ImageFolder
-from rfd_tf.evaluation import feature_cache
-from rfd_tf.evaluation.feature_cache import cached_features
-from rfd_tf.training.sources import Pictures
+from rfd_tf.evaluation import features
+from rfd_tf.evaluation.features import cached_features
+from rfd_tf.runs.images import Pictures
 from tests.data.pictures import write
 from tests.evaluation.numpy_extractor import PREPROCESSING, NumpyExtractor, random_images
 
@@ -47,7 +47,7 @@ def test_finished_ones_are_read(tmp_path, expected):
 
 @pytest.mark.parametrize("saved_every", [0.0, 1e9])
 def test_stopped_by_an_error_it_continues(tmp_path, saved_every, monkeypatch):
-    monkeypatch.setattr(feature_cache, "_SAVED_EVERY", saved_every)
+    monkeypatch.setattr(features, "_SAVED_EVERY", saved_every)
 
     def fail(batch):
         if batch == 3:
@@ -64,7 +64,7 @@ def test_stopped_by_an_error_it_continues(tmp_path, saved_every, monkeypatch):
 @pytest.mark.parametrize("saved_every", [0.0, 1e9])
 def test_what_a_killed_process_leaves_is_continued(tmp_path, saved_every, monkeypatch):
     """A copy of the folder in the middle of a batch: what is there when the process dies at that moment."""
-    monkeypatch.setattr(feature_cache, "_SAVED_EVERY", saved_every)
+    monkeypatch.setattr(features, "_SAVED_EVERY", saved_every)
     folder, left = tmp_path / "cache", tmp_path / "left"
 
     def copy(batch):

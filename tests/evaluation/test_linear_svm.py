@@ -5,15 +5,16 @@ import pytest
 from sklearn.model_selection import cross_val_score
 from sklearn.svm import LinearSVC
 
-from rfd_tf.evaluation.linear_svm import (
+from rfd_tf.evaluation.svm import (
     SvmOptions,
     compact,
     cross_validated,
+    fewest_positives,
+    low_shot_labels,
     normalized,
     svm_threads,
     train_svm,
 )
-from rfd_tf.evaluation.low_shot import fewest_positives, low_shot_labels
 
 OPTIONS = SvmOptions(seed=3)
 COSTS = (0.01, 0.5, 10.0)

@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from rfd_tf.evaluation.multi_label_figures import multi_label_figures
-from rfd_tf.evaluation.results import ClassifierFigures, MultiLabelFigures, load_result, save_result
-from rfd_tf.evaluation.tables import markdown_table, text_table
+from rfd_tf.evaluation.results import (
+    ClassifierFigures,
+    MultiLabelFigures,
+    load_result,
+    markdown_table,
+    multi_label_figures,
+    save_result,
+    text_table,
+)
 from rfd_tf.metrics.voc_average_precision import image_precision_recall
 from rfd_tf.report.evaluations import choose_classifier
 from tests.report.made_up import made_up_result

@@ -13,12 +13,10 @@ from sklearn.svm import LinearSVC
 from rfd_tf.data import VOC_CLASSES, BadImageError, VocDevkit, VocError
 from rfd_tf.evaluation.evaluate import evaluate
 from rfd_tf.evaluation.experiment import MULTI_LABEL, open_experiment
-from rfd_tf.evaluation.multi_label_figures import multi_label_figures
 from rfd_tf.evaluation.protocols import protocol
-from rfd_tf.evaluation.results import load_result
-from rfd_tf.evaluation.tables import text_table
-from rfd_tf.extractors import open_extractor, save_keras
-from rfd_tf.training.history import read_history
+from rfd_tf.evaluation.results import load_result, multi_label_figures, text_table
+from rfd_tf.features import open_extractor, save_keras
+from rfd_tf.runs.workdir import read_history
 from tests.evaluation import tiny, voc
 from tests.evaluation.test_probe_protocols import ROOT, TWO_REPLICAS, signalled_at, start, weights
 from tests.training import processes

@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 from rfd_tf.data import Preprocessing
-from rfd_tf.extractors import KerasExtractor, keras_extractor
+from rfd_tf.features import KerasExtractor, keras_extractor
 from rfd_tf.models import RotationDecoupling, alexnet, create_backbone
 
 RECIPE = {

@@ -12,15 +12,12 @@ import yaml
 from tensorflow_serving.apis import prediction_log_pb2, prediction_service_pb2_grpc
 
 from rfd_tf import cli
-from rfd_tf.detection.detect import DetectionOptions
-from rfd_tf.detection.detector import open_detector, save_detector
-from rfd_tf.detection.saved_detector import SavedDetector
-from rfd_tf.export import export_detector as module
-from rfd_tf.export.detection_examples import Example
-from rfd_tf.export.export_detector import export_detector
-from rfd_tf.export.export_options import ExportOptions
+from rfd_tf.detection.detector import DetectionOptions, SavedDetector, open_detector, save_detector
+from rfd_tf.export import detector as module
+from rfd_tf.export.detector import Example, export_detector
+from rfd_tf.export.export_model import ExportOptions
 from rfd_tf.export.parity import ParityError
-from rfd_tf.export.warmup_requests import predict_request
+from rfd_tf.export.serving_files import predict_request
 from tests.data.pictures import animated_webp
 from tests.detection.test_boxes import random_boxes
 from tests.detection.tiny_detector import tiny_detector

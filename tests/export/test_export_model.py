@@ -10,11 +10,10 @@ import pytest
 
 import zoo
 from rfd_tf.export import export_model as module
-from rfd_tf.export.export_model import export_model
-from rfd_tf.export.export_options import ExportOptions
+from rfd_tf.export.export_model import ExportOptions, export_model
 from rfd_tf.export.parity import ParityError
 from rfd_tf.export.saved_model import write_saved_model
-from rfd_tf.extractors import open_extractor
+from rfd_tf.features import open_extractor
 from tests.export.models import encode, normalized, picture, small_network, write_run
 
 PICTURES = [(f"{size}.jpg", encode(picture(size, 40))) for size in (30, 40, 90)]

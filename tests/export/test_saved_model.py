@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from rfd_tf.data import FlatFolder, evaluation_dataset
 from rfd_tf.export.saved_model import write_saved_model
-from rfd_tf.extractors import KerasExtractor, ModelInfo, open_extractor
-from rfd_tf.extractors.saved_model_extractor import find_saved_model, open_saved_model
+from rfd_tf.features import KerasExtractor, ModelInfo, open_extractor
+from rfd_tf.features.saved_model_extractor import find_saved_model, open_saved_model
 from tests.data.pictures import animated_webp
 from tests.export.models import (
     encode,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 beam = pytest.importorskip(
-    "rfd_tf.extraction.beam",
+    "rfd_tf.features.beam",
     reason="no Apache Beam here; it needs an environment of its own: make test-beam",
     exc_type=ImportError,
 )
@@ -17,8 +17,8 @@ from apache_beam.io.localfilesystem import LocalFileSystem  # noqa: E402
 
 from rfd_tf import cli  # noqa: E402
 from rfd_tf.data import FlatFolder  # noqa: E402
-from rfd_tf.extraction import load_features, open_images  # noqa: E402
-from rfd_tf.extraction.beam_storage import BeamStorage  # noqa: E402
+from rfd_tf.features import load_features, open_images  # noqa: E402
+from rfd_tf.features.beam import BeamStorage  # noqa: E402
 from tests.data.pictures import write  # noqa: E402
 from tests.extraction.tiny import run_extract, shards, write_bad  # noqa: E402
 

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from rfd_tf.data import BadImageError, FlatFolder
-from rfd_tf.extraction import ExtractionError, load_features, open_images
-from rfd_tf.extraction.settings import describe_extraction
-from rfd_tf.extractors import KerasExtractor, open_extractor
+from rfd_tf.features import ExtractionError, KerasExtractor, load_features, open_extractor, open_images
+from rfd_tf.features.store import describe_extraction
 from tests.data.pictures import write
 from tests.extraction.tiny import OPTIONS, by_hand, opened, run_extract, shards, write_bad, write_run
 
@@ -232,8 +231,8 @@ def test_what_no_shard_can_hold(run, pictures):
 
 
 def test_parquet_without_its_package(run, pictures, tmp_path, monkeypatch):
-    monkeypatch.delitem(sys.modules, "rfd_tf.extraction.parquet_shard", raising=False)
-    monkeypatch.delattr("rfd_tf.extraction.parquet_shard", raising=False)
+    monkeypatch.delitem(sys.modules, "rfd_tf.features.parquet_shard", raising=False)
+    monkeypatch.delattr("rfd_tf.features.parquet_shard", raising=False)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r"rfd_tf\[parquet\]"):
         run_extract(run, pictures, tmp_path / "out")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rfd_tf import cli
-from rfd_tf.extraction import load_features
+from rfd_tf.features import load_features
 from tests.data.pictures import write
 from tests.extraction.tiny import opened, run_extract, shards
 from tests.training.processes import LIMIT, ROOT, finish
@@ -129,7 +129,7 @@ def test_a_full_disk(run, images, tmp_path, capsys, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device", "features")
 
-    monkeypatch.setattr("rfd_tf.extraction.npz_shard.write", full)
+    monkeypatch.setattr("rfd_tf.features.npz_shard.write", full)
     flags = [f"--model={run}", f"--images={images}", f"--out={tmp_path / 'out'}", "--format=npz"]
     assert cli.main(["rfd", "extract", *flags]) == 1
     assert "No space left on device" in capsys.readouterr().err
@@ -137,7 +137,7 @@ def test_a_full_disk(run, images, tmp_path, capsys, monkeypatch):
 
 
 def test_one_process_at_a_time(run, images, tmp_path, capsys):
-    from rfd_tf.extraction.local_storage import LocalStorage
+    from rfd_tf.features.store import LocalStorage
 
     flags = [f"--model={run}", f"--images={images}", f"--out={tmp_path / 'out'}"]
     with LocalStorage(tmp_path / "out").locked():

@@ -5,8 +5,8 @@ import os
 import numpy as np
 import pytest
 
-from rfd_tf.extraction import load_features, open_images
-from rfd_tf.extraction.names import escaped, listing_digest
+from rfd_tf.features import load_features, open_images
+from rfd_tf.features.store import escaped, listing_digest
 from tests.data.pictures import write
 from tests.extraction.tiny import by_hand, run_extract
 

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from rfd_tf.data import Preprocessing, Source
-from rfd_tf.extraction.picture_reader import PictureReader
+from rfd_tf.features.images import PictureReader
 from tests.data.pictures import encoded, picture
 
 

@@ -9,10 +9,8 @@ import numpy as np
 from PIL import Image
 
 from rfd_tf.data import evaluation_dataset
-from rfd_tf.extraction import extract, open_images
-from rfd_tf.extraction.local_storage import LocalStorage
-from rfd_tf.extraction.settings import describe_extraction
-from rfd_tf.extractors import open_extractor
+from rfd_tf.features import extract, open_extractor, open_images
+from rfd_tf.features.store import LocalStorage, describe_extraction
 from rfd_tf.models import create_backbone
 from tests.data.pictures import animated_webp, encoded, picture
 

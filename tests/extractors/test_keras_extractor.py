@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from rfd_tf.data import Preprocessing
-from rfd_tf.export.export_model import export_model
-from rfd_tf.export.export_options import ExportOptions
-from rfd_tf.export.parity_pictures import bundled_pictures
-from rfd_tf.extractors import FeatureExtractor, keras_extractor, open_extractor, save_keras
-from rfd_tf.extractors.model_info import ModelInfo
+from rfd_tf.export.export_model import ExportOptions, export_model
+from rfd_tf.export.parity import bundled_pictures
+from rfd_tf.features import FeatureExtractor, keras_extractor, open_extractor, save_keras
+from rfd_tf.features.extractor import ModelInfo
 from rfd_tf.models import RotationDecoupling, create_backbone, resnet_cifar
 
 RECIPE = {"image_size": 16, "train": "resize", "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.3)}

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 PLAIN = np.random.default_rng(0).bytes(400_003)  # what is downloaded
 _PROPOSE = """
 import sys, pathlib
-from rfd_tf.proposals import ProposalError, SelectiveSearch, propose
+from rfd_tf.detection.proposals import ProposalError, SelectiveSearch, propose
 if __name__ == "__main__":
     pictures = sorted(pathlib.Path(sys.argv[1]).glob("*.png"))
     try:

@@ -14,7 +14,7 @@ import pytest
 from tests.faults.readers import READERS
 from tests.faults.readers.pictures import png
 from tests.zoo.pickles import MAGIC, SYSTEM, legacy, mapping, text
-from zoo.caffe_proto import message_class
+from zoo.caffe import message_class
 
 _DEEP = b"[" * 100_000
 _DOUBLED = b")" + b"q\x00h\x00\x86" * 60  # a tuple of 2^60 tuples: printing it takes for ever

@@ -5,7 +5,7 @@ import pytest
 
 from rfd_tf.metrics import nearest_neighbours, weighted_knn_predict, weighted_votes
 
-_MODULES = ("rfd_tf.metrics.nearest_neighbours", "rfd_tf.metrics.weighted_knn")
+_MODULES = ("rfd_tf.metrics.knn", "rfd_tf.metrics.knn")
 
 
 def oracle_votes(reference, labels, queries, k, temperature, leave_one_out):

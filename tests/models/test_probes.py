@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rfd_tf.models import ProbedModel, linear_probe, nonlinear_probe
-from rfd_tf.models.probes import default_pool_size
+from rfd_tf.models.heads import default_pool_size
 from rfd_tf.optimizers import CoupledSGD
 from tests.models import torch_probes
 from tests.torch_reference import relative_difference

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import scipy.io
 
-from rfd_tf.proposals import ProposalError, read_mat
-from rfd_tf.proposals.mat5 import parse_mat5
+from rfd_tf.detection.mat_files import parse_mat5, read_mat
+from rfd_tf.detection.proposals import ProposalError
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from rfd_tf.detection.proposals import ProposalError, SelectiveSearch, load_proposals, propose
 from rfd_tf.metrics import inclusive_iou
-from rfd_tf.proposals import ProposalError, SelectiveSearch, load_proposals, propose
 
 ROOT = Path(__file__).parents[2]
 SQUARE = (30, 20, 69, 59)
@@ -101,7 +101,7 @@ def search(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import sys, pathlib\n"
-        "from rfd_tf.proposals import ProposalsStopped, SelectiveSearch, propose\n"
+        "from rfd_tf.detection.proposals import ProposalsStopped, SelectiveSearch, propose\n"
         "if __name__ == '__main__':\n"
         "    folder = pathlib.Path(sys.argv[1])\n"
         "    try:\n"

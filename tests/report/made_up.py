@@ -4,8 +4,7 @@ import datetime
 
 import numpy as np
 
-from rfd_tf.evaluation.classification_figures import classification_figures
-from rfd_tf.evaluation.results import EvaluationResult, save_result
+from rfd_tf.evaluation.results import EvaluationResult, classification_figures, save_result
 from rfd_tf.report.contents import (
     Card,
     ClassifierSection,

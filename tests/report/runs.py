@@ -8,7 +8,7 @@ from PIL import Image
 
 from rfd_tf.configs.image_folder import get_config
 from rfd_tf.models import RotationDecoupling
-from rfd_tf.training.assembly import build_backbone
+from rfd_tf.runs.build import build_backbone
 from tests.report.made_up import made_up_history
 
 SIZE = 16

@@ -6,7 +6,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from rfd_tf.data import Preprocessing
-from rfd_tf.extractors import ModelInfo
+from rfd_tf.features import ModelInfo
 
 NAME, SIDE = "means", 4
 

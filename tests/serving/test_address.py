@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from rfd_tf.serving import ServingClient, ServingError
-from rfd_tf.serving.address import parse_address
+from rfd_tf.serving.transport import parse_address
 
 
 @pytest.mark.parametrize(

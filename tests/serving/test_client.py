@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from rfd_tf.extractors import open_extractor
+from rfd_tf.features import open_extractor
 from rfd_tf.serving import BadInputError, ServingClient, ServingError
 from tests.data.pictures import animated_webp, encoded, picture
 from tests.serving import mean_model

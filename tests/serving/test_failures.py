@@ -8,7 +8,7 @@ import grpc
 import numpy as np
 import pytest
 
-from rfd_tf.extractors import open_extractor
+from rfd_tf.features import open_extractor
 from rfd_tf.serving import BadInputError, ServingClient, ServingError
 from tests.serving.certificates import Authority
 from tests.serving.mean_model import NAME, write_means

@@ -2,8 +2,7 @@
 
 import pytest
 
-from rfd_tf.serving.errors import ServingError, TransientServingError
-from rfd_tf.serving.retries import Retries
+from rfd_tf.serving.transport import Retries, ServingError, TransientServingError
 
 
 class Clock:

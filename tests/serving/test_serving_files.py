@@ -15,8 +15,7 @@ from google.protobuf import text_format
 from tensorflow_serving.apis import prediction_log_pb2, prediction_service_pb2_grpc
 from tensorflow_serving.config import model_server_config_pb2
 
-from rfd_tf.export.export_model import export_model
-from rfd_tf.export.export_options import ExportOptions
+from rfd_tf.export.export_model import ExportOptions, export_model
 from rfd_tf.export.serving_files import write_serving_files
 from rfd_tf.serving import ServingClient
 from rfd_tf.serving.client import MAX_BATCH

@@ -13,9 +13,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from rfd_tf import cli
-from rfd_tf.sweeps.collect import write_tables
-from rfd_tf.sweeps.plan import make_plan
-from rfd_tf.sweeps.run_plan import SweepStopped, run_plan
+from rfd_tf.runs.sweep import SweepStopped, make_plan, run_plan, write_tables
 from tests.training.processes import ROOT
 
 # Stands in for `rfd`: writes what it was called with, and a result of top-1 = its number / 100.

@@ -30,7 +30,7 @@ LIMIT = 600  # seconds that a run may take on a stalled machine
 
 
 def command(workdir, *overrides) -> list[str]:
-    return [sys.executable, "-m", "rfd_tf.commands.train", *_arguments(workdir, *overrides)]
+    return [sys.executable, "-m", "rfd_tf.cli.train", *_arguments(workdir, *overrides)]
 
 
 def train_here(workdir, *overrides) -> int:

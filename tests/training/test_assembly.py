@@ -8,7 +8,7 @@ import pytest
 import rfd_tf.configs.base
 from rfd_tf.imbalance import effective_rotation_counts, rotation_instance_weights
 from rfd_tf.losses import LDAMLoss
-from rfd_tf.training.assembly import build_backbone, build_model
+from rfd_tf.runs.build import build_backbone, build_model
 
 NAMES = sorted(path.stem for path in Path(rfd_tf.configs.base.__file__).parent.glob("[!_]*.py"))
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from rfd_tf import cli, data
-from rfd_tf.extractors import open_extractor
+from rfd_tf.features import open_extractor
 from tests.training import processes
 
 # Rotation LDAM + DRW and weights from a probability file, so that their state is checked too.

@@ -2,13 +2,7 @@ import json
 
 import pytest
 
-from rfd_tf.training.workdir import (
-    WorkdirError,
-    check_workdir,
-    claim_workdir,
-    lock_workdir,
-    trim_history,
-)
+from rfd_tf.runs.workdir import WorkdirError, check_workdir, claim_workdir, lock_workdir, trim_history
 
 CONFIG = {"seed": 0, "mean": (0.1, 0.2), "data": {"root": "a", "split": "train"}}
 

@@ -3,8 +3,7 @@
 import keras
 from keras import layers
 
-from zoo.transforms import CONVOLUTION, DENSE, dense_after_flatten
-from zoo.weight_map import Rule, WeightMap
+from zoo.weight_maps import CONVOLUTION, DENSE, Rule, WeightMap, dense_after_flatten
 
 
 def lenet() -> tuple[keras.Model, WeightMap]:

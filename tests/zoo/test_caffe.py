@@ -9,9 +9,7 @@ from rfd_tf.models import alexnet
 from tests.zoo.caffe_nets import alexnet_prototxt, cifar10_quick, lenet
 from tests.zoo.released import NARROW
 from tests.zoo.test_folding import randomize
-from zoo.caffe_blobs import LayerBlobs, blob_state, state_layers
-from zoo.caffe_proto import message_class
-from zoo.caffemodel import read_caffemodel, write_caffemodel
+from zoo.caffe import LayerBlobs, blob_state, message_class, read_caffemodel, state_layers, write_caffemodel
 from zoo.sources import read_caffe
 
 KERNEL = np.arange(24, dtype="float32").reshape(2, 3, 2, 2)

@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 
 import zoo
-from rfd_tf.commands.zoo import main
+from rfd_tf.cli.zoo import main
 from rfd_tf.models import alexnet
 from tests.zoo.released import NARROW, register_narrow
 from tests.zoo.test_folding import randomize
-from zoo.caffe_blobs import LayerBlobs
-from zoo.caffe_proto import message_class
-from zoo.caffemodel import read_caffemodel, write_caffemodel
+from zoo.caffe import LayerBlobs, message_class, read_caffemodel, write_caffemodel
 
 DENSE = LayerBlobs("InnerProduct", (np.ones((21, NARROW), "float32"), np.ones(21, "float32")))
 STATISTICS = LayerBlobs("BatchNorm", tuple(np.ones(size, "float32") for size in (64, 64, 1)))

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 import zoo
-from rfd_tf.commands.zoo import main
+from rfd_tf.cli.zoo import main
 from tests.zoo.released import NARROW, alexnet_state, register_narrow, save_torch
-from zoo.keras_file import read_keras
+from zoo.exporting import read_keras
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,7 +29,7 @@ def narrow(tmp_path):
 
 
 def test_as_a_process():
-    command = [sys.executable, "-m", "rfd_tf.commands.zoo", "list"]
+    command = [sys.executable, "-m", "rfd_tf.cli.zoo", "list"]
     out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert out.returncode == 0
     assert [line.split()[0] for line in out.stdout.splitlines()] == zoo.list()
@@ -38,7 +38,7 @@ def test_as_a_process():
 
 def test_list_loads_no_framework():
     code = (
-        "import sys; from rfd_tf.commands.zoo import main; main(['rfd zoo', 'list']);"
+        "import sys; from rfd_tf.cli.zoo import main; main(['rfd zoo', 'list']);"
         "print([m for m in ('keras', 'tensorflow', 'torch', 'requests') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -8,7 +8,7 @@ import torch
 import zoo
 from tests.zoo.released import NARROW, alexnet_state, register_narrow, resnet_state, save_torch
 from zoo.conversion import load_file
-from zoo.hashing import sha256_of
+from zoo.http import sha256_of
 from zoo.torch_checkpoint import read_state_dict
 
 FEATURES = ("conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5", "fc_block")

@@ -13,9 +13,8 @@ import pytest
 
 import zoo
 from tests.zoo.released import register_narrow
-from zoo import http_stream
-from zoo.cache import cache_dir
-from zoo.network import Network
+from zoo import http as fetching
+from zoo.http import Network, cache_dir
 
 CONTENT = np.random.default_rng(1).bytes(300_000)
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -201,7 +200,7 @@ def test_offline(site, monkeypatch, tmp_path):
 
 def test_full_disk_before_the_download(site, cache, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(http_stream.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(
         zoo.DownloadError, match=r"disk is too full: 300,000 bytes are needed, 1,000 are free"
     ):
@@ -230,7 +229,7 @@ def test_no_space_left(site, cache, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(http_stream, "_write", full)
+    monkeypatch.setattr(fetching, "_write", full)
     with pytest.raises(zoo.DownloadError, match="the disk is full or a quota is used up"):
         fetch(site.url)
     assert "narrow.bin" not in leftovers(cache)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 MEASURE = """
 import json, resource, subprocess, sys, time
 start = time.monotonic()
-code = subprocess.call([sys.executable, "-m", "rfd_tf.commands.zoo", *sys.argv[1:]], stdout=sys.stderr)
+code = subprocess.call([sys.executable, "-m", "rfd_tf.cli.zoo", *sys.argv[1:]], stdout=sys.stderr)
 seconds = time.monotonic() - start
 print(json.dumps([code, seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024]))
 """
@@ -48,7 +48,7 @@ def test_conversion_matches_pytorch_within_time_and_memory(checkpoint):
     seconds, peak = command("convert", name, f"--from_file={checkpoint}", f"--out={keras_file}")
     assert seconds < 30
     assert peak < 2e9
-    from zoo.keras_file import read_keras
+    from zoo.exporting import read_keras
 
     images = np.random.default_rng(5).standard_normal((2, 224, 224, 3)).astype("float32")
     outputs = read_keras(keras_file)(images, training=False)

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 import zoo
-from rfd_tf.commands.zoo import main
+from rfd_tf.cli.zoo import main
 from rfd_tf.layers import CosineDense
 from tests.zoo.pickles import legacy, mapping, tensor
 from tests.zoo.released import resnet_state, save_torch
 from tests.zoo.test_conversion import assert_states_equal
 from zoo.conversion import load_file
-from zoo.keras_file import read_keras
+from zoo.exporting import read_keras
 from zoo.torch_checkpoint import read_state_dict
 
 IMAGES = np.random.default_rng(5).standard_normal((3, 32, 32, 3)).astype("float32")

@@ -13,9 +13,8 @@ import pytest
 import zoo
 from tests.zoo.mega_server import MegaServer
 from tests.zoo.released import register_narrow
-from zoo.mega_cipher import chunk_sizes
-from zoo.mega_link import MegaLink
-from zoo.network import Network
+from zoo.http import Network
+from zoo.mega import MegaLink, chunk_sizes
 
 ROOT = Path(__file__).parents[2]
 PLAIN = np.random.default_rng(0).bytes(700_003)  # three chunks and a bit, no multiple of 16

@@ -8,8 +8,8 @@ import pytest
 
 import zoo
 from rfd_tf import cli
-from rfd_tf.commands.models import open_model
-from rfd_tf.commands.zoo import main
+from rfd_tf.cli.models import open_model
+from rfd_tf.cli.zoo import main
 from tests.zoo.released import NARROW, alexnet_state, register_narrow, resnet_state, save_released, save_torch
 from tests.zoo.test_conversion import assert_states_equal
 from zoo.torch_checkpoint import read_state_dict
@@ -175,7 +175,7 @@ def test_extract(files, photos, tmp_path, capsys):
     assert "has no output 'rotation_probabilities'" in capsys.readouterr().err
     heads = [wanted, f"--heads_from={files['rotation']}"]
     assert cli.main(["rfd", "extract", *common, *heads, f"--out={tmp_path / 'b'}"]) == 0
-    from rfd_tf.extraction import load_features
+    from rfd_tf.features import load_features
 
     loaded, *_ = load_features(tmp_path / "b")
     np.testing.assert_allclose(loaded["rotation_probabilities"].sum(1), 1, rtol=1e-5)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import zoo
-from rfd_tf.commands.zoo import main
+from rfd_tf.cli.zoo import main
 from tests.zoo.released import resnet_state, save_torch
 from zoo.torch_checkpoint import read_state_dict, read_weights
 

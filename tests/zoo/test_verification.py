@@ -5,9 +5,9 @@ import pytest
 
 import zoo
 from tests.zoo.released import alexnet_state, register_narrow, resnet_state, save_torch
-from zoo import resnet_maps
+from zoo import weight_maps
 from zoo.conversion import verify_file
-from zoo.reference_forward import reference_features, reference_ops
+from zoo.reference import reference_features, reference_ops
 from zoo.verification import compare
 
 
@@ -35,8 +35,8 @@ def test_numpy_and_pytorch_agree(architecture, state, size):
 def test_a_wrong_map_is_caught(tmp_path, monkeypatch, swap):
     save_torch(tmp_path / "x.th", resnet_state())
     exchanged = {swap[0]: swap[1], swap[1]: swap[0]}
-    wrong = {part: exchanged.get(key, key) for part, key in resnet_maps._NORM.items()}
-    monkeypatch.setattr(resnet_maps, "_NORM", wrong)
+    wrong = {part: exchanged.get(key, key) for part, key in weight_maps._NORM.items()}
+    monkeypatch.setattr(weight_maps, "_NORM", wrong)
     with pytest.raises(zoo.VerificationError, match="conv1 by"):
         zoo.load("cifar_resnet20", from_file=tmp_path / "x.th")
 

@@ -29,8 +29,7 @@ def _links(folder: Path) -> list[bytes]:
 def _link(path: Path):
     """A link, or a file's encrypted attributes."""
     from tests.zoo.mega_server import MegaServer
-    from zoo.mega_cipher import file_name
-    from zoo.mega_link import MegaLink
+    from zoo.mega import MegaLink, file_name
 
     text = path.read_bytes().decode("utf-8", "replace")
     if "/" in text:
@@ -47,9 +46,8 @@ def _mega(path: Path):
     """The API's answer, and a request to the address in it."""
     import requests
 
-    from zoo.mega_api import locate
-    from zoo.mega_link import MegaLink
-    from zoo.network import Network
+    from zoo.http import Network
+    from zoo.mega import MegaLink, locate
 
     _answer_with(200, path.read_bytes(), {})
     found = locate(MegaLink.parse(_LINK), Network())
@@ -82,8 +80,7 @@ def _head_seeds(folder: Path) -> list[bytes]:
 
 def _download(path: Path):
     """Status and headers of a web site, for a download that has begun."""
-    from zoo.http_stream import stream_to
-    from zoo.network import Network
+    from zoo.http import Network, stream_to
 
     head, _, body = path.read_bytes().decode("latin-1").partition("\n\n")
     status, *lines = head.split("\n")
@@ -124,7 +121,7 @@ def _rest(path: Path):
 def _ask_everything(client) -> list:
     """The answers to those questions that did not end in a ServingError."""
     from rfd_tf.serving import ServingError
-    from rfd_tf.serving.served_model import ServedModel
+    from rfd_tf.serving.client import ServedModel
 
     client._model, answers = None, []
     for ask in (

@@ -102,8 +102,8 @@ def _header(path: Path):
 
 def _decoded_by_tensorflow(path: Path):
     from rfd_tf import image_header
+    from rfd_tf.data.bad_images import unusable_picture
     from rfd_tf.data.orientation import exif_orientation
-    from rfd_tf.data.picture_checks import unusable_picture
 
     content = path.read_bytes()
     unusable_picture(content)
@@ -126,7 +126,7 @@ def _in_a_served_batch(path: Path):
 
     if not hasattr(_in_a_served_batch, "function"):
         from rfd_tf.data import Preprocessing
-        from rfd_tf.data.encoded_batch import eval_images
+        from rfd_tf.data.preprocessing import eval_images
 
         spec = tf.TensorSpec([None], tf.string)
         recipe = Preprocessing(8, "random_crop", 9)
@@ -139,13 +139,13 @@ def _in_a_served_batch(path: Path):
 
 
 def _by_the_client(path: Path):
-    from rfd_tf.serving.image_files import check_image_file, read_image_file
+    from rfd_tf.serving.client import check_image_file, read_image_file
 
     check_image_file(read_image_file(path, 0, 20 << 20), "a picture")
 
 
 def _for_calibration(path: Path):
-    from zoo.calibration_images import calibration_images
+    from zoo.rescaling import calibration_images
 
     return calibration_images(path.parent / "pictures", (8, 8), 1)
 

@@ -31,7 +31,7 @@ def _mat_seeds(folder: Path) -> list[bytes]:
 
 
 def _mat(path: Path):
-    from rfd_tf.proposals import read_mat
+    from rfd_tf.detection.mat_files import read_mat
 
     return read_mat(path)
 
@@ -68,21 +68,21 @@ def _npy_headers(seeds):
 
 
 def _npy(path: Path):
-    from rfd_tf.proposals import load_proposals
+    from rfd_tf.detection.proposals import load_proposals
 
     return load_proposals(path.parent, "input")
 
 
 def _searched(path: Path):
     """Everything before the search itself, which takes seconds where a picture is good."""
-    from rfd_tf.proposals import selective_search
+    from rfd_tf.detection import proposals
 
-    opencv = selective_search._opencv()
+    opencv = proposals._opencv()
     found = []
     original = opencv.ximgproc.segmentation.createSelectiveSearchSegmentation
     opencv.ximgproc.segmentation.createSelectiveSearchSegmentation = lambda: _NoSearch(found)
     try:
-        selective_search.SelectiveSearch()(path)
+        proposals.SelectiveSearch()(path)
     finally:
         opencv.ximgproc.segmentation.createSelectiveSearchSegmentation = original
 
@@ -96,7 +96,7 @@ class _NoSearch:
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    from rfd_tf.proposals import ProposalError
+    from rfd_tf.detection.proposals import ProposalError
 
     return (ProposalError,)
 

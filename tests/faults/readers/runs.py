@@ -20,8 +20,7 @@ def _config_seeds(folder: Path) -> list[bytes]:
 
 def _run_config(path: Path):
     """What reports, summaries and a run that goes on make of it."""
-    from rfd_tf.training.run_config import read_run_config
-    from rfd_tf.training.workdir import check_workdir
+    from rfd_tf.runs.workdir import check_workdir, read_run_config
 
     (path.parent / "config.json").write_bytes(path.read_bytes())
     check_workdir(path.parent, read_run_config(path.parent).to_dict())
@@ -29,14 +28,14 @@ def _run_config(path: Path):
 
 def _model_info_seeds(folder: Path) -> list[bytes]:
     from rfd_tf.data import Preprocessing
-    from rfd_tf.extractors import ModelInfo
+    from rfd_tf.features import ModelInfo
 
     info = ModelInfo("tiny", Preprocessing(16, "resize"), {"features": (8,), "block1": (4, 4, 3)}, "uint8")
     return [info.to_json().encode()]
 
 
 def _model_info(path: Path):
-    from rfd_tf.extractors import ModelInfo
+    from rfd_tf.features import ModelInfo
 
     info = ModelInfo.from_json(path.read_bytes(), str(path))
     assert all(type(size) is int and size > 0 for size in info.image_shape)
@@ -68,8 +67,7 @@ def _result_seeds(folder: Path) -> list[bytes]:
 
 def _result(path: Path):
     """Read, and shown in a table and a report."""
-    from rfd_tf.evaluation.results import load_result
-    from rfd_tf.evaluation.tables import text_table
+    from rfd_tf.evaluation.results import load_result, text_table
     from rfd_tf.report.evaluations import best_of, choose_classifier, control_of, most_confused
 
     result = load_result(path)
@@ -83,8 +81,8 @@ def _result(path: Path):
 
 def _settings(**changes):
     from rfd_tf.data import Preprocessing
-    from rfd_tf.extraction.settings import Settings
-    from rfd_tf.extractors import ModelInfo
+    from rfd_tf.features import ModelInfo
+    from rfd_tf.features.store import Settings
 
     info = ModelInfo("tiny", Preprocessing(16, "resize"), {"features": (4,)})
     fields = {"model": "/m", "info": info, "outputs": {"features": (4,)}, "check": {"features": [0.5]}}
@@ -105,9 +103,8 @@ def _manifest_seeds(folder: Path) -> list[bytes]:
 
 
 def _manifest(path: Path):
-    from rfd_tf.extraction.load_features import load_features
-    from rfd_tf.extraction.local_storage import LocalStorage
-    from rfd_tf.extraction.settings import claim
+    from rfd_tf.features.extract import load_features
+    from rfd_tf.features.store import LocalStorage, claim
 
     out, content = path.parent / "out", path.read_bytes()
     if not out.exists():
@@ -119,9 +116,7 @@ def _manifest(path: Path):
 
 
 def _write_extraction(out: Path, settings) -> None:
-    from rfd_tf.extraction.local_storage import LocalStorage
-    from rfd_tf.extraction.manifest import write_manifest
-    from rfd_tf.extraction.shard import Shard, write_shard
+    from rfd_tf.features.store import LocalStorage, Shard, write_manifest, write_shard
 
     storage, features = LocalStorage(out), np.ones((2, 4), "float32")
     shard = Shard(np.arange(2), ["a.jpg", "b.jpg"], np.array([0, 1]), {"features": features}, [])
@@ -140,7 +135,7 @@ def _shard_seeds(format_name: str):
 
 def _shard(format_name: str):
     def read(path: Path):
-        from rfd_tf.extraction.load_features import load_features
+        from rfd_tf.features.extract import load_features
 
         out, settings = path.parent / "out", _settings(format=format_name)
         (out / settings.shard_file(0)).write_bytes(path.read_bytes())
@@ -156,7 +151,7 @@ def _state_seeds(folder: Path) -> list[bytes]:
 
 def _cache_state(path: Path):
     """The state of a feature cache: continued if it fits, else made anew."""
-    from rfd_tf.evaluation.feature_cache import _Store
+    from rfd_tf.evaluation.features import _Store
 
     folder = path.parent / "cache"
     folder.mkdir(exist_ok=True)
@@ -227,7 +222,7 @@ def _onnx_seeds(folder: Path) -> list[bytes]:
 
 
 def _onnx(path: Path):
-    from rfd_tf.extractors.onnx_extractor import open_onnx
+    from rfd_tf.features.onnx_extractor import open_onnx
 
     return open_onnx(path, threads=1).info
 
@@ -237,7 +232,7 @@ def _parity_seeds(folder: Path) -> list[bytes]:
 
 
 def _parity(path: Path):
-    from rfd_tf.export.staging import write_report
+    from rfd_tf.export.export_model import write_report
 
     out, staging = path.parent / "out", path.parent / "staging"
     out.mkdir(exist_ok=True)

@@ -112,8 +112,7 @@ def _voc_results(path: Path):
 
 
 def _history(path: Path):
-    from rfd_tf.training.history import read_history
-    from rfd_tf.training.workdir import trim_history
+    from rfd_tf.runs.workdir import read_history, trim_history
 
     found = read_history(path)
     trim_history(path, 1)
@@ -121,7 +120,7 @@ def _history(path: Path):
 
 
 def _address(path: Path):
-    from rfd_tf.serving.address import parse_address
+    from rfd_tf.serving.transport import parse_address
 
     return parse_address(path.read_bytes().decode("utf-8", "replace"))
 

@@ -121,8 +121,7 @@ def _read_torch(path: Path):
 
 
 def _caffe_seeds(folder: Path) -> list[bytes]:
-    from zoo.caffe_blobs import LayerBlobs
-    from zoo.caffemodel import write_caffemodel
+    from zoo.caffe import LayerBlobs, write_caffemodel
 
     blobs = (np.ones((2, 3, 1, 1), "float32"), np.ones(2, "float32"))
     statistics = (blobs[1], blobs[1], np.ones(1, "float32"))
@@ -184,7 +183,7 @@ def _with_changed_member(archive: bytes, member: str, number: int) -> bytes:
 
 def _read_keras(path: Path):
     from rfd_tf.models.keras_file import facts_inside
-    from zoo.keras_file import read_keras
+    from zoo.exporting import read_keras
 
     with contextlib.suppress(ValueError):
         facts_inside(path, "facts.json")

@@ -1,0 +1,99 @@
+"""`rfd detect`: Fast R-CNN on PASCAL VOC, or a trained detector on pictures of yours."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from rfd_tf.cli import command_line, config_flag
+from rfd_tf.cli.models import KERAS_MODEL_HELP, define_exif_orientation, open_control, open_model
+from rfd_tf.terminal import shell_join
+
+USAGE = """rfd detect --model=NETWORK --config=NAME|FILE.py --workdir=DIR [--control]
+           [--config.FIELD=VALUE ...]
+rfd detect --model=DETECTOR --images=FOLDER --out=DIR
+
+The first proposes regions, trains a detector that begins as the pretrained network NETWORK (with --control as
+the untrained control of the run NETWORK), tests it, prints its average precision and writes
+DIR/detector.keras, DIR/evaluation.json and DIR/results. The second finds objects in pictures with DETECTOR,
+such as the first one's DIR: it writes DIR/detections.json and pictures with the objects drawn in. Started
+again with the same arguments, either continues where it was.
+
+Configs that come with the package: {names}. The fields and their defaults are in configs/detection/base.py.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    given = sys.argv if argv is None else argv
+    values = flags.FlagValues()
+    config, argv = config_flag.define(values, "detect", given)
+    help_text = f"{KERAS_MODEL_HELP}; with --images: a run of this command, or its detector.keras"
+    flags.DEFINE_string("model", None, help_text, flag_values=values)
+    flags.DEFINE_string("workdir", None, "the run's folder", flag_values=values)
+    flags.DEFINE_string(
+        "images", None, "a picture or a folder of them, to find objects in", flag_values=values
+    )
+    flags.DEFINE_string("out", None, "with --images: the folder to write", flag_values=values)
+    define_exif_orientation(values)
+    control_help = "begin as the untrained control of the run --model instead"
+    flags.DEFINE_bool("control", False, control_help, flag_values=values)
+    usage = USAGE.format(names=", ".join(config_flag.packaged_configs("detect")))
+    if (status := command_line.parse(values, argv, usage)) is not None:
+        return status
+    if problem := _complaint(values):
+        return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)
+    command = f"rfd detect {shell_join(given[1:])}"
+    action = (lambda: _find(values)) if values.images else (lambda: _train(values, config.value, command))
+    return command_line.run(argv[0], action, _expected())
+
+
+def _complaint(values: flags.FlagValues) -> str | None:
+    """What is wrong with the flags; None if nothing is."""
+    if values.images:
+        needed, foreign, where = ("model", "out"), ("config", "workdir", "control"), "with"
+    else:
+        needed, foreign, where = ("model", "workdir"), ("out", "exif_orientation"), "without"
+    if strangers := [name for name in foreign if values[name].value or values[name].present]:
+        return f"--{strangers[0]} does not go {where} --images"
+    if missing := [name for name in needed if not values[name].value]:
+        return f"--{missing[0]} is needed"
+    return None if values.images else config_flag.complaint(values, "detect")
+
+
+def _train(values: flags.FlagValues, config, command: str) -> None:
+    import zoo
+    from rfd_tf.detection.measure import RESULTS
+    from rfd_tf.detection.voc_detection import voc_detection
+    from rfd_tf.evaluation.results import text_table
+
+    def network():
+        opened = open_control if values.control else open_model
+        return opened(values.model, [config.detector.feature])
+
+    result = voc_detection(config, values.workdir, network, zoo.fold_batch_norm, command)
+    if result is not None:
+        print(text_table(result))
+        print(f"\nResults: {Path(values.workdir) / RESULTS}")
+
+
+def _find(values: flags.FlagValues) -> None:
+    from rfd_tf.detection.detector import open_detector
+    from rfd_tf.detection.find_objects import find_objects
+
+    detector = open_detector(values.model)
+    if values.exif_orientation is not None:
+        detector = dataclasses.replace(detector, exif_orientation=values.exif_orientation)
+    written = find_objects(detector, values.images, values.out)
+    print(f"Detections: {written}")
+
+
+def _expected() -> tuple[type[Exception], ...]:
+    from rfd_tf.callbacks import NonFiniteLossError
+
+    return (ValueError, OSError, ImportError, NonFiniteLossError)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""`rfd evaluate`: measure a model's features by one of the field's protocols."""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+from absl import flags
+
+from rfd_tf.cli import command_line, config_flag
+from rfd_tf.cli.models import (
+    MODEL_HELP,
+    define_heads_from,
+    define_preprocessing,
+    given_preprocessing,
+    open_control,
+    open_model,
+)
+from rfd_tf.evaluation.protocols import PROTOCOLS
+from rfd_tf.terminal import shell_join
+
+USAGE = """rfd evaluate --model=MODEL --protocol=PROTOCOL --config=NAME|FILE.py [--workdir=DIR] [--control]
+             [--config.FIELD=VALUE ...]
+
+Prints a table and writes DIR/evaluation.json. Started again with the same arguments, it continues where it
+was. DIR is MODEL/evaluations/PROTOCOL by default, where MODEL is the folder of a run. With --control it is
+not the run that is measured but its untrained control, in MODEL/evaluations/PROTOCOL-control.
+
+Protocols:
+{protocols}
+
+Configs that come with the package: {names}. The fields and their defaults are in configs/evaluation/base.py.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    given = sys.argv if argv is None else argv
+    flag_values = flags.FlagValues()
+    config, argv = config_flag.define(flag_values, "evaluate", given)
+    model = flags.DEFINE_string("model", None, MODEL_HELP, flag_values=flag_values)
+    define_heads_from(flag_values)
+    protocol = flags.DEFINE_enum("protocol", None, list(PROTOCOLS), "what to do", flag_values=flag_values)
+    workdir = flags.DEFINE_string("workdir", None, "the evaluation's folder", flag_values=flag_values)
+    control = flags.DEFINE_bool(
+        "control", False, "measure the untrained control of the run instead", flag_values=flag_values
+    )
+    define_preprocessing(flag_values)
+    if (status := command_line.parse(flag_values, argv, _usage())) is not None:
+        return status
+    if problem := _missing(model.value, protocol.value) or config_flag.complaint(flag_values, "evaluate"):
+        return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)
+    folder = workdir.value or _default_workdir(model.value, protocol.value, control.value)
+    if folder is None:
+        problem = "--workdir is needed, unless --model is the folder of a run"
+        return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)
+    command = f"rfd evaluate {shell_join(given[1:])}"
+    if control.value and flag_values.heads_from:
+        problem = "--heads_from goes with --model=zoo:NAME, which has no control"
+        return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)
+    options = {"heads_from": flag_values.heads_from, "given": given_preprocessing(flag_values)}
+    opened = partial(_opened, model.value, config.value, control.value, options)
+    return _evaluate(argv[0], opened, protocol.value, config.value, folder, command)
+
+
+def _opened(model: str, config, control: bool, options: dict):
+    """What is to be measured."""
+    maps = _feature_maps(config)
+    return open_control(model, maps) if control else open_model(model, maps, **options)
+
+
+def _evaluate(program: str, opened, protocol: str, config, workdir, command: str) -> int:
+    from rfd_tf.callbacks import NonFiniteLossError
+    from rfd_tf.evaluation.evaluate import evaluate
+    from rfd_tf.evaluation.results import RESULT_FILE, text_table
+
+    def action():
+        print(text_table(evaluate(protocol, config, workdir, opened, command)))
+        print(f"\nFigures: {Path(workdir) / RESULT_FILE}")
+
+    return command_line.run(program, action, (ValueError, OSError, ImportError, NonFiniteLossError))
+
+
+def _feature_maps(config) -> list[str] | None:
+    """The maps that the config names; None for all that the model has."""
+    from rfd_tf.models.feature_model import RESERVED
+
+    return [name for name in config.features if name not in RESERVED] or None
+
+
+def _missing(model: str | None, protocol: str | None) -> str | None:
+    flags_given = {"model": model, "protocol": protocol}
+    return next((f"--{name} is needed" for name, value in flags_given.items() if value is None), None)
+
+
+def _default_workdir(model: str, protocol: str, control: bool) -> Path | None:
+    from rfd_tf.evaluation.results import EVALUATIONS_FOLDER
+
+    is_run = (Path(model) / "backbone.keras").exists() and (Path(model) / "config.json").exists()
+    name = f"{protocol}-control" if control else protocol
+    return Path(model) / EVALUATIONS_FOLDER / name if is_run else None
+
+
+def _usage() -> str:
+    width = max(map(len, PROTOCOLS))
+    protocols = "\n".join(f"  {name:<{width}}  {p.description}" for name, p in PROTOCOLS.items())
+    return USAGE.format(protocols=protocols, names=", ".join(config_flag.packaged_configs("evaluate")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""`rfd export`: a model or a detector as SavedModel, ONNX and `.keras`, proven equal."""
+
+import dataclasses
+import signal
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from rfd_tf.cli import command_line
+from rfd_tf.cli.models import (
+    KERAS_MODEL_HELP,
+    define_exif_orientation,
+    define_heads_from,
+    define_preprocessing,
+    model_options,
+    open_model,
+)
+
+USAGE = """rfd export --model=MODEL --out=DIR [flags]
+
+Writes DIR/saved_model/1, DIR/model.onnx and DIR/model.keras, compares each with the model on real pictures,
+and leaves nothing if one of them computes something else. DIR/parity.json keeps the figures.
+
+Of a detector (a run of rfd detect, or its detector.keras) DIR/saved_model/1 and DIR/detector.keras.
+"""
+_NOT_FOR_DETECTORS = ("features", "heads_from", "input", "fold_batch_norm", "onnx_precision")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    argv = sys.argv if argv is None else argv
+    given = _define_flags()
+    if (status := command_line.parse(given, argv, USAGE)) is not None:
+        return status
+    for flag in ("model", "out"):
+        if given[flag].value is None:
+            return command_line.fail(argv[0], f"--{flag} is needed", command_line.USAGE_ERROR)
+    import zoo
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # tidies up on its way
+    return command_line.run(argv[0], lambda: _export(given), (ValueError, OSError, ImportError, zoo.ZooError))
+
+
+def _define_flags() -> flags.FlagValues:
+    values = flags.FlagValues()
+    define = {"flag_values": values}
+    flags.DEFINE_string("model", None, KERAS_MODEL_HELP, **define)
+    define_heads_from(values)
+    flags.DEFINE_string("out", None, "the export's folder", **define)
+    formats = "what to write, of saved_model, onnx, keras; by default all, of a detector all but onnx"
+    flags.DEFINE_list("formats", None, formats, **define)
+    flags.DEFINE_list("features", "", "feature maps to give besides, such as conv1,conv5; or all", **define)
+    flags.DEFINE_string("input", "normalized", "of SavedModel and ONNX: normalized or uint8 pixels", **define)
+    flags.DEFINE_bool(
+        "fold_batch_norm", False, "ONNX with batch norms folded into the layers before", **define
+    )
+    flags.DEFINE_list("onnx_precision", "float32", "of float32, float16, int8: a file each", **define)
+    flags.DEFINE_integer("version", 1, "of the SavedModel", **define)
+    flags.DEFINE_bool("overwrite", False, "replace the version if it is there", **define)
+    flags.DEFINE_bool("serving", False, "add what TensorFlow Serving wants, see docs/serving.md", **define)
+    flags.DEFINE_string("images", None, "a picture, or a folder of pictures, to compare on", **define)
+    define_exif_orientation(values)
+    define_preprocessing(values)
+    flags.DEFINE_integer("num_images", 16, "how many to compare on", lower_bound=1, **define)
+    return values
+
+
+def _export(given: flags.FlagValues) -> None:
+    from rfd_tf.detection.detector import is_detector
+
+    if is_detector(given.model):
+        _export_detector(given)
+    else:
+        _export_model(given)
+    print(f"\nExported: {given.out}")
+
+
+def _export_detector(given: flags.FlagValues) -> None:
+    from rfd_tf.detection.detector import open_detector
+    from rfd_tf.detection.proposals import SelectiveSearch
+    from rfd_tf.export.detector import DETECTOR_FORMATS, export_detector, searched_examples
+    from rfd_tf.export.export_model import ExportOptions
+
+    if changed := [name for name in _NOT_FOR_DETECTORS if not given[name].using_default_value]:
+        raise ValueError(f"--{changed[0]} is not for detectors, which {given.model} is one of")
+    options = ExportOptions(
+        formats=DETECTOR_FORMATS if given.formats is None else tuple(given.formats),
+        version=given.version,
+        overwrite=given.overwrite,
+        serving=given.serving,
+    )
+    pictures = _pictures(given.model, given.images, given.num_images)
+    detector = open_detector(given.model)
+    if given.exif_orientation is not None:
+        detector = dataclasses.replace(detector, exif_orientation=given.exif_orientation)
+    search = SelectiveSearch(exif_orientation=detector.exif_orientation)
+    examples = searched_examples(pictures, search)
+    parities = export_detector(detector, given.out, options, examples, source=given.model)
+    _print_parities(detector.name, pictures, parities)
+
+
+def _export_model(given: flags.FlagValues) -> None:
+    import zoo
+    from rfd_tf.export.export_model import FORMATS, ExportOptions, export_model
+    from rfd_tf.features import KerasExtractor
+
+    options = ExportOptions(
+        formats=FORMATS if given.formats is None else tuple(given.formats),
+        input=given.input,
+        onnx_precisions=tuple(given.onnx_precision),
+        version=given.version,
+        overwrite=given.overwrite,
+        serving=given.serving,
+    )
+    maps = None if given.features == ["all"] else given.features
+    extractor = open_model(given.model, maps, **model_options(given))
+    if not isinstance(extractor, KerasExtractor):
+        raise ValueError(
+            f"--model={given.model}: only Keras models can be exported: "
+            "a run's folder, a .keras file, zoo:NAME"
+        )
+    pictures = _pictures(given.model, given.images, given.num_images)
+    fold = zoo.fold_batch_norm if given.fold_batch_norm else None
+    parities = export_model(extractor, given.out, options, pictures, fold)
+    _print_parities(extractor.info.name, pictures, parities)
+
+
+def _print_parities(name: str, pictures, parities) -> None:
+    from rfd_tf.export.parity import parity_table
+
+    print(f"{name}, compared on {len(pictures)} pictures, {pictures[0][0]} and on:")
+    print(parity_table(parities))
+
+
+def _pictures(model: str, images: str | None, count: int):
+    from rfd_tf.export.parity import bundled_pictures, pictures_at, pictures_of_run
+
+    if images:
+        return pictures_at(Path(images), count)
+    found = pictures_of_run(Path(model), count) if Path(model).is_dir() else []
+    return found or bundled_pictures(count)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""`rfd extract`: features of a collection of pictures, as Parquet or NPZ."""
+
+import functools
+import os
+import sys
+
+from absl import flags
+
+from rfd_tf.cli import command_line
+from rfd_tf.cli.models import (
+    MODEL_HELP,
+    define_exif_orientation,
+    define_heads_from,
+    define_preprocessing,
+    model_options,
+    open_model,
+)
+from rfd_tf.image_header import MAX_PIXELS
+
+USAGE = """rfd extract --model=X --images=FOLDER|LIST|FILE.npz --out=DIR [--outputs=features,...] [flags]
+
+Writes the features of every picture, with its file name and index, in shards that other programs read; see
+docs/extraction.md. Started again with the same arguments, it continues where it was. Bad pictures are named
+and skipped. --runner=NAME runs it on Apache Beam; further flags of Beam come after `--`.
+"""
+_NEEDED = ("model", "images", "out")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    argv = list(sys.argv if argv is None else argv)
+    argv, beam_flags = _split_at_dashes(argv)
+    values = flags.FlagValues()
+    _define(values)
+    if (status := command_line.parse(values, argv, USAGE)) is not None:
+        return status
+    for flag in _NEEDED:
+        if not values[flag].value:
+            return command_line.fail(argv[0], f"--{flag} is needed", command_line.USAGE_ERROR)
+    if beam_flags and not values.runner:
+        message = f"{beam_flags[0]!r} after `--` is for Beam, which needs --runner"
+        return command_line.fail(argv[0], message, command_line.USAGE_ERROR)
+    return command_line.run(argv[0], lambda: _extract(values, beam_flags), _expected())
+
+
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("model", None, MODEL_HELP, flag_values=values)
+    define_heads_from(values)
+    flags.DEFINE_string(
+        "images",
+        None,
+        "a folder of pictures or of one folder per class, a list of them (rows `path`, `path label` or "
+        "`path,label`), or an .npz file",
+        flag_values=values,
+    )
+    flags.DEFINE_string("out", None, "the folder to write", flag_values=values)
+    flags.DEFINE_list("outputs", ["features"], "outputs of the model, by name", flag_values=values)
+    flags.DEFINE_enum("format", "parquet", ["parquet", "npz"], "of the shards", flag_values=values)
+    flags.DEFINE_enum("dtype", "float32", ["float32", "float16"], "of the features", flag_values=values)
+    flags.DEFINE_integer("shard_size", 4096, "pictures of a shard", 1, flag_values=values)
+    flags.DEFINE_integer("batch_size", 64, "pictures the model gets at once", 1, flag_values=values)
+    flags.DEFINE_enum("on_error", "skip", ["skip", "raise"], "at a bad picture", flag_values=values)
+    flags.DEFINE_integer(
+        "max_pixels", MAX_PIXELS, "larger pictures are refused before decoding", 1, flag_values=values
+    )
+    define_exif_orientation(values)
+    define_preprocessing(values)
+    flags.DEFINE_string("images_root", "", "what a list's paths are relative to", flag_values=values)
+    flags.DEFINE_string("npz_key", "", "which array of an .npz file", flag_values=values)
+    flags.DEFINE_string(
+        "runner", "", "of Apache Beam: DirectRunner, DataflowRunner, FlinkRunner, ...", flag_values=values
+    )
+
+
+def _extract(values: flags.FlagValues, beam_flags: list[str]) -> None:
+    skipped = _on_beam(values, beam_flags) if values.runner else _here(values)
+    if skipped:
+        print(f"Skipped pictures: {len(skipped)} (the first is {skipped[0].path}: {skipped[0].reason})")
+    print(f"Features: {os.path.join(values.out, 'manifest.json')}")
+
+
+def _here(values: flags.FlagValues):
+    from rfd_tf.features import extract, open_images
+    from rfd_tf.features.store import LocalStorage
+
+    storage = LocalStorage(values.out)
+    with storage.locked():
+        source = open_images(values.images, values.images_root, values.npz_key)
+        maps = _feature_maps(values.outputs)
+        with open_model(values.model, maps, **model_options(values)) as extractor:
+            settings = _settings(extractor, source, values)
+            return extract(extractor, source, settings, storage, values.batch_size, values.on_error)
+
+
+def _on_beam(values: flags.FlagValues, beam_flags: list[str]):
+    beam = _beam()
+    model, maps = values.model, _feature_maps(values.outputs)
+    open_worker_model = functools.partial(_open_anywhere, model, maps, model_options(values))
+    if "://" in values.images:
+        source = beam.open_beam_files(values.images, values.images_root)
+    else:
+        from rfd_tf.features import open_images
+
+        source = open_images(values.images, values.images_root, values.npz_key)
+    with open_worker_model() as extractor:
+        settings = _settings(extractor, source, values)
+    return beam.extract_on_beam(
+        open_worker_model,
+        source,
+        settings,
+        values.out,
+        values.runner,
+        beam_flags,
+        values.batch_size,
+        values.on_error,
+    )
+
+
+def _open_anywhere(location: str, feature_maps: list[str], options: dict):
+    with _beam().local_model(location) as model:
+        return open_model(model, feature_maps, **options)
+
+
+def _beam():
+    try:
+        from rfd_tf.features import beam
+    except ImportError as error:
+        raise ImportError(f"--runner needs Apache Beam: pip install 'rfd_tf[beam]' ({error})") from None
+    return beam
+
+
+def _settings(extractor, source, values: flags.FlagValues):
+    from rfd_tf.features.store import describe_extraction
+
+    return describe_extraction(
+        extractor,
+        _absolute(values.model),
+        source,
+        _absolute(values.images),
+        values.outputs,
+        format=values.format,
+        dtype=values.dtype,
+        shard_size=values.shard_size,
+        max_pixels=values.max_pixels,
+    )
+
+
+def _feature_maps(outputs: list[str]) -> list[str]:
+    """Those of the outputs that are feature maps, which opening the model is to provide."""
+    from rfd_tf.models.feature_model import RESERVED
+
+    return [name for name in outputs if name not in RESERVED]
+
+
+def _absolute(location: str) -> str:
+    """A path that means the same wherever the command is repeated; an address stays."""
+    return os.path.abspath(location) if os.path.exists(location) else location
+
+
+def _split_at_dashes(argv: list[str]) -> tuple[list[str], list[str]]:
+    if "--" not in argv:
+        return argv, []
+    at = argv.index("--")
+    return argv[:at], argv[at + 1 :]
+
+
+def _expected() -> tuple[type[Exception], ...]:
+    return (ValueError, OSError, ImportError, MemoryError)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""`rfd rotations`: how likely every view of every image looks upright, out of sample."""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+from absl import flags
+
+from rfd_tf.cli import command_line, config_flag
+from rfd_tf.cli.models import initialize
+
+USAGE = """rfd rotations --config=NAME|FILE.py --out=FILE.dat [--folds=5] [--workdir=DIR]
+              [--config.FIELD=VALUE ...]
+
+Trains a rotation classifier on all folds but one and predicts that one, for each fold in turn. Writes
+FILE.dat for `rfd train --config.rotation_probabilities.path=FILE.dat`, FILE.parquet (index, file, view,
+probability) and FILE.png (histogram, most and least rotatable images). Started again with the same arguments,
+it continues with what is missing. DIR is FILE.dat.folds by default.
+
+The config is one of `rfd train`: its data, preprocessing, backbone, optimizer, epochs and strategy are used.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    flag_values = flags.FlagValues()
+    config, argv = config_flag.define(flag_values, "train", sys.argv if argv is None else argv)
+    out = flags.DEFINE_string("out", None, "the file of probabilities", flag_values=flag_values)
+    folds = flags.DEFINE_integer("folds", 5, "parts that are held out in turn", flag_values=flag_values)
+    workdir = flags.DEFINE_string("workdir", None, "folder of the folds", flag_values=flag_values)
+    if (status := command_line.parse(flag_values, argv, USAGE)) is not None:
+        return status
+    problem = config_flag.complaint(flag_values, "train")
+    if problem is None and "method" not in config.value:
+        problem = "--config must be one of pretraining, such as image_folder or cifar10_lt"
+    if problem or out.value is None:
+        return command_line.fail(argv[0], problem or "--out is needed", command_line.USAGE_ERROR)
+    path = Path(out.value)
+    if path.suffix in (".parquet", ".png"):
+        problem = f"--out is the text file, such as prob.dat. Received: {path}"
+        return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)
+    return _rotations(argv[0], config.value, path, workdir.value or f"{path}.folds", folds.value)
+
+
+def _rotations(program: str, config, out: Path, workdir: str, folds: int) -> int:
+    from rfd_tf.callbacks import NonFiniteLossError
+    from rfd_tf.runs.rotation_probabilities import predict_out_of_sample
+
+    def action():
+        import pyarrow  # noqa: F401  before work is lost
+
+        found = predict_out_of_sample(config, workdir, folds, partial(initialize, config.init))
+        _write(found, config, out)
+
+    return command_line.run(program, action, (ValueError, OSError, ImportError, NonFiniteLossError))
+
+
+def _write(found, config, out: Path) -> None:
+    from rfd_tf import data
+    from rfd_tf.evaluation import rotatability
+
+    probabilities, pictures = found.probabilities, found.pictures
+    picture = out.with_suffix(".png")
+    rotatability.draw(picture, probabilities, pictures)
+    rotatability.write_parquet(out.with_suffix(".parquet"), probabilities, pictures)
+    data.save_rotation_probabilities(out, probabilities)
+    gamma = config.rotation_probabilities.gamma
+    counts = rotatability.rotation_counts(probabilities, pictures.valid, gamma)
+    accuracies = ", ".join(f"{accuracy:.1%}" for accuracy in found.accuracies)
+    print(f"Rotation told, by fold (chance 25 %): {accuracies}")
+    print(f"Effective images of each rotation (of {len(pictures.valid)}; gamma {gamma:g}):")
+    print("  " + "  ".join(f"{90 * view}: {count:.1f}" for view, count in enumerate(counts)))
+    print(f"Probabilities: {out}, {out.with_suffix('.parquet')}; picture: {picture}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""`rfd sweep`: a table of experiments over seeds."""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from rfd_tf.cli import command_line, config_flag
+
+USAGE = """rfd sweep --config=NAME|FILE.py --workdir=DIR [--jobs=1] [--job_memory_gb=8]
+          [--config.FIELD=VALUE ...]
+
+Runs every variant of the config with every seed, each in DIR/VARIANT/seed-N, and writes DIR/table.md and
+DIR/table.csv (mean and standard deviation, the commands) and DIR/raw.csv. Started again with the same
+arguments, it continues where it was. Configs that come with the package: {names}.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    flag_values = flags.FlagValues()
+    config, argv = config_flag.define(flag_values, "sweep", sys.argv if argv is None else argv)
+    workdir = flags.DEFINE_string("workdir", None, "the sweep's folder", flag_values=flag_values)
+    jobs = flags.DEFINE_integer("jobs", 1, "runs at a time, at most", flag_values=flag_values)
+    memory = flags.DEFINE_float(
+        "job_memory_gb", 8.0, "GiB that must be free before a run joins others", flag_values=flag_values
+    )
+    usage = USAGE.format(names=", ".join(config_flag.packaged_configs("sweep")))
+    if (status := command_line.parse(flag_values, argv, usage)) is not None:
+        return status
+    missing = "--workdir is needed" if workdir.value is None else None
+    if problem := config_flag.complaint(flag_values, "sweep") or missing:
+        return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)
+    folder = Path(workdir.value)
+    action = _sweep(argv[0], config.value, folder, jobs.value, memory.value)
+    return command_line.run(argv[0], action, (ValueError, OSError))
+
+
+def _sweep(program: str, config, workdir: Path, jobs: int, job_memory: float):
+    from rfd_tf.runs.sweep import MARKDOWN, SweepStopped, collect, make_plan, run_plan, write_tables
+    from rfd_tf.terminal import StopSignals
+
+    def action() -> int:
+        cells = make_plan(config, workdir)
+        try:
+            with StopSignals() as signals:
+                failed = run_plan(cells, jobs, job_memory, lambda: signals.received)
+        except SweepStopped:
+            if collect(cells):
+                write_tables(cells, workdir)
+            raise
+        print(write_tables(cells, workdir))
+        print(f"Table: {workdir / MARKDOWN}")
+        for cell, log in failed.items():
+            print(f"{program}: {cell.variant}, seed {cell.seed} failed, see {log}", file=sys.stderr)
+        return 1 if failed else 0
+
+    return action
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,1 +1,0 @@
-"""The commands of `rfd`, each also `python -m rfd_tf.commands.NAME`."""

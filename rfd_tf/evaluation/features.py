@@ -1,0 +1,263 @@
+"""Features for an evaluation, kept in its folder."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+
+from rfd_tf import data
+from rfd_tf.evaluation.experiment import Experiment
+from rfd_tf.features import FeatureExtractor
+from rfd_tf.features.extractor import NORMALIZED
+from rfd_tf.files import atomic_file, fits, parse_json, write_text
+from rfd_tf.rotations import NUM_ROTATIONS
+from rfd_tf.runs.images import IMAGE_ERRORS, Pictures
+from rfd_tf.runs.workdir import CACHE_FOLDER
+from rfd_tf.terminal import progress_bar
+
+_KEY = "key"
+
+
+def kept_arrays(path: Path, key: str, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """What `compute` gives, from the file `path` where that holds it already.
+
+    Args:
+        path: an `.npz` file; made, or replaced where it is of another key or cannot be read.
+        key: all that the result depends on.
+        compute: gives arrays by name.
+    """
+    with contextlib.suppress(OSError, ValueError, KeyError), np.load(path, allow_pickle=False) as archive:
+        if str(archive[_KEY]) == key:
+            return {name: archive[name] for name in archive.files if name != _KEY}
+    found = {name: np.asarray(value) for name, value in compute().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as file:
+        np.savez(file, **{_KEY: np.array(key)}, **found)
+    return found
+
+
+DTYPES = ("float32", "float16")
+_STATE_FILE = "state.json"
+_SAVED_EVERY = 5.0  # seconds
+
+Transform = Callable[[str, np.ndarray], np.ndarray]
+
+
+def cached_features(
+    extractor: FeatureExtractor,
+    pictures: Pictures,
+    names: Sequence[str],
+    folder: Path,
+    batch_size: int,
+    *,
+    transform: Transform | None = None,
+    transform_name: str = "",
+    dtype: str = "float32",
+) -> dict[str, np.ndarray]:
+    """Outputs of a model for every valid picture, from disk where they are there already.
+
+    Each output is a `.npy` file that is filled by batches, so that memory holds no more than a batch. Stopped
+    at any moment, it goes on with the pictures that are missing. What is there is used only for the same
+    model, pictures, preparation, names, transform and dtype; else it is replaced.
+
+    Args:
+        extractor: the model; its own preprocessing prepares the pictures, but for `exif_orientation`, which
+            is that of `pictures`.
+        pictures: those at `valid` are taken, in that order.
+        names: the model's outputs.
+        folder: of these features and of nothing else; one process at a time may work in it.
+        batch_size: pictures a batch.
+        transform: makes of an output's name and float32 values [B, ...] what is kept, [B, ...].
+        transform_name: tells one transform from others; needed with one.
+        dtype: of the files, `"float32"` or `"float16"`.
+
+    Returns:
+        name -> [len(pictures.valid), ...], memory maps that can be read only.
+
+    Raises:
+        BadImageError: on a picture that cannot be read; with `on_error="skip"` none of the valid ones is.
+        ValueError: on an unknown name, or a value that is not finite or too large for `dtype`; it names the
+            picture.
+        OSError: if the disk has too little room; nothing is lost.
+    """
+    names = extractor.check_names(names)
+    if dtype not in DTYPES:
+        raise ValueError(f"`dtype` must be one of {DTYPES}. Received: dtype={dtype!r}")
+    if bool(transform_name) != (transform is not None):
+        raise ValueError("`transform` and `transform_name` go together")
+    key = {
+        "model": extractor.fingerprint,
+        "pictures": pictures.source.fingerprint(pictures.valid),
+        "preprocessing": dataclasses.asdict(_preprocessing(extractor, pictures)),
+        "outputs": list(names),
+        "transform": transform_name,
+        "dtype": dtype,
+    }
+    store = _Store(folder, json.loads(json.dumps(key)), len(pictures.valid), names, dtype)
+    if store.done < store.rows:
+        _fill(store, extractor, pictures, batch_size, transform or (lambda _name, values: values))
+    return store.maps(mode="r")
+
+
+class _Store:
+    """The files of one folder: a row for each picture, `done` of them filled."""
+
+    def __init__(self, folder: Path, key: dict, rows: int, names: tuple[str, ...], dtype: str):
+        self.folder, self.key, self.rows, self.names, self.dtype = folder, key, rows, names, dtype
+        self.done = self._rows_of_same()
+        if not self.done:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+
+    def _rows_of_same(self) -> int:
+        """Rows there of the same features; 0 if there are none, or others."""
+        with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+            state = parse_json((self.folder / _STATE_FILE).read_text(encoding="utf-8"))
+            if not fits(state, dict) or not fits(state["key"], dict) or not fits(state["done"], int):
+                return 0
+            if changed := [part for part, value in self.key.items() if state["key"].get(part) != value]:
+                logging.info("Features in %s are of another %s: made anew", self.folder, ", ".join(changed))
+                return 0
+            if all(len(values) == self.rows for values in self.maps("r").values()):
+                return min(max(state["done"], 0), self.rows)
+        return 0
+
+    def maps(self, mode: str) -> dict[str, np.ndarray]:
+        return {name: np.load(self._file(name), mmap_mode=mode, allow_pickle=False) for name in self.names}
+
+    def create(self, first: dict[str, np.ndarray]) -> None:
+        """Files for rows like those of the `first` batch, at full size: a full disk is an error here, and
+        would be a signal that ends the process later.
+        """
+        for name, values in first.items():
+            shape = (self.rows, *values.shape[1:])
+            np.lib.format.open_memmap(self._file(name), "w+", self.dtype, shape).flush()
+            with open(self._file(name), "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+
+    def save_state(self) -> None:
+        write_text(self.folder / _STATE_FILE, json.dumps({"key": self.key, "done": self.done}) + "\n")
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{name}.npy"
+
+
+def _fill(
+    store: _Store, extractor: FeatureExtractor, pictures: Pictures, batch_size: int, transform: Transform
+) -> None:
+    rows = pictures.valid[store.done :]
+    maps = store.maps("r+") if store.done else None
+
+    def save() -> None:
+        for values in (maps or {}).values():
+            values.flush()
+        store.save_state()
+
+    saved = time.monotonic()
+    try:
+        with progress_bar(f"Features of {extractor.info.name}", store.rows, done=store.done) as bar:
+            for images, index in _batches(pictures, extractor, batch_size, rows):
+                outputs = _outputs(extractor, images, store, transform, pictures, index)
+                if maps is None:
+                    store.create(outputs)
+                    maps = store.maps("r+")
+                for name, values in outputs.items():
+                    maps[name][store.done : store.done + len(index)] = values
+                store.done += len(index)
+                bar.update(len(index))
+                if time.monotonic() - saved > _SAVED_EVERY:
+                    save()
+                    saved = time.monotonic()
+    finally:
+        if store.done:
+            save()
+
+
+def _batches(pictures: Pictures, extractor: FeatureExtractor, batch_size: int, rows: np.ndarray):
+    """Images and indices; a picture that cannot be read is named."""
+    preprocessing = _preprocessing(extractor, pictures)
+    dataset = data.evaluation_dataset(pictures.source, preprocessing, batch_size, rows)
+    if pictures.source.labels is not None:
+        dataset = dataset.map(lambda features, _label: features)
+    try:
+        for batch in dataset.as_numpy_iterator():
+            yield batch["image"], batch["index"]
+    except IMAGE_ERRORS as error:
+        pictures.name_bad_image(error, rows)
+        raise
+
+
+def _preprocessing(extractor: FeatureExtractor, pictures: Pictures) -> data.Preprocessing:
+    return dataclasses.replace(
+        extractor.info.preprocessing, exif_orientation=pictures.preprocessing.exif_orientation
+    )
+
+
+def _outputs(extractor, images, store: _Store, transform: Transform, pictures: Pictures, index) -> dict:
+    outputs = {}
+    for name, values in extractor(images, store.names).items():
+        with np.errstate(over="ignore"):
+            outputs[name] = np.asarray(transform(name, values)).astype(store.dtype)
+        finite = np.isfinite(outputs[name].reshape(len(index), -1)).all(axis=1)
+        if not finite.all():
+            picture = pictures.source.describe(int(index[~finite][0]))
+            raise ValueError(f"Output {name!r} of {picture} has values that are not finite in {store.dtype}")
+    return outputs
+
+
+class FourViewExtractor(FeatureExtractor):
+    """What a model says of an image's four views: each output becomes [B, 4, ...].
+
+    Args:
+        extractor: the model. It is not closed with this one.
+    """
+
+    def __init__(self, extractor: FeatureExtractor):
+        outputs = {name: (NUM_ROTATIONS, *shape) for name, shape in extractor.info.outputs.items()}
+        info = dataclasses.replace(extractor.info, outputs=outputs, input=NORMALIZED)
+        super().__init__(info, extractor.location)
+        self.extractor = extractor
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        return f"four views of {self.extractor.fingerprint}"
+
+    def _extract(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+        views = [
+            self.extractor(np.ascontiguousarray(np.rot90(images, turns, axes=(1, 2))), names)
+            for turns in range(NUM_ROTATIONS)
+        ]
+        return {name: np.stack([view[name] for view in views], axis=1) for name in names}
+
+
+def vector_features(experiment: Experiment) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Training and test features, name -> [N, D] and [M, D], of the config's `features`, or of `features`.
+
+    Maps are averaged over space. They stay in the workdir's cache.
+    """
+    names = tuple(experiment.config.features) or ("features",)
+
+    def features_of(pictures, folder):
+        return cached_features(
+            experiment.extractor,
+            pictures,
+            names,
+            experiment.workdir / CACHE_FOLDER / folder,
+            experiment.config.batch_size,
+            transform=_mean_over_space,
+            transform_name="mean over space",
+        )
+
+    return features_of(experiment.training, "training"), features_of(experiment.test, "test")
+
+
+def _mean_over_space(_name: str, values: np.ndarray) -> np.ndarray:
+    return values.mean(axis=(1, 2)) if values.ndim == 4 else values

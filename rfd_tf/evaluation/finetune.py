@@ -1,0 +1,228 @@
+"""The whole network learns with a classifier on its features: fine-tuning, or from scratch."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from functools import partial
+
+import keras
+import numpy as np
+from ml_collections import ConfigDict
+
+from rfd_tf.data import LOCALIZED_ROTATIONS, Preprocessing
+from rfd_tf.evaluation.evaluate import measured
+from rfd_tf.evaluation.experiment import Experiment
+from rfd_tf.evaluation.probes import classifier_losses, run_figures
+from rfd_tf.evaluation.results import ClassifierFigures, EvaluationResult
+from rfd_tf.features import KerasExtractor, ModelInfo, keras_extractor, save_keras
+from rfd_tf.files import atomic_path
+from rfd_tf.imbalance import class_balanced_weights
+from rfd_tf.losses import ClassifierLoss
+from rfd_tf.models import ProbedModel
+from rfd_tf.models.backbone import fan_in_uniform
+from rfd_tf.models.feature_model import FEATURES
+from rfd_tf.models.heads import classifier
+from rfd_tf.models.keras_file import network_copy
+from rfd_tf.runs.build import build_backbone
+from rfd_tf.runs.inputs import PictureInputs
+from rfd_tf.runs.probes import ProbeRun
+from rfd_tf.runs.workdir import BACKBONE_FILE
+
+FINETUNED_FILE = "finetuned.keras"
+CLASSIFIER_FILE = "classifier.keras"  # of its features
+_AUXILIARY = "localized_rotation"  # the input with its labels, too
+_HEADS = ("rotation_probabilities", "embedding")  # of the features as they were
+
+
+def run_finetune(experiment: Experiment) -> dict[str, ClassifierFigures]:
+    """The figures after the last epoch, by feature.
+
+    The workdir then has `finetuned.keras`, which can be opened as any model, and `classifier.keras`, from its
+    features to logits (or cosines).
+
+    Raises:
+        ValueError: for a model that is not there in its Keras form, several features or losses, or features
+            on disk.
+    """
+    feature = _check(experiment)
+    return train_whole(experiment, feature, FINETUNED_FILE)
+
+
+def train_whole(
+    experiment: Experiment,
+    feature: str,
+    saved_as: str,
+    kernel_initializer: keras.initializers.Initializer | None = None,
+) -> dict[str, ClassifierFigures]:
+    """Train the experiment's network with a classifier on `feature`; the figures after the last epoch.
+
+    Args:
+        experiment: of a Keras model, with one loss.
+        feature: a vector among the model's outputs.
+        saved_as: name of the file that the trained network gets in the workdir.
+        kernel_initializer: of a dense classifier; by default as of `models.probes.classifier`.
+
+    With `finetune.localized_rotation` a second classifier of the same kind tells rotated patches by
+    cross-entropy, of unscaled cosines where the first one gives cosines, as the authors do. It is not kept.
+
+    Raises:
+        ValueError: on `finetune` or `classifier` options out of range.
+    """
+    networks = {}
+    task, weight = _localized_rotation(experiment)
+
+    def make_model(synchronized: bool):
+        outputs = [name for name in experiment.extractor.info.outputs if name not in _HEADS]
+        network = network_copy(experiment.extractor.model, outputs, synchronized)
+        trained = keras.Model(network.inputs[0], {feature: network.output[feature]}, name=network.name)
+        loss = _one_loss(experiment)
+        make_head = partial(_head, trained.output[feature].shape[-1], loss.cosine_head, kernel_initializer)
+        probes, losses = {feature: make_head(len(experiment.class_names))}, {feature: loss.loss}
+        networks["whole"], networks["head"] = network, probes[feature]
+        if task:
+            probes[_AUXILIARY] = make_head(LOCALIZED_ROTATIONS[task], _AUXILIARY)
+            losses[_AUXILIARY] = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        features = dict.fromkeys(probes, feature)
+        auxiliary = {_AUXILIARY: weight} if task else {}
+        model = ProbedModel(probes, features, losses, trained, frozen=False, auxiliary=auxiliary)
+        return model, {feature: loss}
+
+    run = ProbeRun(
+        experiment.config,
+        experiment.workdir,
+        experiment.strategy,
+        PictureInputs(
+            experiment.training, experiment.test, sampling=_sampling(experiment), rotate_locally=task
+        ),
+        make_model,
+        experiment.config.finetune.rate_factor,
+    )
+    run.build()
+    run.fit()
+    if run.is_first_worker:
+        _save(experiment, networks["whole"], networks["head"], saved_as)
+    return run_figures(experiment, run)
+
+
+def _check(experiment: Experiment) -> str:
+    """The feature to classify by."""
+    config, extractor = experiment.config, experiment.extractor
+    if not isinstance(extractor, KerasExtractor):
+        raise ValueError(
+            f"Only a Keras model can be fine-tuned: a run's folder, a .keras file or zoo:NAME. "
+            f"{extractor.location} is none; use linear or nonlinear probes for it"
+        )
+    if config.input != "images":
+        raise ValueError(f"Fine-tuning needs `input='images'`. Received: input={config.input!r}")
+    names = extractor.check_names(tuple(config.features) or (FEATURES,))
+    if len(names) > 1 or len(extractor.info.outputs[names[0]]) != 1 or names[0] in _HEADS:
+        raise ValueError(f"Fine-tuning takes one vector of `features`, such as 'features'. Received: {names}")
+    _one_loss(experiment)
+    return names[0]
+
+
+def _one_loss(experiment: Experiment) -> ClassifierLoss:
+    losses = classifier_losses(experiment)
+    if len(losses) != 1:
+        raise ValueError(
+            f"A whole network learns by one of `classifier.losses` at a time. Received: {tuple(losses)}"
+        )
+    return next(iter(losses.values()))
+
+
+def _sampling(experiment: Experiment) -> np.ndarray | None:
+    """Weights of the training pictures that are drawn by weight; None where each comes once an epoch."""
+    options = experiment.config.classifier
+    if options.sampling == "class_balanced":
+        weights = class_balanced_weights(experiment.class_counts, options.beta)
+        return weights[experiment.training_labels]
+    if options.sampling:
+        raise ValueError(
+            f"`classifier.sampling` must be '' or 'class_balanced'. Received: {options.sampling!r}"
+        )
+    return None
+
+
+def _localized_rotation(experiment: Experiment) -> tuple[str, float]:
+    """The kind of the auxiliary task, empty for none, and the weight of its loss."""
+    wanted = tuple(experiment.config.finetune.localized_rotation)
+    if not wanted:
+        return "", 0.0
+    weighed = len(wanted) == 2 and isinstance(wanted[1], int | float) and 0 < wanted[1] < float("inf")
+    if not weighed or wanted[0] not in LOCALIZED_ROTATIONS:
+        raise ValueError(
+            f"`finetune.localized_rotation` must be (), or one of {', '.join(LOCALIZED_ROTATIONS)} with the "
+            f"weight of its loss, such as ('explicit', 0.1). Received: {wanted}"
+        )
+    return wanted
+
+
+def _head(
+    width: int, cosine: bool, kernel_initializer, num_classes: int, name: str = "classifier"
+) -> keras.Model:
+    inputs = keras.Input((width,), name="feature")
+    # Cao et al.'s code draws a kernel anew and leaves the bias as PyTorch begins it.
+    bias_initializer = fan_in_uniform(width) if kernel_initializer else "zeros"
+    logits = classifier(inputs, num_classes, cosine, name, kernel_initializer, bias_initializer)
+    return keras.Model(inputs, logits, name=f"{name}_head")
+
+
+def _save(experiment: Experiment, network: keras.Model, head: keras.Model, saved_as: str) -> None:
+    info = experiment.extractor.info
+    orientation = experiment.training.preprocessing.exif_orientation
+    prepared = dataclasses.replace(info.preprocessing, exif_orientation=orientation)
+    outputs = {name: shape for name, shape in info.outputs.items() if name not in _HEADS}
+    finetuned = ModelInfo(info.name, prepared, outputs)
+    path = experiment.workdir / saved_as
+    with atomic_path(experiment.workdir / CLASSIFIER_FILE) as temporary:
+        head.save(temporary)
+    save_keras(KerasExtractor(network, finetuned, str(path)), path)
+
+
+def classify(
+    config: ConfigDict, workdir: str | os.PathLike, initialize: Callable | None = None, command: str = ""
+) -> EvaluationResult:
+    """Train a network with a classifier on its main feature, as configured; continue what was interrupted.
+
+    Args:
+        config: see `configs/classify.py`.
+        workdir: the run's folder. It ends with `backbone.keras` (features, to be evaluated or exported like
+            those of any run), `classifier.keras` (from them to logits, or to cosines), `evaluation.json`,
+            `history.csv` and `checkpoints/`.
+        initialize: sets the backbone's weights from `config.init`, before training starts.
+        command: the command line, for the result.
+
+    Returns:
+        The figures after the last epoch, by the name of the feature; their `extra` has the best epoch's.
+
+    Raises:
+        WorkdirError: if the folder holds a run of another config.
+        BadImageError: on a corrupt image, unless `on_error="skip"`.
+        NonFiniteLossError, TrainingStopped: as of `training.pretrain`.
+        ValueError: on a config out of range.
+
+    Reference: Cao et al., NeurIPS 2019 (LDAM-DRW), whose recipe `configs/classify.py` is.
+    """
+
+    def network() -> KerasExtractor:
+        backbone = build_backbone(config)
+        if config.init:
+            initialize(backbone)
+        return keras_extractor(
+            backbone,
+            Preprocessing.of_config(config),
+            config.init or "untrained network",
+            feature_name=config.backbone.feature,
+            decoupled=False,
+        )
+
+    return measured("classify", _run, config, workdir, network, command)
+
+
+def _run(experiment: Experiment) -> dict[str, ClassifierFigures]:
+    return train_whole(experiment, FEATURES, BACKBONE_FILE, he_normal())
+
+
+def he_normal() -> keras.initializers.Initializer:
+    """The classifier's in Cao et al.'s code: normal, of variance 2 / fan_in."""
+    return keras.initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal")

@@ -1,0 +1,337 @@
+"""Extraction on Apache Beam. The only module that needs Beam."""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import BinaryIO
+
+import apache_beam as beam
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.metrics import Metrics, MetricsFilter
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.utils.shared import Shared
+
+from rfd_tf import data
+from rfd_tf.data.image_folder import DECODABLE, has_picture_ending, kind_of_file
+from rfd_tf.data.image_list import parse_image_list
+from rfd_tf.features.extract import check_values, close, extract_shard
+from rfd_tf.features.extractor import FeatureExtractor
+from rfd_tf.features.images import PictureReader
+from rfd_tf.features.open_extractor import SERVING_SCHEMES
+from rfd_tf.features.store import (
+    ExtractionError,
+    Settings,
+    Skipped,
+    Storage,
+    claim,
+    pending_shards,
+    shard_format,
+    write_manifest,
+    write_shard,
+)
+
+_PLAIN = {"compression_type": CompressionTypes.UNCOMPRESSED}
+
+
+class BeamStorage(Storage):
+    """A folder in any of Beam's file systems: `gs://`, `s3://`, `hdfs://`, ..., or a path.
+
+    Args:
+        location: the folder; made if missing, where the file system has folders.
+    """
+
+    def __init__(self, location: str):
+        super().__init__(location)
+        if not FileSystems.exists(location):
+            with contextlib.suppress(OSError):  # another worker may have made it, or there are no folders
+                FileSystems.mkdirs(location)
+
+    def names(self) -> set[str]:
+        found = FileSystems.match([FileSystems.join(self.location, "*")])[0].metadata_list
+        names = {FileSystems.split(metadata.path)[1] for metadata in found}
+        return {name for name in names if name and not name.startswith(".")}
+
+    def open(self, name: str) -> BinaryIO:
+        return open_file(FileSystems.join(self.location, name))
+
+    @contextlib.contextmanager
+    def write(self, name: str) -> Iterator[BinaryIO]:
+        temporary = FileSystems.join(self.location, f".{uuid.uuid4().hex}.partial")
+        try:
+            with FileSystems.create(temporary, **_PLAIN) as file:
+                yield file
+            FileSystems.rename([temporary], [FileSystems.join(self.location, name)])
+        except BaseException:
+            with contextlib.suppress(Exception):  # the first error counts
+                FileSystems.delete([temporary])
+            raise
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file; cheaper than `names` in a large folder."""
+        return FileSystems.exists(FileSystems.join(self.location, name))
+
+    def delete(self, names: list[str]) -> None:
+        """Remove files."""
+        FileSystems.delete([FileSystems.join(self.location, name) for name in names])
+
+
+def open_file(path: str) -> BinaryIO:
+    """A file as it is, whatever its ending; FileNotFoundError where there is none."""
+    try:
+        return FileSystems.open(path, **_PLAIN)
+    except OSError as error:
+        if not FileSystems.exists(path):
+            raise FileNotFoundError(f"{path}; No such file or directory") from error
+        raise
+
+
+LIST_ENDINGS = (".txt", ".csv", ".tsv")
+
+
+class BeamFiles(data.Source):
+    """Picture files below a folder of any of Beam's file systems.
+
+    Args:
+        root: the folder.
+        files: N paths relative to it, with `/`.
+        labels: int64 of shape [N] or None.
+        class_names: one name per class or None.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        files: Sequence[str],
+        labels: np.ndarray | None = None,
+        class_names: tuple[str, ...] | None = None,
+    ):
+        super().__init__(root, labels, class_names)
+        self.root = root
+        self.files = tuple(files)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def fetch(self, index: tf.Tensor) -> tf.Tensor:
+        return tf.ensure_shape(tf.numpy_function(self._read, [index], tf.string, stateful=False), [])
+
+    def describe(self, index: int) -> str:
+        return FileSystems.join(self.root, self.files[index])
+
+    def _read(self, index: int) -> bytes:
+        with open_file(self.describe(int(index))) as file:
+            return file.read()
+
+
+def open_beam_files(location: str, root: str = "") -> BeamFiles:
+    """`extraction.open_images` for a folder or list that has an address such as `gs://BUCKET/FOLDER`.
+
+    Args:
+        location: a list if it ends in `.txt`, `.csv` or `.tsv`, else a folder.
+        root: of a list, by default its folder.
+
+    Raises:
+        FileNotFoundError: if there is nothing.
+        ValueError: on a malformed list.
+    """
+    if location.lower().endswith(LIST_ENDINGS):
+        with open_file(location) as file:
+            text = file.read().decode("utf-8-sig", "surrogateescape")
+        files, labels = parse_image_list(text, location, every_class=False)
+        return BeamFiles(root or FileSystems.split(location)[0], files, labels)
+    root = location.rstrip("/")
+    found = FileSystems.match([f"{root}/**"])[0].metadata_list
+    paths = [metadata.path.removeprefix(root).lstrip("/") for metadata in found]
+    others = [path for path in paths if not has_picture_ending(path)]
+    paths = [path for path in paths if has_picture_ending(path)]
+    if not paths:
+        raise FileNotFoundError(f"{location} holds no picture (a file that ends in {', '.join(DECODABLE)})")
+    source = BeamFiles(root, *_in_order(paths))
+    source.left_out = Counter(kind_of_file(path.rpartition("/")[2]) for path in others)
+    return source
+
+
+def _in_order(paths: list[str]) -> tuple[list[str], np.ndarray | None, tuple[str, ...] | None]:
+    """Files, labels and class names, as `ImageFolder` or `FlatFolder` would have them."""
+    classes = sorted({path.split("/")[0] for path in paths if "/" in path})
+    if len(classes) < 2 or any("/" not in path for path in paths):
+        return sorted(paths), None, None
+    paths = sorted(paths, key=lambda path: (path.split("/")[0], *path.rsplit("/", 1)))
+    numbers = {name: number for number, name in enumerate(classes)}
+    return paths, np.asarray([numbers[path.split("/")[0]] for path in paths]), tuple(classes)
+
+
+@contextlib.contextmanager
+def local_model(location: str) -> Iterator[str]:
+    """`location`, or, where it is an address of a file system, a copy of that file or folder for the block.
+
+    Raises:
+        FileNotFoundError: if there is nothing.
+    """
+    if "://" not in location or location.startswith(SERVING_SCHEMES):
+        yield location
+        return
+    location = location.rstrip("/")
+    below = FileSystems.match([f"{location}/**"])[0].metadata_list
+    with tempfile.TemporaryDirectory(prefix="rfd_model_") as folder:
+        target = os.path.join(folder, location.rsplit("/", 1)[1])
+        for path in [metadata.path for metadata in below] or [location]:
+            copy = target + path.removeprefix(location)
+            os.makedirs(os.path.dirname(copy), exist_ok=True)
+            with open_file(path) as source, open(copy, "wb") as file:
+                shutil.copyfileobj(source, file)
+        yield target
+
+
+# Beam's own DirectRunner first looks for Prism, a Go program, and downloads it where it is missing.
+_RUNNERS = {"DirectRunner": "apache_beam.runners.portability.fn_api_runner.FnApiRunner"}
+_COUNTERS = "rfd_tf"
+
+
+def extract_on_beam(
+    open_model: Callable[[], FeatureExtractor],
+    source: data.Source,
+    settings: Settings,
+    out: str,
+    runner: str,
+    flags: Sequence[str] = (),
+    batch_size: int = 64,
+    on_error: str = "skip",
+) -> list[Skipped]:
+    """`extract` on a cluster: the same shards and manifest, and what is there already is kept.
+
+    The launcher lists the pictures and writes each shard's part of the list into the folder; a worker opens
+    the model once, and makes one shard after the other. A shard appears whole, so that retries do no harm.
+    Counted for each worker and shown by the runner: `rfd_tf/pictures`, `skipped`, `shards`.
+
+    Args:
+        open_model: opens the model on a worker; it must pickle.
+        source: the pictures: files, with an address that the workers can read from.
+        settings: `settings.describe_extraction`.
+        out: the folder, in any of Beam's file systems.
+        runner: of Beam; `DirectRunner` runs in this process.
+        flags: further flags of Beam.
+        batch_size, on_error: as of `extract`.
+
+    Returns:
+        The skipped pictures, those of earlier calls too.
+
+    Raises:
+        ExtractionError: as `extract`, and if the pipeline fails.
+        BadImageError, ValueError, OSError: as `extract`.
+    """
+    if getattr(source, "files", None) is None:
+        raise ValueError(f"On Beam the pictures must be files. Received: {source.name}")
+    shard_format(settings.format)
+    storage = BeamStorage(out)
+    claim(storage, settings)
+    pending = pending_shards(storage, settings, on_error)
+    for number in pending:
+        _write_listing(storage, source, settings, number)
+    if pending:
+        work = ExtractShards(open_model, settings, out, _root(source), batch_size, on_error)
+        _run(work, pending, PipelineOptions([f"--runner={_RUNNERS.get(runner, runner)}", *flags]))
+    skipped = write_manifest(storage, settings, source.left_out)
+    with contextlib.suppress(OSError):  # left behind they do no harm
+        storage.delete([_listing(settings, number) for number in pending])
+    return skipped
+
+
+def _run(work: beam.DoFn, pending: list[int], options: PipelineOptions) -> None:
+    try:
+        with beam.Pipeline(options=options) as pipeline:
+            _ = (
+                pipeline
+                | "Shards" >> beam.Create(pending)
+                | "Spread" >> beam.Reshuffle()
+                | "Extract" >> beam.ParDo(work)
+            )
+    except Exception as error:  # a runner wraps a worker's error in its traceback, as text
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ExtractionError(f"The Beam pipeline failed: {reason[-1]}") from error
+    with contextlib.suppress(NotImplementedError):  # not every runner tells
+        found = pipeline.result.metrics().query(MetricsFilter().with_namespace(_COUNTERS))["counters"]
+        counts = sorted((counter.key.metric.name, counter.result) for counter in found)
+        logging.info("Counted: %s", ", ".join(f"{name} {count}" for name, count in counts))
+
+
+class ExtractShards(beam.DoFn):
+    """Numbers of shards in, shards written.
+
+    Args:
+        open_model, settings, out, batch_size, on_error: as of `extract_on_beam`.
+        root: folder that the pictures' names are relative to.
+    """
+
+    def __init__(
+        self,
+        open_model: Callable[[], FeatureExtractor],
+        settings: Settings,
+        out: str,
+        root: str,
+        batch_size: int,
+        on_error: str,
+    ):
+        self._open_model = open_model
+        self._settings = settings
+        self._out = out
+        self._root = root
+        self._batch_size = batch_size
+        self._on_error = on_error
+        self._shared = Shared()  # one model for all threads of a worker
+        self._extractor: FeatureExtractor | None = None
+
+    def setup(self):
+        self._extractor = self._shared.acquire(self._open)
+
+    def process(self, number: int):
+        storage, settings = BeamStorage(self._out), self._settings
+        if storage.exists(settings.shard_file(number)):
+            return  # a retry of what was done
+        listing = json.loads(storage.read(_listing(settings, number)))
+        source = BeamFiles(self._root, listing["files"], listing["labels"], settings.class_names)
+        reader = PictureReader(source, self._extractor.info.preprocessing, settings.max_pixels)
+        first = settings.rows(number).start
+        shard = extract_shard(
+            reader, self._extractor, settings, number, self._batch_size, self._on_error, offset=first
+        )
+        write_shard(storage, settings, number, shard)
+        for picture in shard.skipped:
+            logging.warning("skipped %s: %s", picture.path, picture.reason)
+        for name, count in (("shards", 1), ("pictures", len(shard.index)), ("skipped", len(shard.skipped))):
+            Metrics.counter(_COUNTERS, name).inc(count)
+
+    def _open(self) -> FeatureExtractor:
+        extractor = self._open_model()
+        if not close(check_values(extractor, tuple(self._settings.outputs)), self._settings.check):
+            raise ExtractionError(
+                f"The model {self._settings.model} on this worker gives other features than the launcher's"
+            )
+        return extractor
+
+
+def _write_listing(storage: BeamStorage, source: data.Source, settings: Settings, number: int) -> None:
+    rows = settings.rows(number)
+    part = slice(rows.start, rows.stop)
+    labels = None if source.labels is None else source.labels[part].tolist()
+    storage.write_text(
+        _listing(settings, number), json.dumps({"files": source.files[part], "labels": labels})
+    )
+
+
+def _listing(settings: Settings, number: int) -> str:
+    return f".listing-{number:05}-of-{settings.num_shards:05}.json"
+
+
+def _root(source: data.Source) -> str:
+    root = os.fspath(source.root)
+    return root if "://" in root else os.path.abspath(root)

@@ -1,0 +1,499 @@
+"""Features on disk: settings, shards and manifest, in a local folder or elsewhere."""
+
+import abc
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import BinaryIO
+
+import filelock
+import numpy as np
+
+from rfd_tf.data import BadImageError, Source
+from rfd_tf.features.extractor import FeatureExtractor, ModelInfo
+from rfd_tf.files import atomic_file, differences, fits, parse_json
+
+
+def picture_name(source: Source, index: int) -> str:
+    """The path relative to the pictures' root, with `/`, or `FILE.npz[12]`: text that UTF-8 can hold.
+
+    File names may be any bytes. A backslash is written `\\\\`, and a byte that is no UTF-8 `\\xNN`, so that
+    different names stay different; other names are as they are.
+    """
+    files = getattr(source, "files", None)
+    name = os.path.basename(source.describe(index)) if files is None else files[index]
+    return escaped(name)
+
+
+def escaped(name: str) -> str:
+    """A file name, as Python gives it, in UTF-8; see `picture_name`."""
+    if "\\" not in name and name.isascii():
+        return name
+    return os.fsencode(name.replace("\\", "\\\\")).decode("utf-8", "backslashreplace")
+
+
+def listing_digest(source: Source) -> str:
+    """SHA-256 over the names of all pictures, and their labels, in order."""
+    digest = hashlib.sha256()
+    for index in range(len(source)):
+        digest.update(picture_name(source, index).encode() + b"\0")
+    if source.labels is not None:
+        digest.update(source.labels.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+class Storage(abc.ABC):
+    """A folder of files that appear complete or not at all.
+
+    Attributes:
+        location: where it is, for messages.
+    """
+
+    def __init__(self, location: str):
+        self.location = location
+
+    @abc.abstractmethod
+    def names(self) -> set[str]:
+        """The files there, but for hidden ones; none where there is no such folder."""
+
+    @abc.abstractmethod
+    def open(self, name: str) -> BinaryIO:
+        """A file to read, from any place in it; FileNotFoundError where there is none."""
+
+    @abc.abstractmethod
+    def write(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """A file to write, there under its name when the block ends, and not if the block raises."""
+
+    def read(self, name: str) -> bytes:
+        """A whole file."""
+        with self.open(name) as file:
+            return file.read()
+
+    def write_text(self, name: str, text: str) -> None:
+        """A whole file, in UTF-8."""
+        with self.write(name) as file:
+            file.write(text.encode("utf-8"))
+
+
+class LocalStorage(Storage):
+    """A folder of this machine, which is made if missing.
+
+    Raises:
+        OSError: where it cannot be made or written to.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        super().__init__(os.fspath(folder))
+        self._folder = Path(folder)
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def names(self) -> set[str]:
+        return {path.name for path in self._folder.iterdir() if not path.name.startswith(".")}
+
+    def open(self, name: str) -> BinaryIO:
+        return open(self._folder / name, "rb")
+
+    @contextlib.contextmanager
+    def write(self, name: str) -> Iterator[BinaryIO]:
+        with atomic_file(self._folder / name) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes out, and removes what killed ones left half-written; OSError if one is in."""
+        try:
+            with filelock.FileLock(self._folder / ".lock", timeout=0):
+                for path in self._folder.glob(".*.partial.*"):
+                    path.unlink()
+                yield
+        except filelock.Timeout:
+            raise OSError(f"Another process writes to {self.location}") from None
+
+
+SETTINGS_FILE = "settings.json"
+MANIFEST_FILE = "manifest.json"
+FORMATS = ("parquet", "npz")
+DTYPES = ("float32", "float16")
+SETTINGS_FORMAT = 1
+MAX_SHARD_BYTES = 2**30  # of features: a shard is made in memory
+# Columns, or what NumPy's `savez` would take for arguments of its own.
+RESERVED = ("index", "path", "label", "metadata", "file", "allow_pickle")
+
+
+class ExtractionError(ValueError):
+    """The folder cannot take these features."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """All that a shard's content depends on.
+
+    Attributes:
+        model: location of the model.
+        info: its facts.
+        outputs: shape of each output that is kept.
+        check: some values of each output for a fixed picture, by which other weights are known.
+        images: location of the pictures.
+        num_images: N.
+        listing: digest of the pictures' names and labels.
+        labelled: whether they have labels.
+        class_names: of the labels, or None.
+        format: of the shards, one of FORMATS.
+        dtype: of the features, one of DTYPES.
+        shard_size: pictures of a shard.
+        max_pixels: of a picture.
+
+    Raises:
+        ValueError: on a value out of range, an output whose name is taken, or shards too large for memory.
+    """
+
+    model: str
+    info: ModelInfo
+    outputs: dict[str, tuple[int, ...]]
+    check: dict[str, list[float]]
+    images: str
+    num_images: int
+    listing: str
+    labelled: bool
+    class_names: tuple[str, ...] | None
+    format: str
+    dtype: str
+    shard_size: int
+    max_pixels: int
+
+    def __post_init__(self):
+        for name, value, allowed in (("format", self.format, FORMATS), ("dtype", self.dtype, DTYPES)):
+            if value not in allowed:
+                raise ValueError(f"`{name}` must be one of {', '.join(allowed)}. Received: {value!r}")
+        for name in ("shard_size", "max_pixels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1. Received: {getattr(self, name)}")
+        if taken := [name for name in self.outputs if name in RESERVED]:
+            raise ValueError(f"An output cannot be named {taken[0]!r}: the shards use that name themselves")
+        size = np.dtype(self.dtype).itemsize * sum(math.prod(shape) for shape in self.outputs.values())
+        if size * min(self.shard_size, self.num_images) > MAX_SHARD_BYTES:
+            raise ValueError(
+                f"A shard of {self.shard_size} pictures with {', '.join(self.outputs)} takes "
+                f"{size * self.shard_size / 2**30:.1f} GiB, made in memory: give a `shard_size` of at most "
+                f"{max(1, MAX_SHARD_BYTES // size)}"
+            )
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.num_images // self.shard_size)
+
+    def shard_file(self, number: int) -> str:
+        return f"features-{number:05}-of-{self.num_shards:05}.{self.format}"
+
+    def rows(self, number: int) -> range:
+        """Instance indices of a shard."""
+        return range(number * self.shard_size, min((number + 1) * self.shard_size, self.num_images))
+
+    def to_dict(self) -> dict:
+        """JSON values."""
+        fields = (
+            {"format_version": SETTINGS_FORMAT} | dataclasses.asdict(self) | {"info": self.info.to_json()}
+        )
+        return json.loads(json.dumps(fields | {"info": parse_json(fields["info"])}))
+
+    @classmethod
+    def from_dict(cls, fields: dict, where: str) -> "Settings":
+        """What `to_dict` gave, read from `where`; ExtractionError on anything else."""
+        try:
+            fields = dict(fields)
+            if fields.pop("format_version") > SETTINGS_FORMAT:
+                raise ValueError("it was written by a newer version")
+            for field in dataclasses.fields(cls):
+                if field.name != "info" and not fits(fields[field.name], field.type):
+                    raise ValueError(f"its field {field.name} is {fields[field.name]!r:.80}")
+            fields["info"] = ModelInfo.from_json(json.dumps(fields["info"]), where)
+            fields["outputs"] = {name: tuple(shape) for name, shape in fields["outputs"].items()}
+            names = fields["class_names"]
+            return cls(**fields | {"class_names": None if names is None else tuple(names)})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ExtractionError(f"{where}: not written by `rfd extract` ({error})") from error
+
+    def differences(self, other: dict) -> list[str]:
+        """Where `other`, of another `to_dict`, differs, for people."""
+        mine, other = self.to_dict(), dict(other)
+        if close(mine["check"], other.get("check")):
+            other["check"] = mine["check"]
+        found = differences(other, mine)
+        return [text for text in found if not text.startswith("check.")] or [
+            "the model's weights: it gives other features now" for _ in found[:1]
+        ]
+
+
+def describe_extraction(
+    extractor: FeatureExtractor, model: str, source: Source, images: str, outputs: list[str], **options
+) -> Settings:
+    """The settings of an extraction.
+
+    Args:
+        extractor, model: the open model and its location.
+        source, images: the open pictures and their location.
+        outputs: those to keep.
+        **options: `format`, `dtype`, `shard_size`, `max_pixels`.
+    """
+    outputs = extractor.check_names(outputs)
+    return Settings(
+        model=model,
+        info=extractor.info,
+        outputs={name: tuple(extractor.info.outputs[name]) for name in outputs},
+        check=check_values(extractor, outputs),
+        images=images,
+        num_images=len(source),
+        listing=listing_digest(source),
+        labelled=source.labels is not None,
+        class_names=source.class_names,
+        **options,
+    )
+
+
+def claim(storage: Storage, settings: Settings) -> None:
+    """Make the folder that of these settings, before anything is written to it.
+
+    Raises:
+        ExtractionError: if it holds features of other settings (the differing ones are named), or files that
+            are none of ours.
+    """
+    names = storage.names()
+    if SETTINGS_FILE in names:
+        where = f"{storage.location}/{SETTINGS_FILE}"
+        try:
+            saved = parse_json(storage.read(SETTINGS_FILE))
+            if not isinstance(saved, dict):
+                raise ValueError("it is no object")
+        except ValueError as error:
+            raise ExtractionError(f"{where}: not written by `rfd extract` ({error})") from error
+        if found := settings.differences(saved):
+            raise ExtractionError(f"{storage.location} holds features of other settings. " + "; ".join(found))
+    elif names:
+        raise ExtractionError(
+            f"{storage.location} holds {sorted(names)[0]!r} and no {SETTINGS_FILE}: give a new folder"
+        )
+    else:
+        storage.write_text(SETTINGS_FILE, json.dumps(settings.to_dict(), indent=1) + "\n")
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """A picture that could not be used.
+
+    Attributes:
+        index: its instance index.
+        path: its name, as in the shards.
+        reason: why, in one line.
+    """
+
+    index: int
+    path: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """Features of n pictures.
+
+    Attributes:
+        index: int64 [n], instance indices, ascending.
+        paths: n names (`names.picture_name`).
+        labels: int64 [n] or None.
+        features: name -> [n, ...].
+        skipped: the other pictures of the shard's rows.
+    """
+
+    index: np.ndarray
+    paths: list[str]
+    labels: np.ndarray | None
+    features: dict[str, np.ndarray]
+    skipped: list[Skipped]
+
+
+def write_shard(storage: Storage, settings: Settings, number: int, shard: Shard) -> None:
+    """Write a shard, whole or not at all."""
+    with storage.write(settings.shard_file(number)) as file:
+        shard_format(settings.format).write(file, shard, settings, shard_metadata(settings, number, shard))
+
+
+def read_shard(storage: Storage, settings: Settings, number: int, outputs: list[str]) -> Shard:
+    """Read a shard with some of its outputs.
+
+    Raises:
+        ExtractionError: if it is damaged or of other settings.
+        FileNotFoundError: if there is none.
+    """
+    name = settings.shard_file(number)
+    skipped = read_skipped(storage, settings, number)
+    with storage.open(name) as file, _naming(storage, name):
+        columns = shard_format(settings.format).read(file, outputs, settings)
+    return Shard(*columns, skipped)
+
+
+def read_skipped(storage: Storage, settings: Settings, number: int) -> list[Skipped]:
+    """The skipped pictures of a shard, from its metadata; errors as `read_shard`."""
+    name = settings.shard_file(number)
+    with storage.open(name) as file, _naming(storage, name):
+        metadata = parse_json(shard_format(settings.format).read_metadata(file))
+        skipped = [Skipped(**fields) for fields in metadata["skipped"]]
+        found = settings.differences(metadata["settings"])
+    if found:
+        raise ExtractionError(f"{storage.location}/{name} is of other settings. " + "; ".join(found))
+    return skipped
+
+
+def shard_metadata(settings: Settings, number: int, shard: Shard) -> str:
+    """What travels inside a shard, as JSON: settings, which rows it covers, and what was skipped."""
+    rows = settings.rows(number)
+    return json.dumps(
+        {
+            "settings": settings.to_dict(),
+            "first": rows.start,
+            "stop": rows.stop,
+            "skipped": [dataclasses.asdict(picture) for picture in shard.skipped],
+        }
+    )
+
+
+@contextlib.contextmanager
+def _naming(storage: Storage, name: str) -> Iterator[None]:
+    """Errors of reading a damaged file name it."""
+    try:
+        yield
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # zipfile, NumPy and Arrow each have their own
+        raise ExtractionError(f"{storage.location}/{name} is damaged ({error}): delete it") from error
+
+
+def shard_format(name: str):
+    """The module that writes and reads shards of a format; ImportError where its package is not there."""
+    if name == "npz":
+        from rfd_tf.features import npz_shard
+
+        return npz_shard
+    try:
+        from rfd_tf.features import parquet_shard
+    except ImportError as error:
+        raise ImportError(
+            f"Parquet needs pyarrow: pip install 'rfd_tf[parquet]', or give format=npz ({error})"
+        ) from None
+    return parquet_shard
+
+
+MANIFEST_FORMAT = 1
+_PACKAGES = ("rfd_tf", "tensorflow", "keras", "numpy", "pyarrow")
+
+
+def pending_shards(storage: Storage, settings: Settings, on_error: str = "skip") -> list[int]:
+    """The shards that are not there yet.
+
+    Raises:
+        ExtractionError: if one that is there is damaged or of other settings.
+        BadImageError: if one has skipped a picture and `on_error` is `"raise"`.
+    """
+    names, pending = storage.names(), []
+    for number in range(settings.num_shards):
+        if settings.shard_file(number) not in names:
+            pending.append(number)
+        elif (skipped := read_skipped(storage, settings, number)) and on_error == "raise":
+            raise BadImageError(f"{skipped[0].path}: {skipped[0].reason} (skipped earlier)")
+    return pending
+
+
+def write_manifest(
+    storage: Storage, settings: Settings, left_out: Mapping[str, int] | None = None
+) -> list[Skipped]:
+    """Write `manifest.json` once every shard is there; the skipped pictures.
+
+    Args:
+        storage, settings: of the extraction.
+        left_out: of the source; none by default.
+
+    Raises:
+        BadImageError: if no picture could be used.
+        ExtractionError: if a shard is missing, damaged or of other settings.
+    """
+    shards, skipped = [], []
+    for number in range(settings.num_shards):
+        bad = read_skipped(storage, settings, number)
+        rows = settings.rows(number)
+        skipped += bad
+        shards.append(
+            {
+                "file": settings.shard_file(number),
+                "first": rows.start,
+                "stop": rows.stop,
+                "rows": len(rows) - len(bad),
+            }
+        )
+    if len(skipped) == settings.num_images:
+        raise BadImageError(
+            f"None of the {len(skipped)} pictures can be used, as {skipped[0].path}: {skipped[0].reason}"
+        )
+    manifest = {
+        "format": MANIFEST_FORMAT,
+        "pictures": settings.num_images,
+        "extracted": settings.num_images - len(skipped),
+        "outputs": settings.outputs,
+        "dtype": settings.dtype,
+        "shards": shards,
+        "skipped": [dataclasses.asdict(picture) for picture in skipped],
+        "left_out": dict(left_out or {}),
+        "settings": settings.to_dict(),
+        "versions": _versions(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    storage.write_text(MANIFEST_FILE, json.dumps(manifest, indent=1) + "\n")
+    return skipped
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+_VALUES = 8
+_TOLERANCE = 1e-2  # relative: devices and runtimes differ by less, other weights by more
+
+
+def check_values(extractor: FeatureExtractor, outputs: Sequence[str]) -> dict[str, list[float]]:
+    """A few values of each output for a fixed picture; ValueError where they are not finite."""
+    rows, columns, _ = np.indices(extractor.info.image_shape)
+    channel = np.arange(3)
+    pixels = (rows * (3 + channel) + columns * (5 - channel) + 40 * channel) % 256
+    features = extractor(extractor.info.normalize(pixels.astype("uint8"))[None], outputs)
+    found = {}
+    for name, value in features.items():
+        if not np.isfinite(value).all():
+            raise ValueError(f"{extractor.location}: its output {name!r} is not finite for a plain picture")
+        flat = value.ravel()
+        picked = flat[np.linspace(0, len(flat) - 1, _VALUES).astype("int64")]
+        found[name] = [float(np.sqrt((flat.astype("float64") ** 2).mean())), *map(float, picked)]
+    return found
+
+
+def close(here: dict, there: dict | None) -> bool:
+    """Whether `check_values` are of the same weights; each begins with the size of the output."""
+    if not fits(there, dict[str, list[float]]) or here.keys() != there.keys():
+        return False
+    return all(
+        len(there[name]) == len(values)
+        and np.allclose(there[name], values, rtol=0, atol=_TOLERANCE * max(values[0], 1e-12))
+        for name, values in here.items()
+    )

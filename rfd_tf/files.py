@@ -1,0 +1,150 @@
+"""Files that appear whole or not at all, and JSON that is checked."""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """Within, an OSError that tells of no file tells of `path`: of a full disk one learns without a name."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from error
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary path beside `path`, with its endings, to write a file at.
+
+    It replaces `path` when the block ends and is removed if the block raises. Only the file's name is settled
+    by that; where it must outlast a power failure, flush it to the disk within the block.
+    """
+    path = Path(path)
+    temporary = _temporary(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with naming(path):
+            yield temporary
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A binary file to write that replaces `path` when the block ends, and vanishes if the block raises."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        yield file
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text file, UTF-8, so that it is there whole or not at all, and on the disk."""
+    with atomic_file(path) as file:
+        file.write(text.encode("utf-8"))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary folder beside `path` to fill, which gets that name when the block ends.
+
+    A folder of that name is replaced, so that there is always a whole one but for the moment between two
+    renames; if the block raises, the old one stays as it was.
+    """
+    path = Path(path)
+    temporary = _temporary(path)
+    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process with this one's number
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        old = temporary.with_name(f"{temporary.name}.old")
+        if path.exists():
+            path.rename(old)
+        temporary.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    stem, dot, endings = path.name.partition(".")
+    return path.with_name(f".{stem}.{os.getpid()}.partial{dot}{endings}")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """`json.loads`; whatever is wrong with the text is a ValueError, too deep a nesting as well."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value of JSON is what a type hint says.
+
+    Args:
+        value: of `parse_json`.
+        kind: str, bool, int, float (finite; whole numbers are welcome), list, tuple, dict, None, or lists,
+            tuples, dicts and unions of these: `dict[str, list[float | None]]`. A list fits a tuple.
+    """
+    parts, origin = typing.get_args(kind), typing.get_origin(kind) or kind
+    if origin is types.UnionType:
+        return any(fits(value, part) for part in parts)
+    if origin is types.NoneType:
+        return value is None
+    if origin in (list, tuple):
+        return isinstance(value, list | tuple) and all(fits(item, parts[0]) for item in value if parts)
+    if origin is dict:
+        return isinstance(value, dict) and all(fits(item, parts[1]) for item in value.values() if parts)
+    if origin is float:
+        return _is_number(value)
+    return isinstance(value, origin) and (origin is bool or not isinstance(value, bool))
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond every float
+        return False
+
+
+_MISSING = object()
+# What runs did before these fields were there. Any other field that they lack was off: empty, zero, false.
+_BEFORE = {
+    "color_jitter_probability": 1.0,
+    "crops": 1,
+    "instance_loss": "nce",
+    "norm_scale_init": "ones",
+    "on_collapse": "warn",
+    "normalizer_momentum": 1.0,
+}
+
+
+def differences(saved: dict, config: dict, prefix: str = "") -> list[str]:
+    """Where two nested dicts of JSON values differ, for people; `prefix` goes before each field's name.
+
+    A new field that is off (empty, zero, false), or as it was before it could be set, is no difference.
+    """
+    found = []
+    for name in sorted({*saved, *config}):
+        there, here = saved.get(name, _MISSING), config.get(name, _MISSING)
+        if there is _MISSING and (not here or here == _BEFORE.get(name)):
+            continue  # a switch that an earlier version did not have is off
+        if isinstance(there, dict) and isinstance(here, dict):
+            found += differences(there, here, f"{prefix}{name}.")
+        elif there is _MISSING or here is _MISSING or there != here:
+            shown = ["absent" if value is _MISSING else repr(value) for value in (there, here)]
+            found.append(f"{prefix}{name}: {shown[0]} there, {shown[1]} now")
+    return found

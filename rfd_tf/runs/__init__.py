@@ -1,0 +1,1 @@
+"""What every run shares, and the runs themselves: pretraining, probes, rotation probabilities, sweeps."""

@@ -1,1 +1,0 @@
-"""Training runs: from a config and a folder to a trained backbone."""

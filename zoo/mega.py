@@ -1,0 +1,203 @@
+"""MEGA's links, its encryption, and the API calls that give a file's address."""
+
+import base64
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+import urllib3
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from rfd_tf.files import parse_json
+from zoo.errors import DownloadError, TransientDownloadError
+from zoo.http import Network
+
+BLOCK = 16
+_KIB = 1 << 10
+_ZERO = bytes(BLOCK)
+
+
+@dataclass(frozen=True)
+class MegaLink:
+    """A file on MEGA and how to decrypt it.
+
+    Args:
+        handle: the file's public name.
+        key: AES-128 key.
+        nonce: upper 64 bits of the counter block.
+        mac: expected meta-MAC of the content.
+    """
+
+    handle: str
+    key: bytes
+    nonce: bytes
+    mac: bytes
+
+    @classmethod
+    def parse(cls, link: str) -> "MegaLink":
+        """Of `https://mega.nz/#!HANDLE!KEY` or `https://mega.nz/file/HANDLE#KEY`.
+
+        Raises:
+            DownloadError: if it is neither, or its key is not of 32 bytes.
+        """
+        match = _OLD.fullmatch(link) or _NEW.fullmatch(link)
+        if match is None:
+            raise DownloadError(f"Not a public MEGA file link with its key: {link!r}")
+        handle, text = match.groups()
+        packed = decode_base64(text)
+        if len(packed) != _KEY_BYTES:
+            raise DownloadError(f"The key of a MEGA link has 32 bytes. Received {len(packed)}: {link!r}")
+        key = bytes(a ^ b for a, b in zip(packed[:16], packed[16:], strict=True))
+        return cls(handle, key, nonce=packed[16:24], mac=packed[24:])
+
+
+def decryptor(link: MegaLink, offset: int) -> Callable[[bytes], bytes]:
+    """Decrypts the content's stream from byte `offset`, a multiple of 16."""
+    counter = link.nonce + (offset // BLOCK).to_bytes(8, "big")
+    return Cipher(algorithms.AES(link.key), modes.CTR(counter)).decryptor().update
+
+
+def file_name(link: MegaLink, attributes: str) -> str:
+    """The file's name in its encrypted attributes.
+
+    Raises:
+        DownloadError: if they do not decrypt: the link's key is not the file's.
+    """
+    data = decode_base64(attributes)
+    cipher = Cipher(algorithms.AES(link.key), modes.CBC(_ZERO)).decryptor()
+    plain = cipher.update(data[: len(data) // BLOCK * BLOCK])
+    try:
+        if not plain.startswith(b"MEGA{"):
+            raise ValueError("no MEGA header")
+        return str(parse_json(plain[4:].rstrip(b"\0"))["n"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DownloadError(
+            f"The key in the MEGA link does not fit its file {link.handle!r}: check the link"
+        ) from error
+
+
+def chunk_sizes(size: int) -> Iterator[int]:
+    """The lengths of a file's MAC chunks: 128 KiB, growing by 128 KiB up to 1 MiB."""
+    chunk = 0
+    while size > 0:
+        chunk = min(chunk + 128 * _KIB, 1024 * _KIB)
+        yield min(chunk, size)
+        size -= chunk
+
+
+def meta_mac(link: MegaLink, path: Path) -> bytes:
+    """The meta-MAC of a decrypted file, 8 bytes."""
+    chain = Cipher(algorithms.AES(link.key), modes.CBC(_ZERO)).encryptor()
+    total = _ZERO
+    with path.open("rb") as file:
+        for size in chunk_sizes(path.stat().st_size):
+            total = chain.update(_chunk_mac(link, file.read(size)))
+    return bytes(a ^ b for a, b in zip(total[:4] + total[8:12], total[4:8] + total[12:], strict=True))
+
+
+def _chunk_mac(link: MegaLink, chunk: bytes) -> bytes:
+    cipher = Cipher(algorithms.AES(link.key), modes.CBC(link.nonce * 2)).encryptor()
+    return cipher.update(chunk + bytes(-len(chunk) % BLOCK))[-BLOCK:]
+
+
+def check_mac(link: MegaLink, path: Path) -> None:
+    """Raise DownloadError if the decrypted file is not the one that the link's key promises."""
+    if meta_mac(link, path) != link.mac:
+        raise DownloadError("its content does not have the MAC in the link's key: damaged or tampered with")
+
+
+_HOST = r"https?://(?:www\.)?mega(?:\.co)?\.nz/"
+_OLD = re.compile(_HOST + r"#!([\w-]+)!([\w-]+)/?")
+_NEW = re.compile(_HOST + r"file/([\w-]+)#([\w-]+)/?")
+_KEY_BYTES = 32
+
+
+def is_mega(link: str) -> bool:
+    """Whether the link leads to MEGA."""
+    return re.match(_HOST, link) is not None
+
+
+def decode_base64(text: str) -> bytes:
+    """URL-safe base64 without padding; a malformed text gives DownloadError."""
+    try:
+        return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except ValueError as error:
+        raise DownloadError(f"Not URL-safe base64 ({error}): {text[:60]!r}") from error
+
+
+_MAX_ANSWER = 1 << 20
+_TRANSIENT = {
+    -3: "MEGA asks to try again later",
+    -4: "MEGA limits the rate of requests",
+    -18: "the file is temporarily unavailable on MEGA",
+}
+_FINAL = {
+    -2: "MEGA does not understand the link",
+    -9: "MEGA does not have the file (any more)",
+    -11: "MEGA denies access to the file",
+    -16: "MEGA has blocked the file or its owner",
+    -17: "the MEGA quota of the file's owner or of your address is used up: try again in some hours",
+}
+QUOTA = "MEGA's transfer quota for your address is used up: try again in some hours"
+
+
+@dataclass(frozen=True)
+class MegaFile:
+    """Where a file's encrypted content is for now, its size, and its encrypted attributes."""
+
+    url: str
+    size: int
+    attributes: str
+
+
+def locate(link: MegaLink, network: Network) -> MegaFile:
+    """Ask MEGA for the temporary address of a public file.
+
+    Raises:
+        TransientDownloadError: if asking again may help.
+        DownloadError: if not; the message says in plain words why.
+    """
+    question = [{"a": "g", "g": 1, "p": link.handle}]
+    status, answer = _ask(question, network)
+    if status in (429, 500, 502, 503, 504):
+        raise TransientDownloadError(f"MEGA answers HTTP {status}")
+    if status == 509:
+        raise DownloadError(QUOTA)
+    if status != 200:
+        raise DownloadError(f"MEGA answers HTTP {status}")
+    try:
+        content = parse_json(answer)
+    except ValueError as error:
+        shown = answer[:80].decode(errors="replace")
+        raise DownloadError(f"MEGA's answer is not understood: {shown!r}") from error
+    return _file(content)
+
+
+def _ask(question: list, network: Network) -> tuple[int, bytes]:
+    """Status and content of the answer, of which no more is read than the question can need."""
+    address, options = network.mega_api, {"params": {"id": 1}, "json": question, "timeout": network.timeout}
+    try:
+        with requests.post(address, stream=True, **options) as answer:
+            return answer.status_code, answer.raw.read(_MAX_ANSWER, decode_content=True)
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        raise TransientDownloadError(f"MEGA does not answer ({type(error).__name__})") from error
+
+
+def _file(answer: Any) -> MegaFile:
+    if isinstance(answer, list) and len(answer) == 1:
+        answer = answer[0]
+    if isinstance(answer, dict) and "e" in answer:
+        answer = answer["e"]
+    if isinstance(answer, int):
+        if answer in _TRANSIENT:
+            raise TransientDownloadError(f"{_TRANSIENT[answer]} (error {answer})")
+        raise DownloadError(f"{_FINAL.get(answer, 'MEGA refuses')} (error {answer})")
+    match answer:
+        case {"g": str() as url, "s": int() as size, "at": str() as attributes} if (
+            size >= 0 and not isinstance(size, bool)
+        ):
+            return MegaFile(url, size, attributes)
+    raise DownloadError(f"MEGA's answer is not understood: {str(answer)[:80]!r}")
