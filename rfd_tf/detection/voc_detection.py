@@ -4,11 +4,10 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import keras
 import numpy as np
-import tensorflow as tf
 from absl import logging
 from keras import layers
 from ml_collections import ConfigDict
@@ -26,17 +25,16 @@ from rfd_tf.detection.inputs import (
     open_annotated,
 )
 from rfd_tf.detection.measure import measure
-from rfd_tf.evaluation.evaluate import claim_of, seconds_file
-from rfd_tf.evaluation.results import EvaluationResult, MultiLabelFigures, save_result
+from rfd_tf.evaluation.evaluate import owner_of
+from rfd_tf.evaluation.results import EvaluationResult, save_result
 from rfd_tf.features import FeatureExtractor, KerasExtractor
 from rfd_tf.models import FastRCNN, dense_weights
 from rfd_tf.models.backbone import any_size
 from rfd_tf.optimizers import CoupledSGD
-from rfd_tf.runs import build, provenance
-from rfd_tf.runs.fit import ResumableRun, check_run_values, set_up_keras
+from rfd_tf.runs import build
+from rfd_tf.runs.fit import Training, fit
 from rfd_tf.runs.images import Pictures, check_same_on_all_workers, name_bad_image
-from rfd_tf.runs.provenance import stopwatch
-from rfd_tf.runs.workdir import CACHE_FOLDER, check_workdir, claim_workdir, lock_workdir
+from rfd_tf.runs.run import Run, check_run_values, start_run
 
 Fold = Callable[[keras.Model], keras.Model]
 
@@ -148,76 +146,75 @@ def in_epochs(config: ConfigDict) -> ConfigDict:
     return found
 
 
-class DetectorRun(ResumableRun):
-    """Trains a `FastRCNN`. What `fit` calls an epoch is `config.log_steps` steps here.
+def train_detector(
+    run: Run,
+    images: ProposedPictures,
+    extractor: KerasExtractor,
+    fold: Fold | None,
+    ready: Callable[[], None],
+) -> FastRCNN:
+    """A `FastRCNN` that begins as a pretrained network. What `fit` calls an epoch is `log_steps` steps here.
 
     Args:
-        config: see `configs/detection/base.py`, with `epochs` (`in_epochs`).
-        workdir: folder of this worker.
-        strategy: of `distribution.create_strategy`.
-        pictures: to learn from.
+        run: of a config as `configs/detection/base.py`, with `epochs` (`in_epochs`).
+        images: to learn from.
         extractor: of the pretrained network.
         fold: as of `build_detector`.
+        ready: as of `runs.fit`.
     """
+    config, source = run.config, images.source
+    pictures = Pictures(source, extractor.info.preprocessing, np.arange(len(source)), [])
+    matched = zip(images.proposals, source.annotations, strict=True)
+    learn_difficult = config.regions.get("learn_difficult", False)
+    exclusive = config.detector.get("exclusive_deltas", False)
+    regions = [match_regions(*found, learn_difficult, exclusive) for found in matched]
+    check_same_on_all_workers(pictures, run.strategy)
+    check_regions(config.batch_size, config.regions.count, config.regions.foreground_share)
+    check_scales(config.scales, config.longest)
+    logging.info(
+        "%d images to learn from, with %d objects and %d regions",
+        len(source),
+        sum(len(annotation.labels) for annotation in source.annotations),
+        sum(len(found.boxes) for found in regions),
+    )
 
-    def __init__(
-        self,
-        config: ConfigDict,
-        workdir: Path,
-        strategy,
-        pictures: ProposedPictures,
-        extractor: KerasExtractor,
-        fold: Fold | None,
-    ):
-        super().__init__(config, workdir, strategy, config.log_steps * config.batch_size)
-        source = pictures.source
-        self.proposed = pictures
-        self.pictures = Pictures(source, extractor.info.preprocessing, np.arange(len(source)), [])
-        matched = zip(pictures.proposals, source.annotations, strict=True)
-        learn_difficult = config.regions.get("learn_difficult", False)
-        exclusive = config.detector.get("exclusive_deltas", False)
-        self.regions = [match_regions(*found, learn_difficult, exclusive) for found in matched]
-        self._passes = math.ceil(config.steps / steps_per_epoch(len(source), config.batch_size))
-        self.extractor = extractor
-        self.fold = fold
-        check_same_on_all_workers(self.pictures, strategy)
-        check_regions(config.batch_size, config.regions.count, config.regions.foreground_share)
-        check_scales(config.scales, config.longest)
-
-    def build_model(self, synchronized: bool) -> FastRCNN:
-        num_classes = len(self.pictures.source.class_names)
-        model = build_detector(self.config, self.extractor.model, num_classes, self.fold)
-        model.set_delta_statistics(*delta_statistics(self.regions, num_classes))
-        # Pictures differ in size, and XLA would compile anew for each.
-        model.compile(build_optimizer(self.config, model), jit_compile=False)
+    def build(_synchronized: bool, _resumed: bool) -> FastRCNN:
+        num_classes = len(source.class_names)
+        model = build_detector(config, extractor.model, num_classes, fold)
+        model.set_delta_statistics(*delta_statistics(regions, num_classes))
+        # Images differ in size, and XLA would compile anew for each.
+        model.compile(build_optimizer(config, model), jit_compile=False)
         return model
 
-    def training_batches(self, start_step: int, epochs: int):
-        config, source = self.config, self.pictures.source
-
+    def batches(start_step: int, _epochs: int):
         def make(num_workers, worker_index, replicas_per_worker):
             return detection_batches(
                 source,
-                self.regions,
-                self.pictures.preprocessing,
+                regions,
+                pictures.preprocessing,
                 seed=config.seed,
-                epochs=self._passes,
+                epochs=math.ceil(config.steps / steps_per_epoch(len(source), config.batch_size)),
                 start_step=start_step,
                 batch_size=config.batch_size,
                 num_regions=config.regions.count,
                 foreground_share=config.regions.foreground_share,
                 scales=tuple(config.scales),
                 longest=config.longest,
-                exif_orientation=self.proposed.exif_orientation,
+                exif_orientation=images.exif_orientation,
                 num_workers=num_workers,
                 worker_index=worker_index,
                 replicas_per_worker=replicas_per_worker,
             )
 
-        return distribution.distribute_dataset(self.strategy, make)
+        return distribution.distribute_dataset(run.strategy, make)
 
-    def name_bad_image(self, error: tf.errors.OpError) -> None:
-        name_bad_image(self.config, self.pictures, None, self.checkpoint.step, error)
+    training = Training(
+        num_examples=config.log_steps * config.batch_size,
+        build_model=build,
+        batches=batches,
+        name_bad_image=partial(name_bad_image, config, pictures, None),
+    )
+    return fit(run, training, ready)
 
 
 PROTOCOL = "detection"
@@ -251,53 +248,56 @@ def voc_detection(
         Stopped: on SIGTERM or Ctrl-C; what was done is kept.
         ValueError: on a config out of range, or a network that does not fit it.
     """
-    run_config = in_epochs(config)
+    run = start_run(in_epochs(config), workdir, command)
     options, saved = detection_options(config.test)
-    strategy = distribution.create_strategy(config.strategy, config.logical_cpus)
-    set_up_keras(config)
-    worker = distribution.worker_index(strategy)
-    workdir = Path(workdir) / (f"worker-{worker}" if worker else "")
     with open_model() as extractor:
         if not isinstance(extractor, KerasExtractor):
             raise ValueError(
                 "A detector begins as a Keras model: a run's folder, a .keras file or zoo:NAME. "
                 f"Received: {extractor.location}"
             )
-        claimed = claim_of(PROTOCOL, config, extractor)
-        check_workdir(workdir, claimed)
-        with lock_workdir(workdir), stopwatch(seconds_file(workdir)) as seconds:
+        with run.hold_folder(owner_of(PROTOCOL, config, extractor)) as folder:
             learn_difficult = config.regions.get("learn_difficult", False)
             training = open_annotated(config.data, difficult=learn_difficult)
             test = open_annotated(config.validation, training.class_names)
 
             def proposed(source: VocSource, given: ConfigDict) -> ProposedPictures:
                 orientation = bool(given.get("exif_orientation", False))
-                boxes = find_proposals(config.proposals, source, workdir / CACHE_FOLDER, orientation)
+                boxes = find_proposals(config.proposals, source, run.cache, orientation)
                 return ProposedPictures(source, boxes, orientation)
 
             # Before training, lest that be lost.
-            to_test = None if worker else proposed(test, config.validation)
-            if (workdir / DETECTOR_FILE).exists():
-                detector = open_detector(workdir)
+            to_test = None if run.worker else proposed(test, config.validation)
+            if (run.workdir / DETECTOR_FILE).exists():
+                detector = open_detector(run.workdir)
             else:
-                run = DetectorRun(
-                    run_config, workdir, strategy, proposed(training, config.data), extractor, fold
-                )
-                detector = _train(run, claimed, saved)
+                images = proposed(training, config.data)
+                model = train_detector(run, images, extractor, fold, folder.claim)
+                detector = _saved(run, model, images, extractor, saved)
             if to_test is None:
                 return None
             figures = measure(
                 dataclasses.replace(detector, options=options),
                 to_test,
-                workdir,
+                run.workdir,
                 config.validation.split,
                 config.draw,
                 average_of_class=config.test.get("average_of_class", 0),
                 round_results=config.test.get("round_results", False),
                 saved=saved,
             )
-            result = _result(config, extractor, training, test, figures, command, seconds())
-            save_result(result, workdir)
+            facts = folder.provenance() | {"settings": config.to_dict()}
+            result = EvaluationResult(
+                protocol=PROTOCOL,
+                model=extractor.location,
+                figures={"Fast R-CNN": figures},
+                class_names=list(training.class_names),
+                class_counts=[int(count) for count in (training.targets == 1).sum(axis=0)],
+                test_images=len(test),
+                notes=[note for source in (training, test) if (note := clipping_note(source))],
+                **facts,
+            )
+            save_result(result, run.workdir)
             return result
 
 
@@ -320,52 +320,21 @@ def detection_options(test: ConfigDict) -> tuple[DetectionOptions, DetectionOpti
     return options, dataclasses.replace(options, score=score, most=min(limits, default=0))
 
 
-def _train(run: DetectorRun, claimed: dict, options: DetectionOptions) -> Detector:
-    source = run.pictures.source
-    logging.info(
-        "%d pictures to learn from, with %d objects and %d regions",
-        len(source),
-        sum(len(annotation.labels) for annotation in source.annotations),
-        sum(len(found.boxes) for found in run.regions),
-    )
-    run.build()
-    claim_workdir(run.workdir, claimed)
-    run.fit()
-    info = run.extractor.info
+def _saved(
+    run: Run, model: FastRCNN, images: ProposedPictures, extractor: KerasExtractor, options: DetectionOptions
+) -> Detector:
+    """The detector, written by the first worker."""
+    info = extractor.info
     prepared = info.preprocessing
     detector = Detector(
-        run.model,
-        source.class_names,
+        model,
+        images.source.class_names,
         prepared.mean,
         prepared.std,
         options,
         info.name,
-        run.proposed.exif_orientation,
+        images.exif_orientation,
     )
-    if run.is_first_worker:
+    if not run.worker:
         save_detector(detector, run.workdir / DETECTOR_FILE)
     return detector
-
-
-def _result(
-    config: ConfigDict,
-    extractor: KerasExtractor,
-    training: VocSource,
-    test: VocSource,
-    figures: MultiLabelFigures,
-    command: str,
-    seconds: float,
-) -> EvaluationResult:
-    return EvaluationResult(
-        protocol=PROTOCOL,
-        model=extractor.location,
-        command=command,
-        figures={"Fast R-CNN": figures},
-        class_names=list(training.class_names),
-        class_counts=[int(count) for count in (training.targets == 1).sum(axis=0)],
-        test_images=len(test),
-        settings=config.to_dict(),
-        seconds=round(seconds, 1),
-        notes=[note for source in (training, test) if (note := clipping_note(source))],
-        **provenance.here_and_now(),
-    )

@@ -14,7 +14,6 @@ from rfd_tf.metrics import nearest_neighbours, weighted_votes
 from rfd_tf.models.feature_model import FEATURES, INVARIANT, ROTATION, ROTATION_PROBABILITIES
 from rfd_tf.rotations import NUM_ROTATIONS
 from rfd_tf.runs.images import Pictures
-from rfd_tf.runs.workdir import CACHE_FOLDER
 
 
 def run_knn(experiment: Experiment) -> dict[str, ClassifierFigures]:
@@ -158,7 +157,7 @@ def _views(
         FourViewExtractor(experiment.extractor),
         pictures,
         names,
-        experiment.workdir / CACHE_FOLDER / folder,
+        experiment.run.cache / folder,
         max(1, experiment.config.batch_size // NUM_ROTATIONS),
     )
 

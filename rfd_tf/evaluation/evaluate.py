@@ -9,18 +9,16 @@ import keras
 import numpy as np
 from ml_collections import ConfigDict
 
-from rfd_tf import data, distribution
+from rfd_tf import data
 from rfd_tf.data import clipping_note
 from rfd_tf.evaluation.experiment import CLASSES, Experiment, open_experiment
 from rfd_tf.evaluation.protocols import protocol as protocol_of
 from rfd_tf.evaluation.results import EvaluationResult, Figures, save_result
 from rfd_tf.features import FeatureExtractor, KerasExtractor, keras_extractor
-from rfd_tf.runs import provenance
 from rfd_tf.runs.build import build_backbone
-from rfd_tf.runs.fit import check_run_values, set_up_keras
 from rfd_tf.runs.images import Pictures, list_skipped, open_run_pictures
-from rfd_tf.runs.provenance import stopwatch
-from rfd_tf.runs.workdir import CACHE_FOLDER, check_workdir, claim_workdir, lock_workdir, read_run_config
+from rfd_tf.runs.run import start_run
+from rfd_tf.runs.workdir import read_run_config
 
 _CALIBRATION_PASSES = 3
 
@@ -69,9 +67,6 @@ def open_control(run: Path, feature_maps: Sequence[str] | None = None) -> KerasE
     )
 
 
-_SECONDS_FILE = "seconds.txt"
-
-
 def evaluate(
     protocol: str,
     config: ConfigDict,
@@ -102,42 +97,45 @@ def evaluate(
 
 def measured(
     name: str,
-    run: Callable[[Experiment], dict[str, Figures]],
+    measure: Callable[[Experiment], dict[str, Figures]],
     config: ConfigDict,
     workdir: str | os.PathLike,
     open_model: Callable[[], FeatureExtractor],
     command: str = "",
     labels: str = CLASSES,
 ) -> EvaluationResult:
-    """What `run` finds of a model, with the circumstances, saved; the rest as of `evaluate`.
+    """What `measure` finds of a model, with the circumstances, saved; the rest as of `evaluate`.
 
     Args:
         name: of what is done.
-        run: does it, and gives the figures by classifier.
+        measure: does it, and gives the figures by classifier.
         labels: what is told apart, one of `experiment.LABELS`.
     """
-    check_run_values(config)
-    strategy = distribution.create_strategy(config.strategy, config.logical_cpus)
-    set_up_keras(config)
-    worker = distribution.worker_index(strategy)
-    workdir = Path(workdir) / (f"worker-{worker}" if worker else "")
-    with open_model() as extractor:
-        claimed = claim_of(name, config, extractor)
-        check_workdir(workdir, claimed)
-        with lock_workdir(workdir), stopwatch(seconds_file(workdir)) as seconds:
-            experiment = open_experiment(config, extractor, strategy, workdir, labels)
-            claim_workdir(workdir, claimed)
-            try:
-                figures = run(experiment)
-            finally:
-                list_skipped(experiment.training, experiment.test)
-            result = _result(name, experiment, figures, command, seconds())
-            if worker == 0:
-                save_result(result, workdir)
-            return result
+    run = start_run(config, workdir, command)
+    with open_model() as extractor, run.hold_folder(owner_of(name, config, extractor)) as folder:
+        experiment = open_experiment(run, extractor, labels)
+        folder.claim()
+        try:
+            figures = measure(experiment)
+        finally:
+            list_skipped(experiment.training, experiment.test)
+        images = (experiment.training, experiment.test)
+        result = EvaluationResult(
+            protocol=name,
+            model=extractor.location,
+            figures=figures,
+            class_names=list(experiment.class_names),
+            class_counts=[int(count) for count in experiment.class_counts],
+            test_images=len(experiment.test.valid),
+            notes=[note for part in images if (note := clipping_note(part.source))],
+            **folder.provenance(),
+        )
+        if not run.worker:
+            save_result(result, run.workdir)
+        return result
 
 
-def claim_of(protocol: str, config: ConfigDict, extractor: FeatureExtractor) -> dict:
+def owner_of(protocol: str, config: ConfigDict, extractor: FeatureExtractor) -> dict:
     """What an evaluation's folder belongs to."""
     location = extractor.location
     return {
@@ -146,34 +144,3 @@ def claim_of(protocol: str, config: ConfigDict, extractor: FeatureExtractor) -> 
         "model": os.path.abspath(location) if os.path.exists(location) else location,
         "model_fingerprint": extractor.fingerprint,
     }
-
-
-def seconds_file(workdir: Path) -> Path:
-    """Where a run's time is kept over its starts, in a folder that is there."""
-    folder = workdir / CACHE_FOLDER
-    folder.mkdir(exist_ok=True)
-    return folder / _SECONDS_FILE
-
-
-def _result(
-    protocol: str,
-    experiment: Experiment,
-    figures: dict[str, Figures],
-    command: str,
-    seconds: float,
-) -> EvaluationResult:
-    return EvaluationResult(
-        protocol=protocol,
-        model=experiment.extractor.location,
-        command=command,
-        figures=figures,
-        class_names=list(experiment.class_names),
-        class_counts=[int(count) for count in experiment.class_counts],
-        test_images=len(experiment.test.valid),
-        settings=experiment.config.to_dict(),
-        seconds=round(seconds, 1),
-        notes=[
-            note for part in (experiment.training, experiment.test) if (note := clipping_note(part.source))
-        ],
-        **provenance.here_and_now(),
-    )

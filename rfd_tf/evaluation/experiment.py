@@ -1,7 +1,6 @@
 """An evaluation that is about to begin: its model, its images, and the few labels it may use."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -11,7 +10,7 @@ from rfd_tf.features import FeatureExtractor
 from rfd_tf.imbalance import class_counts_of
 from rfd_tf.rotations import NUM_ROTATIONS
 from rfd_tf.runs.images import Pictures, open_pictures
-from rfd_tf.runs.workdir import CACHE_FOLDER
+from rfd_tf.runs.run import Run
 
 
 def labelled_fraction(
@@ -58,10 +57,8 @@ class Experiment:
     """An evaluation that is about to begin.
 
     Attributes:
-        config: see `configs/evaluation/base.py`.
+        run: of a config as `configs/evaluation/base.py`.
         extractor: the model.
-        strategy: of `tf.distribute`.
-        workdir: folder of this evaluation; it holds a folder `cache`.
         training: pictures to learn from; `valid` are those whose labels may be used; their `preprocessing`
             augments.
         test: pictures to measure on, prepared as the model says.
@@ -69,14 +66,17 @@ class Experiment:
         class_counts: [C] training images of each.
     """
 
-    config: ConfigDict
+    run: Run
     extractor: FeatureExtractor
-    strategy: object
-    workdir: Path
     training: Pictures
     test: Pictures
     class_names: tuple[str, ...]
     class_counts: np.ndarray
+
+    @property
+    def config(self) -> ConfigDict:
+        """The run's."""
+        return self.run.config
 
     @property
     def training_labels(self) -> np.ndarray:
@@ -99,13 +99,11 @@ class Experiment:
         return self.test.source.targets[self.test.valid]
 
 
-def open_experiment(
-    config: ConfigDict, extractor: FeatureExtractor, strategy, workdir: Path, labels: str = CLASSES
-) -> Experiment:
+def open_experiment(run: Run, extractor: FeatureExtractor, labels: str = CLASSES) -> Experiment:
     """Open the pictures of an evaluation.
 
     Args:
-        config, extractor, strategy, workdir: the experiment's.
+        run, extractor: the experiment's.
         labels: `"classes"`: each picture's one class; `"rotations"`: the four rotations; then pictures need
             no labels; `"multi_label"`: the classes of a source with `targets`, any number in a picture.
 
@@ -113,8 +111,7 @@ def open_experiment(
         ValueError: on missing labels, test classes that training does not have, or a field out of range.
         BadImageError, FileNotFoundError: those of the sources.
     """
-    cache = workdir / CACHE_FOLDER
-    cache.mkdir(parents=True, exist_ok=True)
+    config, cache = run.config, run.cache
     prepared = extractor.info.preprocessing
     training = open_pictures(
         config.data, training_preprocessing(config, prepared), cache / "skipped_training.json"
@@ -135,7 +132,7 @@ def open_experiment(
         names, counts = _classes_of_targets(training, test)
     else:
         names, counts = _classes(training, test)
-    return Experiment(config, extractor, strategy, workdir, training, test, names, counts)
+    return Experiment(run, extractor, training, test, names, counts)
 
 
 def training_preprocessing(config: ConfigDict, prepared: Preprocessing) -> Preprocessing:

@@ -20,7 +20,6 @@ from rfd_tf.features.extractor import NORMALIZED
 from rfd_tf.files import atomic_file, fits, parse_json, write_text
 from rfd_tf.rotations import NUM_ROTATIONS
 from rfd_tf.runs.images import IMAGE_ERRORS, Pictures
-from rfd_tf.runs.workdir import CACHE_FOLDER
 from rfd_tf.terminal import progress_bar
 
 _KEY = "key"
@@ -250,7 +249,7 @@ def vector_features(experiment: Experiment) -> tuple[dict[str, np.ndarray], dict
             experiment.extractor,
             pictures,
             names,
-            experiment.workdir / CACHE_FOLDER / folder,
+            experiment.run.cache / folder,
             experiment.config.batch_size,
             transform=_mean_over_space,
             transform_name="mean over space",

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from rfd_tf.data import LOCALIZED_ROTATIONS, Preprocessing
 from rfd_tf.evaluation.evaluate import measured
 from rfd_tf.evaluation.experiment import Experiment
-from rfd_tf.evaluation.probes import classifier_losses, run_figures
+from rfd_tf.evaluation.probes import classifier_losses, probe_figures
 from rfd_tf.evaluation.results import ClassifierFigures, EvaluationResult
 from rfd_tf.features import KerasExtractor, ModelInfo, keras_extractor, save_keras
 from rfd_tf.files import atomic_path
@@ -24,8 +24,8 @@ from rfd_tf.models.feature_model import FEATURES
 from rfd_tf.models.heads import classifier
 from rfd_tf.models.keras_file import network_copy
 from rfd_tf.runs.build import build_backbone
-from rfd_tf.runs.inputs import PictureInputs
-from rfd_tf.runs.probes import ProbeRun
+from rfd_tf.runs.inputs import ImageInputs
+from rfd_tf.runs.probes import fit_probes
 from rfd_tf.runs.workdir import BACKBONE_FILE
 
 FINETUNED_FILE = "finetuned.keras"
@@ -87,21 +87,13 @@ def train_whole(
         model = ProbedModel(probes, features, losses, trained, frozen=False, auxiliary=auxiliary)
         return model, {feature: loss}
 
-    run = ProbeRun(
-        experiment.config,
-        experiment.workdir,
-        experiment.strategy,
-        PictureInputs(
-            experiment.training, experiment.test, sampling=_sampling(experiment), rotate_locally=task
-        ),
-        make_model,
-        experiment.config.finetune.rate_factor,
+    inputs = ImageInputs(
+        experiment.training, experiment.test, sampling=_sampling(experiment), rotate_locally=task
     )
-    run.build()
-    run.fit()
-    if run.is_first_worker:
+    model = fit_probes(experiment.run, inputs, make_model, experiment.config.finetune.rate_factor)
+    if not experiment.run.worker:
         _save(experiment, networks["whole"], networks["head"], saved_as)
-    return run_figures(experiment, run)
+    return probe_figures(experiment, inputs, model)
 
 
 def _check(experiment: Experiment) -> str:
@@ -173,8 +165,8 @@ def _save(experiment: Experiment, network: keras.Model, head: keras.Model, saved
     prepared = dataclasses.replace(info.preprocessing, exif_orientation=orientation)
     outputs = {name: shape for name, shape in info.outputs.items() if name not in _HEADS}
     finetuned = ModelInfo(info.name, prepared, outputs)
-    path = experiment.workdir / saved_as
-    with atomic_path(experiment.workdir / CLASSIFIER_FILE) as temporary:
+    path = experiment.run.workdir / saved_as
+    with atomic_path(experiment.run.workdir / CLASSIFIER_FILE) as temporary:
         head.save(temporary)
     save_keras(KerasExtractor(network, finetuned, str(path)), path)
 

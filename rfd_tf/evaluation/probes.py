@@ -17,9 +17,8 @@ from rfd_tf.models import ProbedModel
 from rfd_tf.models.feature_model import FEATURES, RESERVED
 from rfd_tf.models.heads import default_pool_size, linear_probe, nonlinear_probe
 from rfd_tf.models.keras_file import network_copy
-from rfd_tf.runs.inputs import FeatureInputs, PictureInputs, ProbeInputs
-from rfd_tf.runs.probes import ProbeRun
-from rfd_tf.runs.workdir import CACHE_FOLDER
+from rfd_tf.runs.inputs import ExtractedInputs, FeatureInputs, ImageInputs, Inputs
+from rfd_tf.runs.probes import best_epochs, fit_probes, probe_scores
 
 INPUTS = ("images", "cached")
 
@@ -69,30 +68,26 @@ def measure_probes(
     shapes = dict(experiment.extractor.info.outputs)
     if isinstance(inputs, FeatureInputs):
         shapes |= {name: values.shape[1:] for name, values in inputs.training.items()}
-    run = ProbeRun(
-        experiment.config,
-        experiment.workdir,
-        experiment.strategy,
+    model = fit_probes(
+        experiment.run,
         inputs,
         partial(_probed_model, experiment, {name: shapes[name] for name in features}, make_probe),
     )
-    run.build()
-    run.fit()
-    return run_figures(experiment, run)
+    return probe_figures(experiment, inputs, model)
 
 
-def run_figures(experiment: Experiment, run: ProbeRun) -> dict[str, ClassifierFigures]:
-    """The figures of a run that has ended."""
-    best = run.best_epochs() if run.is_first_worker else {}
+def probe_figures(experiment: Experiment, inputs: Inputs, model: ProbedModel) -> dict[str, ClassifierFigures]:
+    """The figures of a trained model's probes."""
+    best = best_epochs(experiment.run, model)
     return {
         name: classification_figures(experiment.test_labels, scores, experiment.class_counts, best.get(name))
-        for name, scores in run.test_scores().items()
+        for name, scores in probe_scores(experiment.run, inputs, model).items()
     }
 
 
 def probe_inputs(
     experiment: Experiment, features: Sequence[str], transform=None, transform_name: str = ""
-) -> ProbeInputs:
+) -> Inputs:
     """Pictures, or features on disk, as `config.input` says.
 
     Raises:
@@ -102,15 +97,16 @@ def probe_inputs(
     if config.input not in INPUTS:
         raise ValueError(f"`input` must be one of {INPUTS}. Received: input={config.input!r}")
     if config.input == "images":
-        inside = isinstance(extractor, KerasExtractor)
-        return PictureInputs(experiment.training, experiment.test, None if inside else extractor, features)
+        if isinstance(extractor, KerasExtractor):
+            return ImageInputs(experiment.training, experiment.test)
+        return ExtractedInputs(experiment.training, experiment.test, extractor, features)
 
     def kept(pictures, part: str) -> dict[str, np.ndarray]:
         return cached_features(
             extractor,
             pictures,
             features,
-            experiment.workdir / CACHE_FOLDER / f"{part}_features",
+            experiment.run.cache / f"{part}_features",
             config.batch_size,
             transform=transform,
             transform_name=transform_name,

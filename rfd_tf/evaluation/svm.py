@@ -19,7 +19,6 @@ from rfd_tf.evaluation.features import cached_features, kept_arrays
 from rfd_tf.evaluation.probes import feature_names
 from rfd_tf.layers import AdaptiveMaxPool2D
 from rfd_tf.models.heads import default_pool_size
-from rfd_tf.runs.workdir import CACHE_FOLDER
 
 _TINY = 1e-5  # as there, against images whose features are all 0
 
@@ -219,7 +218,7 @@ class SvmTask:
             self.experiment.config.seed,
             list(costs),
         ]
-        path = self.experiment.workdir / CACHE_FOLDER / "svm" / self.name / f"{what}.npz"
+        path = self.experiment.run.cache / "svm" / self.name / f"{what}.npz"
         return kept_arrays(path, json.dumps(key, sort_keys=True), compute)
 
 
@@ -249,7 +248,7 @@ def _features(experiment: Experiment) -> Iterator[tuple[str, np.ndarray, np.ndar
             experiment.extractor,
             pictures,
             names,
-            experiment.workdir / CACHE_FOLDER / f"{part}_vectors",
+            experiment.run.cache / f"{part}_vectors",
             experiment.config.batch_size,
             transform=_vectors,
             transform_name="max pooled to 9600 values, flat",

@@ -22,8 +22,8 @@ from rfd_tf.features import KerasExtractor, ModelInfo, save_keras
 from rfd_tf.metrics.voc_average_precision import RULES
 from rfd_tf.models import MultiLabelClassifier, dense_head, dense_weights, set_dense_weights
 from rfd_tf.models.keras_file import network_copy
-from rfd_tf.runs.inputs import MultiLabelInputs
-from rfd_tf.runs.probes import MultiLabelRun
+from rfd_tf.runs.inputs import multi_label_inputs
+from rfd_tf.runs.probes import fit_multi_label, multi_label_scores
 from rfd_tf.terminal import progress_bar
 
 CLASSIFIER_FILE = "voc_classifier.keras"
@@ -49,19 +49,17 @@ def train_all(experiment: Experiment) -> dict[str, MultiLabelFigures]:
 def _trained(experiment: Experiment, frozen: bool) -> dict[str, MultiLabelFigures]:
     feature = _feature(experiment)
     crops = experiment.config.voc.test_crops
-    run = MultiLabelRun(
-        experiment.config,
-        experiment.workdir,
-        experiment.strategy,
-        MultiLabelInputs(experiment.training, experiment.test, crops),
+    inputs = multi_label_inputs(experiment.training, experiment.test)
+    model = fit_multi_label(
+        experiment.run,
+        inputs,
         lambda synchronized: _classifier(experiment, feature, frozen, synchronized),
         experiment.config.finetune.rate_factor,
     )
-    run.build()
-    run.fit()
-    if run.is_first_worker:
-        _save(experiment, run.model)
-    figures = multi_label_figures(experiment.test_targets, run.test_scores())
+    if not experiment.run.worker:
+        _save(experiment, model)
+    scores = multi_label_scores(experiment.run, inputs, model, crops)
+    figures = multi_label_figures(experiment.test_targets, scores)
     return {f"{feature}, {f'{crops} crops' if crops else 'centre crop'}": figures}
 
 
@@ -107,7 +105,7 @@ def _save(experiment: Experiment, model: MultiLabelClassifier) -> None:
     inputs = keras.Input(info.image_shape, name="image")
     logits = model.head(model.trunk(inputs, training=False), training=False)
     whole = keras.Model(inputs, {LOGITS: logits}, name=model.trunk.name)
-    path = experiment.workdir / CLASSIFIER_FILE
+    path = experiment.run.workdir / CLASSIFIER_FILE
     names = experiment.class_names
     own = ModelInfo(info.name, prepared, {LOGITS: (len(names),)}, class_names=names)
     save_keras(KerasExtractor(whole, own, str(path)), path)

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -15,12 +15,12 @@ from rfd_tf.rotations import NUM_ROTATIONS, four_views, rotation_labels
 from rfd_tf.runs.images import Pictures, check_same_on_all_workers, name_bad_image, validation_share
 
 
-class ProbeInputs(abc.ABC):
-    """Labelled examples for training and for testing.
+class Inputs(abc.ABC):
+    """Examples for training and for testing, with what they are to be told apart by.
 
     Attributes:
         num_examples: of an epoch.
-        test_labels: int64 [M], in the order of `test_batches`.
+        test_labels: [M, ...], in the order of `test_batches`.
     """
 
     num_examples: int
@@ -45,41 +45,37 @@ class ProbeInputs(abc.ABC):
         """Raise ValueError where workers have different examples."""
 
     def name_bad_image(self, config: ConfigDict, step: int, error: tf.errors.OpError) -> None:  # noqa: B027
-        """Raise an error that names the picture (or the failure of a model) that `error` came of."""
+        """Raise an error that names the image (or the failure of a model) that `error` came of."""
 
 
-class PictureBatches(ProbeInputs):
-    """Decoded pictures: augmented for training, as the model wants them for testing.
-
-    Subclasses say what becomes of a batch, and set `test_labels`.
+class ImageInputs(Inputs):
+    """Decoded images: augmented for training, as the model wants them for testing.
 
     Args:
-        training: pictures to learn from, with the augmentation as their preprocessing; `valid` are used.
-        test: pictures to measure on.
-        sampling, rotate_locally: of the training pictures, as of `data.training_dataset`.
-
-    Attributes:
-        with_labels: whether the training pictures come with their labels.
+        training: images to learn from, with the augmentation as their preprocessing; `valid` are used.
+        test: images to measure on.
+        to_examples: what makes batches of (dict of inputs, labels) of those that `data` gives; by default
+            they are labelled images as they come.
+        test_labels: by default the labels of the test images.
+        sampling, rotate_locally: of the training images, as of `data.training_dataset`.
     """
-
-    with_labels: bool
 
     def __init__(
         self,
         training: Pictures,
         test: Pictures,
+        to_examples: Callable[[tf.data.Dataset], tf.data.Dataset] | None = None,
+        test_labels: np.ndarray | None = None,
         sampling: np.ndarray | None = None,
         rotate_locally: str = "",
     ):
         self.training = training
         self.test = test
+        self.to_examples = to_examples or (lambda dataset: dataset)
+        self.test_labels = test.source.labels[test.valid] if test_labels is None else test_labels
         self.sampling = sampling
         self.rotate_locally = rotate_locally
-        self.num_examples = len(training.valid)  # pictures, as `batch_size` counts them
-
-    @abc.abstractmethod
-    def _examples(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        """Batches of (dict of inputs, labels), from what `data` gives for training or evaluation."""
+        self.num_examples = len(training.valid)  # images, as `batch_size` counts them
 
     def training_batches(self, config: ConfigDict, strategy, start_step: int, epochs: int):
         def make(num_workers, worker_index, replicas_per_worker):
@@ -90,7 +86,7 @@ class PictureBatches(ProbeInputs):
                 seed=config.seed,
                 epochs=epochs,
                 start_step=start_step,
-                with_labels=self.with_labels,
+                with_labels=self.training.source.labels is not None,
                 valid_indices=self.training.valid,
                 sampling_weights=self.sampling,
                 rotate_locally=self.rotate_locally,
@@ -98,7 +94,7 @@ class PictureBatches(ProbeInputs):
                 worker_index=worker_index,
                 replicas_per_worker=replicas_per_worker,
             )
-            return self._examples(dataset)
+            return self.to_examples(dataset)
 
         return distribution.distribute_dataset(strategy, make)
 
@@ -114,7 +110,7 @@ class PictureBatches(ProbeInputs):
 
     def _evaluated(self, indices: np.ndarray, batch_size: int) -> tf.data.Dataset:
         dataset = data.evaluation_dataset(self.test.source, self.test.preprocessing, batch_size, indices)
-        return self._examples(dataset)
+        return self.to_examples(dataset)
 
     def check(self, strategy) -> None:
         check_same_on_all_workers(self.training, strategy)
@@ -123,39 +119,22 @@ class PictureBatches(ProbeInputs):
         name_bad_image(config, self.training, self.test, step, error, self.sampling)
 
 
-class PictureInputs(PictureBatches):
-    """Labelled pictures, or their features by a model outside the one that is trained.
+class ExtractedInputs(ImageInputs):
+    """Features of labelled images, computed on the way by a model outside the one that is trained.
 
     Args:
-        training: labelled, with the augmentation as its preprocessing.
-        test: labelled.
-        extractor: None to give the pictures themselves, for a network within the trained model; else the
-            model, in any form, that turns each batch into features on the way.
+        training, test: as of `ImageInputs`.
+        extractor: the model, in any form.
         names: the features that it shall give.
-        sampling, rotate_locally: of the training pictures, as of `data.training_dataset`.
     """
 
-    with_labels = True
-
-    def __init__(
-        self,
-        training: Pictures,
-        test: Pictures,
-        extractor: FeatureExtractor | None = None,
-        names: Sequence[str] = (),
-        sampling: np.ndarray | None = None,
-        rotate_locally: str = "",
-    ):
-        super().__init__(training, test, sampling, rotate_locally)
+    def __init__(self, training: Pictures, test: Pictures, extractor: FeatureExtractor, names: Sequence[str]):
+        super().__init__(training, test, self._extracted)
         self.extractor = extractor
         self.names = tuple(names)
-        self.test_labels = test.source.labels[test.valid]
         self._failure: Exception | None = None
 
-    def _examples(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        if self.extractor is None:
-            return dataset
-
+    def _extracted(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         def extract(inputs, labels):
             types = [tf.float32] * len(self.names)
             found = tf.numpy_function(self._extract, [inputs["image"]], types, stateful=False)
@@ -179,77 +158,53 @@ class PictureInputs(PictureBatches):
         super().name_bad_image(config, step, error)
 
 
-class RotationInputs(PictureBatches):
-    """The four views of pictures, labelled by their rotations; a batch of b pictures is 4 b examples.
+def rotation_inputs(training: Pictures, test: Pictures) -> ImageInputs:
+    """The four views of images, labelled by their rotations; a batch of b images is 4 b examples."""
+
+    def views(features, *_label):
+        images = features["image"]
+        return {"image": four_views(images)}, tf.tile(tf.range(NUM_ROTATIONS), [tf.shape(images)[0]])
+
+    labels = rotation_labels(len(test.valid)).astype("int64")
+    return ImageInputs(training, test, lambda dataset: dataset.map(views), labels)
+
+
+def multi_label_inputs(training: Pictures, test: Pictures) -> ImageInputs:
+    """Images that show any number of classes, of sources with `targets` [N, C] as of `MultiLabelLoss`."""
+    targets = data.host_constant(training.source.targets)
+
+    def with_targets(features, *_label):
+        return {"image": features["image"]}, tf.gather(targets, features["index"])
+
+    test_targets = test.source.targets[test.valid]
+    return ImageInputs(training, test, lambda dataset: dataset.map(with_targets), test_targets)
+
+
+def image_crops(
+    images: Pictures, training: data.Preprocessing, crops: int, config: ConfigDict
+) -> tf.data.Dataset:
+    """One pass over images in order, each in several crops: float32 [b, K, S, S, 3].
 
     Args:
-        training: those to learn from.
-        test: those to predict.
+        images: to be looked at.
+        training: how random crops are cut.
+        crops: random ones of each image; 0 for its centre alone.
+        config: of the run, for `batch_size` and `seed`.
     """
-
-    with_labels = False
-
-    def __init__(self, training: Pictures, test: Pictures):
-        super().__init__(training, test)
-        self.test_labels = rotation_labels(len(test.valid)).astype("int64")
-
-    def _examples(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        return dataset.map(_views)
-
-
-def _views(features, *_label):
-    images = features["image"]
-    labels = tf.tile(tf.range(NUM_ROTATIONS), [tf.shape(images)[0]])
-    return {"image": four_views(images)}, labels
-
-
-class MultiLabelInputs(PictureBatches):
-    """Pictures that show any number of classes: augmented for training, several crops each for testing.
-
-    Args:
-        training: those to learn from, with the augmentation as their preprocessing; of a source with
-            `targets` [N, C], as of `MultiLabelLoss`.
-        test: those to measure on; of such a source.
-        crops: random crops of each test picture, cut as training pictures are; 0 for its centre alone.
-    """
-
-    with_labels = False
-
-    def __init__(self, training: Pictures, test: Pictures, crops: int):
-        super().__init__(training, test)
-        if crops < 0:
-            raise ValueError(f"The number of test crops must not be negative. Received: {crops}")
-        self.crops = crops
-        self.test_labels = test.source.targets[test.valid]
-
-    def _examples(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        targets = data.host_constant(self.training.source.targets)
-        return dataset.map(
-            lambda features: ({"image": features["image"]}, tf.gather(targets, features["index"]))
+    if crops:
+        batch_size = max(1, config.batch_size // crops)
+        dataset = data.random_crops_dataset(
+            images.source, training, batch_size, crops, config.seed, images.valid
         )
-
-    def test_crops(self, config: ConfigDict) -> tf.data.Dataset:
-        """One pass over the test pictures in order: images [b, K, S, S, 3]."""
-        if self.crops:
-            dataset = data.random_crops_dataset(
-                self.test.source,
-                self.training.preprocessing,
-                max(1, config.batch_size // self.crops),
-                self.crops,
-                config.seed,
-                self.test.valid,
-            )
-            return dataset.map(lambda features: features["image"])
-        dataset = data.evaluation_dataset(
-            self.test.source, self.test.preprocessing, config.batch_size, self.test.valid
-        )
-        return dataset.map(lambda features: features["image"][:, None])
+        return dataset.map(lambda features: features["image"])
+    dataset = data.evaluation_dataset(images.source, images.preprocessing, config.batch_size, images.valid)
+    return dataset.map(lambda features, *_label: features["image"][:, None])
 
 
 _PREFETCHED_BATCHES = 4
 
 
-class FeatureInputs(ProbeInputs):
+class FeatureInputs(Inputs):
     """Features that were computed once: arrays in memory, or mapped from files, of which a batch is read.
 
     The order of the examples is that of pictures: a function of (seed, epoch, row).

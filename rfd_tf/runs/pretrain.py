@@ -2,17 +2,17 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import keras
-import tensorflow as tf
 from absl import logging
 from ml_collections import ConfigDict
 
-from rfd_tf import distribution
+from rfd_tf.data import steps_per_epoch
 from rfd_tf.files import atomic_path
+from rfd_tf.models import RotationDecoupling
 from rfd_tf.runs.build import build_model, load_instance_weights, measuring_callbacks, state_callbacks
-from rfd_tf.runs.fit import ResumableRun, check_run_values, set_up_keras
+from rfd_tf.runs.fit import Training, fit
 from rfd_tf.runs.images import (
     Pictures,
     check_same_on_all_workers,
@@ -23,7 +23,8 @@ from rfd_tf.runs.images import (
     training_batches,
     validation_batches,
 )
-from rfd_tf.runs.workdir import BACKBONE_FILE, HEADS_FILE, check_workdir, claim_workdir, lock_workdir
+from rfd_tf.runs.run import Run, start_run
+from rfd_tf.runs.workdir import BACKBONE_FILE, HEADS_FILE
 
 
 def pretrain(config: ConfigDict, workdir: str | os.PathLike, initialize: Callable | None = None) -> Path:
@@ -47,72 +48,54 @@ def pretrain(config: ConfigDict, workdir: str | os.PathLike, initialize: Callabl
         TrainingStopped: on SIGTERM or Ctrl-C, once the state is saved.
         ValueError: on a config out of range.
     """
-    check_run_values(config)
-    strategy = distribution.create_strategy(config.strategy, config.logical_cpus)
-    set_up_keras(config)
-    worker = distribution.worker_index(strategy)
-    workdir = Path(workdir) / (f"worker-{worker}" if worker else "")
-    check_workdir(workdir, config.to_dict())
-    with lock_workdir(workdir):
-        training, validation = open_run_pictures(config, workdir)
+    run = start_run(config, workdir)
+    with run.hold_folder(config.to_dict()) as folder:
+        training, validation = open_run_pictures(config, run.workdir)
         try:
-            run = _PretrainingRun(config, workdir, strategy, training, validation)
-            run.initialize = initialize if config.init else None
-            drawn = negatives_per_image(config, len(training.source))
-            compared = f"{drawn} rows of the bank, drawn for each image" if drawn else "all rows of the bank"
-            logging.info("Instance loss: %s over %s", config.method.get("instance_loss", "nce"), compared)
-            run.build()
-            claim_workdir(workdir, config.to_dict())
-            run.fit()
+            model = fit(run, _training(run, training, validation, initialize), ready=folder.claim)
         finally:
             list_skipped(training, validation)
-        return run.save_backbone()
+        return _save(model, run.workdir)
 
 
-class _PretrainingRun(ResumableRun):
-    """The state of one call of `pretrain`."""
+def _training(
+    run: Run, training: Pictures, validation: Pictures | None, initialize: Callable | None
+) -> Training:
+    config, num_instances = run.config, len(training.source)
+    instance_weights = load_instance_weights(config, num_instances)
+    check_same_on_all_workers(training, run.strategy)
+    drawn = negatives_per_image(config, num_instances)
+    compared = f"{drawn} rows of the bank, drawn for each image" if drawn else "all rows of the bank"
+    logging.info("Instance loss: %s over %s", config.method.get("instance_loss", "nce"), compared)
 
-    initialize: Callable | None = None
-
-    def __init__(self, config, workdir: Path, strategy, training: Pictures, validation: Pictures | None):
-        super().__init__(config, workdir, strategy, len(training.valid))
-        self.training = training
-        self.validation = validation
-        self.num_instances = len(training.source)
-        self.instance_weights = load_instance_weights(config, self.num_instances)
-        check_same_on_all_workers(training, strategy)
-
-    def build_model(self, synchronized: bool) -> keras.Model:
+    def build(synchronized: bool, resumed: bool) -> RotationDecoupling:
         return build_model(
-            self.config,
-            self.num_instances,
-            self.steps_per_epoch,
-            self.instance_weights,
+            config,
+            num_instances,
+            steps_per_epoch(len(training.valid), config.batch_size),
+            instance_weights,
             synchronized,
-            initialize=None if self.step else self.initialize,
+            initialize=initialize if config.init and not resumed else None,
         )
 
-    def state_callbacks(self):
-        return state_callbacks(self.config, self.model)
+    def held_out():
+        return validation and validation_batches(validation, config, run.strategy, num_instances)
 
-    def measuring_callbacks(self):
-        return measuring_callbacks(self.config, self.workdir, self.training, self.validation)
+    return Training(
+        num_examples=len(training.valid),
+        build_model=build,
+        batches=partial(training_batches, training, config, run.strategy),
+        name_bad_image=partial(name_bad_image, config, training, validation),
+        validation_batches=held_out,
+        state_callbacks=partial(state_callbacks, config),
+        measuring_callbacks=partial(measuring_callbacks, config, run.workdir, training, validation),
+    )
 
-    def training_batches(self, start_step: int, epochs: int):
-        return training_batches(self.training, self.config, self.strategy, start_step, epochs)
 
-    def validation_batches(self):
-        if self.validation is None:
-            return None
-        return validation_batches(self.validation, self.config, self.strategy, self.num_instances)
-
-    def name_bad_image(self, error: tf.errors.OpError) -> None:
-        name_bad_image(self.config, self.training, self.validation, self.checkpoint.step, error)
-
-    def save_backbone(self) -> Path:
-        """`backbone.keras` and, before it, `heads.keras`; features and heads only, without the bank."""
-        final = self.workdir / BACKBONE_FILE
-        for model, path in ((self.model.heads(), self.workdir / HEADS_FILE), (self.model.backbone, final)):
-            with atomic_path(path) as temporary:
-                model.save(temporary)
-        return final
+def _save(model: RotationDecoupling, workdir: Path) -> Path:
+    """`backbone.keras` and, before it, `heads.keras`; features and heads only, without the bank."""
+    final = workdir / BACKBONE_FILE
+    for part, path in ((model.heads(), workdir / HEADS_FILE), (model.backbone, final)):
+        with atomic_path(path) as temporary:
+            part.save(temporary)
+    return final

@@ -3,25 +3,22 @@
 import dataclasses
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import keras
 import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from rfd_tf import distribution
 from rfd_tf.files import atomic_file
 from rfd_tf.losses import classifier_loss
 from rfd_tf.models import ProbedModel
 from rfd_tf.models.backbone import check_feature_names, dense
 from rfd_tf.rotations import NUM_ROTATIONS
 from rfd_tf.runs.build import build_backbone
-from rfd_tf.runs.fit import check_run_values, set_up_keras
 from rfd_tf.runs.images import Pictures, list_skipped, open_training_pictures
-from rfd_tf.runs.inputs import RotationInputs
-from rfd_tf.runs.probes import ProbeRun
-from rfd_tf.runs.workdir import check_workdir, claim_workdir, lock_workdir
+from rfd_tf.runs.inputs import rotation_inputs
+from rfd_tf.runs.probes import fit_probes, probe_scores
+from rfd_tf.runs.run import Run, start_run
 
 _PROBABILITIES = "probabilities.npy"
 _HEAD = "rotation"
@@ -63,22 +60,17 @@ def predict_out_of_sample(
 
     Reference: Gidaris et al., ICLR 2018 (RotNet); Feng et al., CVPR 2019 (RFD), which weighs views by it.
     """
-    check_run_values(config)
-    strategy = distribution.create_strategy(config.strategy, config.logical_cpus)
-    set_up_keras(config)
-    worker = distribution.worker_index(strategy)
-    workdir = Path(workdir) / (f"worker-{worker}" if worker else "")
-    claimed = {**config.to_dict(), "folds": folds}
-    check_workdir(workdir, claimed)
-    with lock_workdir(workdir):
-        pictures = open_training_pictures(config, workdir)
+    run = start_run(config, workdir)
+    with run.hold_folder({**config.to_dict(), "folds": folds}) as folder:
+        pictures = open_training_pictures(config, run.workdir)
         parts = deal(pictures.valid, folds, config.seed)
-        claim_workdir(workdir, claimed)
+        folder.claim()
         probabilities = np.zeros((len(pictures.source), NUM_ROTATIONS), "float32")
         accuracies = []
         try:
             for number, held_out in enumerate(parts):
-                found = _fold(config, workdir, strategy, pictures, held_out, number, folds, initialize)
+                fold = run.part(f"fold-{number + 1}-of-{folds}")
+                found = _predict_fold(fold, pictures, held_out, initialize)
                 probabilities[held_out] = found[:, :, 0]
                 accuracies.append(float(np.mean(found.argmax(axis=2) == np.arange(NUM_ROTATIONS))))
         finally:
@@ -96,27 +88,23 @@ def deal(valid: np.ndarray, folds: int, seed: int) -> list[np.ndarray]:
     return [np.sort(part) for part in np.array_split(shuffled, folds)]
 
 
-def _fold(config, workdir, strategy, pictures, held_out, number, folds, initialize) -> np.ndarray:
-    """What the network of fold `number` says of its held-out images: float32 [M, 4 views, 4 rotations]."""
-    folder = workdir / f"fold-{number + 1}-of-{folds}"
-    path = folder / _PROBABILITIES
+def _predict_fold(run: Run, pictures: Pictures, held_out: np.ndarray, initialize) -> np.ndarray:
+    """What a network that never saw the held-out images says of them: float32 [M, 4 views, 4 rotations]."""
+    path = run.workdir / _PROBABILITIES
     if path.exists():
         return np.load(path, allow_pickle=False)
-    logging.info("Fold %d of %d: %d images held out", number + 1, folds, len(held_out))
-    folder.mkdir(exist_ok=True)
+    logging.info("%s: %d images held out", run.workdir.name, len(held_out))
     # Each fold begins as if it were the only one, whichever came before it in this process.
     keras.backend.clear_session()
-    keras.utils.set_random_seed(config.seed)
-    inputs = RotationInputs(
+    keras.utils.set_random_seed(run.config.seed)
+    inputs = rotation_inputs(
         dataclasses.replace(pictures, valid=np.setdiff1d(pictures.valid, held_out)),
         dataclasses.replace(pictures, valid=held_out),
     )
-    run = ProbeRun(
-        config, folder, strategy, inputs, lambda synchronized: _rotnet(config, synchronized, initialize)
+    model = fit_probes(run, inputs, lambda synchronized: _rotnet(run.config, synchronized, initialize))
+    logits = (
+        probe_scores(run, inputs, model)[_HEAD].reshape(-1, NUM_ROTATIONS, NUM_ROTATIONS).astype("float64")
     )
-    run.build()
-    run.fit()
-    logits = run.test_scores()[_HEAD].reshape(-1, NUM_ROTATIONS, NUM_ROTATIONS).astype("float64")
     found = keras.ops.convert_to_numpy(keras.ops.softmax(logits)).astype("float32")
     with atomic_file(path) as file:
         np.save(file, found)

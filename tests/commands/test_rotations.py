@@ -8,7 +8,7 @@ from PIL import Image
 from rfd_tf import cli
 from rfd_tf.data import load_rotation_probabilities
 from rfd_tf.runs import rotation_probabilities
-from rfd_tf.runs.inputs import RotationInputs
+from rfd_tf.runs.inputs import rotation_inputs
 from rfd_tf.runs.rotation_probabilities import deal
 
 TINY = {
@@ -62,11 +62,11 @@ def trained_and_tested():
 def out(tmp_path_factory, pictures, trained_and_tested):
     def recorded(training, test):
         trained_and_tested.append((set(training.valid), set(test.valid)))
-        return RotationInputs(training, test)
+        return rotation_inputs(training, test)
 
     path = tmp_path_factory.mktemp("out") / "prob.dat"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rotation_probabilities, "RotationInputs", recorded)
+        patch.setattr(rotation_probabilities, "rotation_inputs", recorded)
         assert rotations(path, pictures) == 0
     return path
 
@@ -100,10 +100,13 @@ def test_every_image_is_predicted_by_a_network_that_never_saw_it(out, trained_an
 
 def test_goes_on_with_the_folds_that_are_missing(out, pictures, monkeypatch):
     trained = []
-    fit = rotation_probabilities.ProbeRun.fit
-    monkeypatch.setattr(
-        rotation_probabilities.ProbeRun, "fit", lambda run: (trained.append(run.workdir.name), fit(run))
-    )
+    fit = rotation_probabilities.fit_probes
+
+    def recorded(run, *arguments):
+        trained.append(run.workdir.name)
+        return fit(run, *arguments)
+
+    monkeypatch.setattr(rotation_probabilities, "fit_probes", recorded)
     before = out.read_bytes()
     out.unlink()
     folds = out.parent / "prob.dat.folds"

@@ -18,7 +18,7 @@ from absl import logging
 
 from rfd_tf.callbacks import TrainingStopped
 from rfd_tf.evaluation.evaluate import evaluate
-from rfd_tf.runs.probes import MultiLabelRun, ProbeRun
+from rfd_tf.runs import fit
 from tests.evaluation import tiny, voc
 
 
@@ -50,8 +50,7 @@ def main(path: str) -> int:
         }
         if "pause_at" in job:
             pause = Pause(job["workdir"], job["pause_at"])
-            for run in (ProbeRun, MultiLabelRun):
-                run.measuring_callbacks = lambda self, pause=pause: [pause]
+            fit.tensorboard_callbacks = lambda run, pause=pause: [pause]
         made = (voc, "devkit") if "devkit" in job else (tiny, "pictures")
         config = made[0].config_of(job[made[1]], **changes)
         try:

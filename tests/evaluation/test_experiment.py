@@ -8,6 +8,7 @@ from rfd_tf.configs.evaluation import base
 from rfd_tf.data import Preprocessing
 from rfd_tf.evaluation.experiment import open_experiment, training_preprocessing
 from rfd_tf.runs.provenance import stopwatch
+from rfd_tf.runs.run import Run
 from tests.data.pictures import write
 from tests.evaluation.numpy_extractor import NumpyExtractor, random_images
 
@@ -25,7 +26,7 @@ def folders(config, tmp_path, training="aabbbc", test="abc"):
 
 
 def opened(config, tmp_path, **options):
-    return open_experiment(config, NumpyExtractor(), None, tmp_path / "work", **options)
+    return open_experiment(Run(config, tmp_path / "work"), NumpyExtractor(), **options)
 
 
 def test_classes_and_counts(config, tmp_path):

@@ -19,6 +19,7 @@ from rfd_tf.evaluation.experiment import open_experiment
 from rfd_tf.evaluation.results import load_result
 from rfd_tf.features import open_extractor
 from rfd_tf.losses import CLASSIFIER_LOSSES
+from rfd_tf.runs.run import Run
 from tests.distribution.cluster import two_worker_configs
 from tests.evaluation import tiny
 from tests.training import processes
@@ -245,7 +246,7 @@ def test_a_model_that_fails_on_the_way_is_told_as_it_is(folder, tmp_path):
     config = tiny.config_of(folder / "pictures.npz", deterministic=False)
     strategy = distribution.create_strategy("one_device")
     with pytest.raises(ConnectionError, match="the server is gone"):
-        probes.run_linear(open_experiment(config, Unreachable(tiny.extractor()), strategy, tmp_path))
+        probes.run_linear(open_experiment(Run(config, tmp_path, strategy), Unreachable(tiny.extractor())))
 
 
 @pytest.mark.parametrize(
@@ -261,10 +262,10 @@ def test_what_finetuning_refuses(folder, tmp_path, changes, form, message):
     model = tiny.OtherForm(tiny.extractor()) if form == "other" else tiny.extractor()
     config = tiny.config_of(folder / "pictures.npz", **changes)
     with pytest.raises(ValueError, match=message):
-        finetune.run_finetune(open_experiment(config, model, None, tmp_path))
+        finetune.run_finetune(open_experiment(Run(config, tmp_path), model))
 
 
 def test_an_unknown_input_is_refused(folder, tmp_path):
     config = tiny.config_of(folder / "pictures.npz", input="video")
     with pytest.raises(ValueError, match="input='video'"):
-        probes.run_linear(open_experiment(config, tiny.extractor(), None, tmp_path))
+        probes.run_linear(open_experiment(Run(config, tmp_path), tiny.extractor()))

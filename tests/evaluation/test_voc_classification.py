@@ -16,6 +16,7 @@ from rfd_tf.evaluation.experiment import MULTI_LABEL, open_experiment
 from rfd_tf.evaluation.protocols import protocol
 from rfd_tf.evaluation.results import load_result, multi_label_figures, text_table
 from rfd_tf.features import open_extractor, save_keras
+from rfd_tf.runs.run import Run
 from rfd_tf.runs.workdir import read_history
 from tests.evaluation import tiny, voc
 from tests.evaluation.test_probe_protocols import ROOT, TWO_REPLICAS, signalled_at, start, weights
@@ -65,7 +66,7 @@ def figures(folder: Path, name: str) -> dict:
 
 def experiment(folder, tmp_path, model=None, **changes):
     config = voc.config_of(folder / "VOCdevkit", **changes)
-    return open_experiment(config, model or tiny.extractor(), None, tmp_path, MULTI_LABEL)
+    return open_experiment(Run(config, tmp_path), model or tiny.extractor(), MULTI_LABEL)
 
 
 def features(folder, split: str) -> np.ndarray:
@@ -254,7 +255,7 @@ def test_pictures_need_targets(folder, tmp_path):
     with pytest.raises(ValueError, match=r"have no multi-label targets.*voc_devkit, voc_tfds"):
         experiment(folder, tmp_path, **{f"validation__{name}": value for name, value in changes.items()})
     config = tiny.config_of(tmp_path / "pictures.npz")
-    opened = open_experiment(config, tiny.extractor(), None, tmp_path)
+    opened = open_experiment(Run(config, tmp_path), tiny.extractor())
     with pytest.raises(ValueError, match="take --config=voc_classification"):
         protocol("voc_classification").load()(opened)
 

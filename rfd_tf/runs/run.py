@@ -1,0 +1,120 @@
+"""What every run begins with: a config in range, devices, seeds, precision, and a folder of its own."""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+from ml_collections import ConfigDict
+
+from rfd_tf import distribution
+from rfd_tf.runs.provenance import here_and_now, stopwatch
+from rfd_tf.runs.workdir import CACHE_FOLDER, check_workdir, claim_workdir, lock_workdir
+
+DTYPE_POLICIES = ("float32", "mixed_bfloat16")
+_SECONDS_FILE = "seconds.txt"
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldFolder:
+    """A run's folder that no other process can use now.
+
+    Attributes:
+        claim: records whose folder it is. To be called once everything is known to be in order.
+        provenance: gives `command`, `settings`, `seconds` (of all processes that have worked on the run),
+            `machine`, `versions` and `date`, as results keep them.
+    """
+
+    claim: Callable[[], None]
+    provenance: Callable[[], dict]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One process's part of a run.
+
+    Attributes:
+        config: with `batch_size`, `epochs`, `seed`, `strategy`, `checkpoint_steps` and `keep_checkpoints`.
+        workdir: folder of this worker.
+        strategy: of `distribution.create_strategy`.
+        worker: number of this process, the first is 0.
+        command: the command line, for the record.
+    """
+
+    config: ConfigDict
+    workdir: Path
+    strategy: tf.distribute.Strategy | None = None
+    worker: int = 0
+    command: str = ""
+
+    @property
+    def cache(self) -> Path:
+        """The folder of what can be made again, there from the first use on."""
+        folder = self.workdir / CACHE_FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @contextlib.contextmanager
+    def hold_folder(self, owner: dict) -> Iterator[HeldFolder]:
+        """Keep the folder for this process, and count its time.
+
+        Args:
+            owner: the config, and what else makes this run another than others.
+
+        Raises:
+            WorkdirError: if it holds another run, or another process works on it.
+        """
+        check_workdir(self.workdir, owner)
+        with lock_workdir(self.workdir), stopwatch(self.cache / _SECONDS_FILE) as seconds:
+            yield HeldFolder(
+                lambda: claim_workdir(self.workdir, owner),
+                lambda: {
+                    "command": self.command,
+                    "settings": self.config.to_dict(),
+                    "seconds": round(seconds(), 1),
+                    **here_and_now(),
+                },
+            )
+
+    def part(self, name: str) -> "Run":
+        """The run of a part of the work, in a folder within this one."""
+        folder = self.workdir / name
+        folder.mkdir(exist_ok=True)
+        return dataclasses.replace(self, workdir=folder)
+
+
+def start_run(config: ConfigDict, workdir: str | os.PathLike, command: str = "") -> Run:
+    """Set up devices, seeds, precision and determinism as configured; nothing is written yet.
+
+    Args:
+        config: the run's.
+        workdir: the run's folder. Workers other than the first have theirs in `workdir/worker-N`.
+        command: the command line, for the record.
+
+    Raises:
+        ValueError: where a field that every run has is out of range.
+    """
+    check_run_values(config)
+    strategy = distribution.create_strategy(config.strategy, config.logical_cpus)
+    keras.utils.set_random_seed(config.seed)
+    keras.config.set_dtype_policy(config.dtype_policy)
+    if config.deterministic:
+        # A scatter's order does not matter to the bank: the rows of a batch are distinct. TensorFlow's
+        # deterministic one would copy the whole table to the host and back in every step on a GPU.
+        os.environ["TF_DISABLE_SCATTER_OP_DETERMINISM"] = "1"
+        tf.config.experimental.enable_op_determinism()
+    worker = distribution.worker_index(strategy)
+    return Run(config, Path(workdir) / (f"worker-{worker}" if worker else ""), strategy, worker, command)
+
+
+def check_run_values(config: ConfigDict) -> None:
+    """Raise ValueError where the fields that every run has are out of range."""
+    if config.epochs < 1:
+        raise ValueError(f"`epochs` must be at least 1. Received: epochs={config.epochs}")
+    if config.dtype_policy not in DTYPE_POLICIES:
+        raise ValueError(f"`dtype_policy` must be one of {DTYPE_POLICIES}. Received: {config.dtype_policy!r}")
+    if config.strategy == "multi_worker" and config.keep_checkpoints < 2:
+        raise ValueError("Workers may be one checkpoint apart when they are killed: `keep_checkpoints` >= 2")
