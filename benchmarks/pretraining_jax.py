@@ -2,8 +2,9 @@
 
     KERAS_BACKEND=jax python -m benchmarks.pretraining_jax --data=cifar10_lt.npz --out=results.csv
 
-trains `RotationDecoupling` as `configs/cifar10_lt.py` says, for each variant and seed: RFD, its parts alone,
-and an untrained network; then measures the frozen features by kNN and a linear probe with balanced softmax.
+trains `RotationDecoupling` as `configs/pretrain/cifar10_lt.py` says, for each variant and seed:
+RFD, its parts alone, and an untrained network; then measures the frozen features by kNN and a linear probe
+with balanced softmax.
 The images stay on the GPU as uint8, and an epoch (order, augmentation, all steps) is one compiled `lax.scan`
 over Keras's own `train_step`. Models, losses, optimizer, probes and figures are the package's. The
 augmentation is `rfd_tf.data`'s written once more in JAX: the same distributions, other draws.
@@ -21,8 +22,8 @@ import numpy as np
 from absl import app, flags
 from jax import lax
 
-from rfd_tf.configs import cifar10_lt
-from rfd_tf.configs.evaluation import evaluate_cifar10_lt
+from rfd_tf.configs.evaluate import evaluate_cifar10_lt
+from rfd_tf.configs.pretrain import cifar10_lt
 from rfd_tf.evaluation.results import classification_figures
 from rfd_tf.imbalance import class_counts_of
 from rfd_tf.losses import classifier_loss

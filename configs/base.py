@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     """RFD's pretraining (reference: Feng et al., CVPR 2019) of AlexNet on an image folder."""
     config = ConfigDict()
+    config.kind = "pretrain"  # of run
     config.seed = 0
     config.epochs = 245
     config.batch_size = 192  # images a step over all replicas; four views each

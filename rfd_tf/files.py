@@ -122,7 +122,7 @@ def _is_number(value: Any) -> bool:
 
 _MISSING = object()
 # What runs did before these fields were there. Any other field that they lack was off: empty, zero, false.
-_BEFORE = {
+FORMER_VALUES = {
     "color_jitter_probability": 1.0,
     "crops": 1,
     "instance_loss": "nce",
@@ -140,8 +140,8 @@ def differences(saved: dict, config: dict, prefix: str = "") -> list[str]:
     found = []
     for name in sorted({*saved, *config}):
         there, here = saved.get(name, _MISSING), config.get(name, _MISSING)
-        if there is _MISSING and (not here or here == _BEFORE.get(name)):
-            continue  # a switch that an earlier version did not have is off
+        if there is _MISSING and (not here or here == FORMER_VALUES.get(name) or name == "kind"):
+            continue  # a switch that an earlier version did not have is off; nor did it tell its kind
         if isinstance(there, dict) and isinstance(here, dict):
             found += differences(there, here, f"{prefix}{name}.")
         elif there is _MISSING or here is _MISSING or there != here:

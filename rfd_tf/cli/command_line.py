@@ -1,11 +1,14 @@
-"""What the commands share: parsing flags and turning errors into one line and an exit status."""
+"""What the commands share: flags, `--config`, and errors as one line with an exit status."""
 
+import importlib.util
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
 
 from rfd_tf.terminal import Stopped
 
@@ -51,3 +54,73 @@ def run(program: str, action: Callable[[], int | None], expected: tuple[type[Exc
         return fail(program, error, 1)
     except KeyboardInterrupt:
         return fail(program, "interrupted", 128 + signal.SIGINT)
+
+
+# command -> the kinds of configs that it takes, which are the folders below `configs`
+_KINDS = {
+    "train": ("pretrain", "classify"),
+    "rotations": ("pretrain",),
+    "evaluate": ("evaluate",),
+    "detect": ("detect",),
+    "sweep": ("sweep",),
+}
+_COMMANDS = {kind: command for command, kinds in reversed(_KINDS.items()) for kind in kinds}
+
+
+def packaged_configs(*kinds: str) -> dict[str, Path]:
+    """Name -> file of the configs of some kinds that come with the package; of all kinds by default."""
+    # Of a module in it, since in a checkout the package's own file is elsewhere.
+    root = Path(importlib.util.find_spec("rfd_tf.configs.base").origin).parent
+    files = [path for kind in kinds or _COMMANDS for path in sorted((root / kind).glob("[!_]*.py"))]
+    return {path.stem: path for path in files if path.stem != "base"}
+
+
+def config_names(command: str) -> str:
+    """The names of the packaged configs that `command` takes, for its help."""
+    return ", ".join(packaged_configs(*_KINDS[command]))
+
+
+def define_config(flag_values: flags.FlagValues, argv: Sequence[str]):
+    """Defines `--config`; (its holder, `argv` with names of packaged configs replaced by their files)."""
+    argv = _with_packaged_config(argv)
+    holder = config_flags.DEFINE_config_file(
+        "config", None, "config file or name", flag_values=flag_values, sys_argv=argv
+    )
+    return holder, argv
+
+
+def config_problem(flag_values: flags.FlagValues, command: str) -> str | None:
+    """What is wrong with the config that was given, once the flags are parsed; None if nothing is."""
+    config = flag_values["config"].value
+    if config is None:
+        return "--config is needed"
+    name = config_flags.get_config_filename(flag_values["config"])
+    if not isinstance(config, ConfigDict):
+        return f"--config={name} is neither a readable file nor one of {config_names(command)}"
+    kinds = _KINDS[command]
+    kind = config.get("kind")
+    if kind in kinds:
+        return None
+    if kind in _COMMANDS:
+        return (
+            f"--config={name} is a config of `rfd {_COMMANDS[kind]}`, not of `rfd {command}`: kind={kind!r}"
+        )
+    return f"--config={name} must have a field `kind`, one of {', '.join(kinds)}. Received: kind={kind!r}"
+
+
+def _with_packaged_config(argv: Sequence[str]) -> list[str]:
+    resolved = list(argv)
+    for position, argument in enumerate(argv):
+        flag, equals, value = argument.partition("=")
+        if flag.lstrip("-") != "config" or not flag.startswith("-"):
+            continue
+        if equals:
+            resolved[position] = f"{flag}={_config_path(value)}"
+        elif position + 1 < len(argv):
+            resolved[position + 1] = _config_path(argv[position + 1])
+    return resolved
+
+
+def _config_path(name: str) -> str:
+    """The file that `name` means; a name of nothing stays, for `config_problem` to tell."""
+    return name if Path(name).is_file() else str(packaged_configs().get(name, name))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from absl import flags
 
-from rfd_tf.cli import command_line, config_flag
+from rfd_tf.cli import command_line
 from rfd_tf.cli.models import KERAS_MODEL_HELP, define_exif_orientation, open_control, open_model
 from rfd_tf.terminal import shell_join
 
@@ -20,7 +20,7 @@ DIR/detector.keras, DIR/evaluation.json and DIR/results. The second finds object
 such as the first one's DIR: it writes DIR/detections.json and pictures with the objects drawn in. Started
 again with the same arguments, either continues where it was.
 
-Configs that come with the package: {names}. The fields and their defaults are in configs/detection/base.py.
+Configs that come with the package: {names}. The fields and their defaults are in configs/detect/base.py.
 """
 
 
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status."""
     given = sys.argv if argv is None else argv
     values = flags.FlagValues()
-    config, argv = config_flag.define(values, "detect", given)
+    config, argv = command_line.define_config(values, given)
     help_text = f"{KERAS_MODEL_HELP}; with --images: a run of this command, or its detector.keras"
     flags.DEFINE_string("model", None, help_text, flag_values=values)
     flags.DEFINE_string("workdir", None, "the run's folder", flag_values=values)
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     define_exif_orientation(values)
     control_help = "begin as the untrained control of the run --model instead"
     flags.DEFINE_bool("control", False, control_help, flag_values=values)
-    usage = USAGE.format(names=", ".join(config_flag.packaged_configs("detect")))
+    usage = USAGE.format(names=command_line.config_names("detect"))
     if (status := command_line.parse(values, argv, usage)) is not None:
         return status
     if problem := _complaint(values):
@@ -59,7 +59,7 @@ def _complaint(values: flags.FlagValues) -> str | None:
         return f"--{strangers[0]} does not go {where} --images"
     if missing := [name for name in needed if not values[name].value]:
         return f"--{missing[0]} is needed"
-    return None if values.images else config_flag.complaint(values, "detect")
+    return None if values.images else command_line.config_problem(values, "detect")
 
 
 def _train(values: flags.FlagValues, config, command: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from absl import flags
 
-from rfd_tf.cli import command_line, config_flag
+from rfd_tf.cli import command_line
 from rfd_tf.cli.models import (
     MODEL_HELP,
     define_heads_from,
@@ -28,7 +28,7 @@ not the run that is measured but its untrained control, in MODEL/evaluations/PRO
 Protocols:
 {protocols}
 
-Configs that come with the package: {names}. The fields and their defaults are in configs/evaluation/base.py.
+Configs that come with the package: {names}. The fields and their defaults are in configs/evaluate/base.py.
 """
 
 
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status."""
     given = sys.argv if argv is None else argv
     flag_values = flags.FlagValues()
-    config, argv = config_flag.define(flag_values, "evaluate", given)
+    config, argv = command_line.define_config(flag_values, given)
     model = flags.DEFINE_string("model", None, MODEL_HELP, flag_values=flag_values)
     define_heads_from(flag_values)
     protocol = flags.DEFINE_enum("protocol", None, list(PROTOCOLS), "what to do", flag_values=flag_values)
@@ -47,7 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     define_preprocessing(flag_values)
     if (status := command_line.parse(flag_values, argv, _usage())) is not None:
         return status
-    if problem := _missing(model.value, protocol.value) or config_flag.complaint(flag_values, "evaluate"):
+    if problem := _missing(model.value, protocol.value) or command_line.config_problem(
+        flag_values, "evaluate"
+    ):
         return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)
     folder = workdir.value or _default_workdir(model.value, protocol.value, control.value)
     if folder is None:
@@ -103,7 +105,7 @@ def _default_workdir(model: str, protocol: str, control: bool) -> Path | None:
 def _usage() -> str:
     width = max(map(len, PROTOCOLS))
     protocols = "\n".join(f"  {name:<{width}}  {p.description}" for name, p in PROTOCOLS.items())
-    return USAGE.format(protocols=protocols, names=", ".join(config_flag.packaged_configs("evaluate")))
+    return USAGE.format(protocols=protocols, names=command_line.config_names("evaluate"))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from absl import flags
 
-from rfd_tf.cli import command_line, config_flag
+from rfd_tf.cli import command_line
 from rfd_tf.cli.models import initialize
 
 USAGE = """rfd rotations --config=NAME|FILE.py --out=FILE.dat [--folds=5] [--workdir=DIR]
@@ -24,15 +24,13 @@ The config is one of `rfd train`: its data, preprocessing, backbone, optimizer, 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status."""
     flag_values = flags.FlagValues()
-    config, argv = config_flag.define(flag_values, "train", sys.argv if argv is None else argv)
+    config, argv = command_line.define_config(flag_values, sys.argv if argv is None else argv)
     out = flags.DEFINE_string("out", None, "the file of probabilities", flag_values=flag_values)
     folds = flags.DEFINE_integer("folds", 5, "parts that are held out in turn", flag_values=flag_values)
     workdir = flags.DEFINE_string("workdir", None, "folder of the folds", flag_values=flag_values)
     if (status := command_line.parse(flag_values, argv, USAGE)) is not None:
         return status
-    problem = config_flag.complaint(flag_values, "train")
-    if problem is None and "method" not in config.value:
-        problem = "--config must be one of pretraining, such as image_folder or cifar10_lt"
+    problem = command_line.config_problem(flag_values, "rotations")
     if problem or out.value is None:
         return command_line.fail(argv[0], problem or "--out is needed", command_line.USAGE_ERROR)
     path = Path(out.value)

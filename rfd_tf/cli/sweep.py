@@ -5,7 +5,7 @@ from pathlib import Path
 
 from absl import flags
 
-from rfd_tf.cli import command_line, config_flag
+from rfd_tf.cli import command_line
 
 USAGE = """rfd sweep --config=NAME|FILE.py --workdir=DIR [--jobs=1] [--job_memory_gb=8]
           [--config.FIELD=VALUE ...]
@@ -19,17 +19,17 @@ arguments, it continues where it was. Configs that come with the package: {names
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status."""
     flag_values = flags.FlagValues()
-    config, argv = config_flag.define(flag_values, "sweep", sys.argv if argv is None else argv)
+    config, argv = command_line.define_config(flag_values, sys.argv if argv is None else argv)
     workdir = flags.DEFINE_string("workdir", None, "the sweep's folder", flag_values=flag_values)
     jobs = flags.DEFINE_integer("jobs", 1, "runs at a time, at most", flag_values=flag_values)
     memory = flags.DEFINE_float(
         "job_memory_gb", 8.0, "GiB that must be free before a run joins others", flag_values=flag_values
     )
-    usage = USAGE.format(names=", ".join(config_flag.packaged_configs("sweep")))
+    usage = USAGE.format(names=command_line.config_names("sweep"))
     if (status := command_line.parse(flag_values, argv, usage)) is not None:
         return status
     missing = "--workdir is needed" if workdir.value is None else None
-    if problem := config_flag.complaint(flag_values, "sweep") or missing:
+    if problem := command_line.config_problem(flag_values, "sweep") or missing:
         return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)
     folder = Path(workdir.value)
     action = _sweep(argv[0], config.value, folder, jobs.value, memory.value)

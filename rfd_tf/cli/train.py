@@ -5,7 +5,7 @@ from pathlib import Path
 
 from absl import flags
 
-from rfd_tf.cli import command_line, config_flag
+from rfd_tf.cli import command_line
 from rfd_tf.cli.models import initialize
 from rfd_tf.terminal import shell_join
 
@@ -14,7 +14,7 @@ USAGE = """rfd train --config=NAME|FILE.py --workdir=DIR [--config.FIELD=VALUE .
 Pretrains a backbone without labels; with --config=classify it trains a network and a classifier on labels.
 Started again with the same arguments, it continues where it was.
 Configs that come with the package: {names}. The fields and their defaults are in configs/base.py and
-configs/classify.py.
+configs/classify/classify.py.
 """
 
 
@@ -22,16 +22,16 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status."""
     given = sys.argv if argv is None else argv
     flag_values = flags.FlagValues()
-    config, argv = config_flag.define(flag_values, "train", given)
+    config, argv = command_line.define_config(flag_values, given)
     workdir = flags.DEFINE_string("workdir", None, "the run's folder", flag_values=flag_values)
-    usage = USAGE.format(names=", ".join(config_flag.packaged_configs("train")))
+    usage = USAGE.format(names=command_line.config_names("train"))
     if (status := command_line.parse(flag_values, argv, usage)) is not None:
         return status
     missing = "--workdir is needed" if workdir.value is None else None
-    if problem := config_flag.complaint(flag_values, "train") or missing:
+    if problem := command_line.config_problem(flag_values, "train") or missing:
         return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)
     command = f"rfd train {shell_join(given[1:])}"
-    train = _pretrain if "method" in config.value else _classify
+    train = _pretrain if config.value.kind == "pretrain" else _classify
     return _run(argv[0], train, config.value, workdir.value, command)
 
 

@@ -60,7 +60,7 @@ def open_annotated(
     """The pictures that a config's `data` names.
 
     Args:
-        data: fields of a config, see `configs/detection/base.py`.
+        data: fields of a config, see `configs/detect/base.py`.
         classes: names of the classes; by default those that `data` names.
         difficult: whether difficult objects alone will do.
 
@@ -101,7 +101,7 @@ def find_proposals(
     """The proposals of each picture, float32 [P, 4], at most `config.most` of each.
 
     Args:
-        config: the `proposals` of a config; see `configs/detection/base.py`.
+        config: the `proposals` of a config; see `configs/detect/base.py`.
         source: the pictures.
         cache: the run's folder for what can be made again.
         exif_orientation: as of `ProposedPictures`.

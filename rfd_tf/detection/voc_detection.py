@@ -45,7 +45,7 @@ def build_detector(
     """A detector that begins as the pretrained network does; to be called under the strategy's scope.
 
     Args:
-        config: the run's, see `configs/detection/base.py`.
+        config: the run's, see `configs/detect/base.py`.
         network: functional, with a dict of outputs, `detector.feature` among them. It stays as it is.
         num_classes: without the background.
         fold: folds batch norms into the layers before them, such as `zoo.fold_batch_norm`; needed where the
@@ -156,7 +156,7 @@ def train_detector(
     """A `FastRCNN` that begins as a pretrained network. What `fit` calls an epoch is `log_steps` steps here.
 
     Args:
-        run: of a config as `configs/detection/base.py`, with `epochs` (`in_epochs`).
+        run: of a config as `configs/detect/base.py`, with `epochs` (`in_epochs`).
         images: to learn from.
         extractor: of the pretrained network.
         fold: as of `build_detector`.
@@ -168,6 +168,7 @@ def train_detector(
     learn_difficult = config.regions.get("learn_difficult", False)
     exclusive = config.detector.get("exclusive_deltas", False)
     regions = [match_regions(*found, learn_difficult, exclusive) for found in matched]
+    passes = math.ceil(config.steps / steps_per_epoch(len(source), config.batch_size))
     check_same_on_all_workers(pictures, run.strategy)
     check_regions(config.batch_size, config.regions.count, config.regions.foreground_share)
     check_scales(config.scales, config.longest)
@@ -193,7 +194,7 @@ def train_detector(
                 regions,
                 pictures.preprocessing,
                 seed=config.seed,
-                epochs=math.ceil(config.steps / steps_per_epoch(len(source), config.batch_size)),
+                epochs=passes,
                 start_step=start_step,
                 batch_size=config.batch_size,
                 num_regions=config.regions.count,
@@ -230,7 +231,7 @@ def voc_detection(
     """Propose regions, train a detector that begins as a pretrained network, and test it.
 
     Args:
-        config: see `configs/detection/base.py`.
+        config: see `configs/detect/base.py`.
         workdir: the run's folder. It ends with `detector.keras` (see `open_detector`), `history.csv`,
             `checkpoints/`, `evaluation.json`, and `results/` (see `measure`). Workers other than the first
             keep theirs in `workdir/worker-N`, and do not test.

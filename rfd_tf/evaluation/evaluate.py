@@ -78,7 +78,7 @@ def evaluate(
 
     Args:
         protocol: one of `protocols.PROTOCOLS`.
-        config: see `configs/evaluation/base.py`.
+        config: see `configs/evaluate/base.py`.
         workdir: the evaluation's folder; it ends with `config.json` and `evaluation.json`. Workers other than
             the first keep theirs in `workdir/worker-N`.
         open_model: opens the model; called once TensorFlow's devices are set up.

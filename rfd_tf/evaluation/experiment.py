@@ -57,7 +57,7 @@ class Experiment:
     """An evaluation that is about to begin.
 
     Attributes:
-        run: of a config as `configs/evaluation/base.py`.
+        run: of a config as `configs/evaluate/base.py`.
         extractor: the model.
         training: pictures to learn from; `valid` are those whose labels may be used; their `preprocessing`
             augments.
@@ -151,10 +151,10 @@ def training_preprocessing(config: ConfigDict, prepared: Preprocessing) -> Prepr
         train=train,
         resize=wanted.resize or prepared.resize,
         flip=wanted.flip and prepared.flip,
-        color_jitter=tuple(wanted.get("color_jitter", ())),  # whatever the model's pretraining did
-        color_jitter_probability=wanted.get("color_jitter_probability", 1.0),
-        grayscale=wanted.get("grayscale", 0.0),
-        blur=wanted.get("blur", 0.0),
+        color_jitter=tuple(wanted.color_jitter),  # whatever the model's pretraining did
+        color_jitter_probability=wanted.color_jitter_probability,
+        grayscale=wanted.grayscale,
+        blur=wanted.blur,
         **areas,
     )
 

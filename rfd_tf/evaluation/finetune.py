@@ -177,7 +177,7 @@ def classify(
     """Train a network with a classifier on its main feature, as configured; continue what was interrupted.
 
     Args:
-        config: see `configs/classify.py`.
+        config: see `configs/classify/classify.py`.
         workdir: the run's folder. It ends with `backbone.keras` (features, to be evaluated or exported like
             those of any run), `classifier.keras` (from them to logits, or to cosines), `evaluation.json`,
             `history.csv` and `checkpoints/`.
@@ -193,7 +193,7 @@ def classify(
         NonFiniteLossError, TrainingStopped: as of `training.pretrain`.
         ValueError: on a config out of range.
 
-    Reference: Cao et al., NeurIPS 2019 (LDAM-DRW), whose recipe `configs/classify.py` is.
+    Reference: Cao et al., NeurIPS 2019 (LDAM-DRW), whose recipe `configs/classify/classify.py` is.
     """
 
     def network() -> KerasExtractor:

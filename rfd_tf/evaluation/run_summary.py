@@ -48,7 +48,7 @@ def summarize_run(workdir: Path) -> RunSummary:
     if not (workdir / "backbone.keras").exists():
         raise FileNotFoundError(f"{workdir} holds no backbone.keras: the run has not finished")
     config = read_run_config(workdir)
-    if "method" not in config:
+    if config.kind != "pretrain":
         raise ValueError(f"{workdir} is a run on labels, not a pretraining: evaluation.json has its figures")
     training, test = open_run_pictures(config, workdir)
     if test is None:

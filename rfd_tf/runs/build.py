@@ -60,11 +60,11 @@ def build_model(
         rotation_head=head,
         rotation_loss=loss,
         embedding_dim=method.embedding_dim,
-        instance_loss=method.get("instance_loss", "nce"),  # runs from before it have none
+        instance_loss=method.instance_loss,
         num_negatives=negatives_per_image(config, num_instances),
         temperature=method.temperature,
         momentum=method.momentum,
-        normalizer_momentum=method.get("normalizer_momentum", 1.0),
+        normalizer_momentum=method.normalizer_momentum,
         loss_weights=method.loss_weights,
         use_instance_weights=instance_weights is not None,
         seed=config.seed,
@@ -86,7 +86,7 @@ def build_backbone(config: ConfigDict, synchronized: bool = False) -> keras.Mode
         or default_feature_names(config.backbone.name, config.backbone.feature),
         width=config.backbone.width,
         dense_width=config.backbone.dense_width,
-        norm_scale_init=config.backbone.get("norm_scale_init", "ones"),  # runs from before it have none
+        norm_scale_init=config.backbone.norm_scale_init,
         synchronized=synchronized,
     )
 
@@ -103,7 +103,7 @@ def build_optimizer(config: ConfigDict, steps_per_epoch: int) -> CoupledSGD:
         momentum=config.momentum,
         nesterov=config.nesterov,
         coupled_weight_decay=config.weight_decay,
-        global_clipnorm=config.get("clip_norm") or None,
+        global_clipnorm=config.clip_norm or None,
     )
 
 
@@ -124,7 +124,7 @@ def _rotation_head(config: ConfigDict, num_instances: int, instance_weights):
 
 def temperature_swing(config: ConfigDict) -> tuple[float, float, int] | None:
     """(low, high, period) of the contrast's temperature; None where it is fixed."""
-    swing = tuple(config.method.get("temperature_swing", ()))  # runs from before it have none
+    swing = tuple(config.method.temperature_swing)
     if len(swing) not in (0, 3):
         raise ValueError(f"`method.temperature_swing` must be (low, high, period). Received: {swing}")
     return swing or None
@@ -147,7 +147,7 @@ def measuring_callbacks(
 ) -> list[keras.callbacks.Callback]:
     """The callbacks that measure features and record them."""
     examples = _example_images(training)
-    measuring = [callbacks.CollapseMonitor(examples, config.get("on_collapse", "warn"))]
+    measuring = [callbacks.CollapseMonitor(examples, config.on_collapse)]
     if validation is not None and validation.source.labels is not None and config.knn.every_epochs:
         measuring.append(_knn_monitor(config, validation))
     if config.tensorboard:

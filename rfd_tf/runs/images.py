@@ -140,8 +140,7 @@ def open_pictures(
     long_tail = config.get("long_tail")
     if long_tail and long_tail.profile:
         source = data.long_tailed(source, long_tail.ratio, long_tail.profile, long_tail.seed)
-    exif_orientation = bool(config.get("exif_orientation", False))  # runs from before it have none
-    preprocessing = dataclasses.replace(preprocessing, exif_orientation=exif_orientation)
+    preprocessing = dataclasses.replace(preprocessing, exif_orientation=config.exif_orientation)
     valid, skipped = np.arange(len(source)), []
     if config.on_error == "skip":
         valid, skipped = data.valid_indices(source, cache_file)

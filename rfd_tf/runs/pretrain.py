@@ -66,7 +66,7 @@ def _training(
     check_same_on_all_workers(training, run.strategy)
     drawn = negatives_per_image(config, num_instances)
     compared = f"{drawn} rows of the bank, drawn for each image" if drawn else "all rows of the bank"
-    logging.info("Instance loss: %s over %s", config.method.get("instance_loss", "nce"), compared)
+    logging.info("Instance loss: %s over %s", config.method.instance_loss, compared)
 
     def build(synchronized: bool, resumed: bool) -> RotationDecoupling:
         return build_model(

@@ -30,7 +30,7 @@ def fit_probes(
     """Train a `ProbedModel`.
 
     Args:
-        run: of a config as `configs/evaluation/base.py`.
+        run: of a config as `configs/evaluate/base.py`.
         inputs: what it learns from, and is measured on after every epoch.
         make_model: (whether to synchronise batch norm) -> (the model, the losses by probe); called under the
             strategy's scope.
@@ -47,9 +47,11 @@ def fit_probes(
         return model
 
     def deferred_reweighting(_model) -> list[keras.callbacks.Callback]:
-        start, beta = config.classifier.drw_start_epoch, config.classifier.beta
-        deferred = [loss.loss for loss in losses.values() if loss.deferred_reweighting]
-        return [DeferredReweighting(start, beta, loss) for loss in deferred]
+        return [
+            DeferredReweighting(config.classifier.drw_start_epoch, config.classifier.beta, loss.loss)
+            for loss in losses.values()
+            if loss.deferred_reweighting
+        ]
 
     return _fit(
         run,

@@ -43,7 +43,7 @@ def make_plan(config: ConfigDict, workdir: Path) -> list[Cell]:
     """The cells of a sweep, all variants of the first seed first: stopped early, it can be compared.
 
     Args:
-        config: see `configs/sweeps/`: `seeds`, a tuple of integers, and `variants`, name -> tuple of command
+        config: see `configs/sweep/`: `seeds`, a tuple of integers, and `variants`, name -> tuple of command
             lines, as typed in a shell, without their `rfd`. Every other field can stand in a line as
             `{field}`, besides `{seed}` and `{dir}`, the folder of the cell.
         workdir: the sweep's folder.

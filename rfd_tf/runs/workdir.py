@@ -11,8 +11,9 @@ import filelock
 import numpy as np
 from ml_collections import ConfigDict
 
-from rfd_tf.configs import base, classify
-from rfd_tf.files import differences, fits, parse_json, write_text
+from rfd_tf.configs import base
+from rfd_tf.configs.classify import classify
+from rfd_tf.files import FORMER_VALUES, differences, fits, parse_json, write_text
 
 CONFIG_FILE = "config.json"
 BACKBONE_FILE = "backbone.keras"
@@ -132,7 +133,7 @@ NEEDED = ("epochs", "batch_size", "seed", "data", "validation", "preprocessing",
 
 
 def read_run_config(workdir: Path, *more: str) -> ConfigDict:
-    """What `workdir/config.json` holds.
+    """What `workdir/config.json` holds; fields that came after the run have the values that it went by.
 
     Args:
         workdir: of the run.
@@ -150,20 +151,21 @@ def read_run_config(workdir: Path, *more: str) -> ConfigDict:
         fields = parse_json(path.read_bytes())
         if not isinstance(fields, dict):
             raise ValueError("it is no object")
-        like = (base if "method" in fields else classify).get_config().to_dict()
+        fields.setdefault("kind", "pretrain" if "method" in fields else "classify")  # runs from before it
+        like = (classify if fields["kind"] == "classify" else base).get_config().to_dict()
         if missing := [field for field in (*NEEDED, *more) if field not in fields]:
             raise ValueError(f"it has no field {missing[0]!r}")
-        _check_fields(fields, like, "")
+        _complete(fields, like, "")
         return ConfigDict(fields)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is no config of a run ({error})") from error
 
 
-def _check_fields(fields: dict, like: dict, prefix: str) -> None:
-    """Those that are known must be of the types that they have by default."""
+def _complete(fields: dict, like: dict, prefix: str) -> None:
+    """Check the types of known fields; add those that came later, with the values that the run went by."""
     for name, default in like.items():
-        value = fields.get(name, default)  # one that an earlier version did not have
+        value = fields.setdefault(name, FORMER_VALUES.get(name, type(default)()))
         if not fits(value, type(default)):
             raise ValueError(f"its field {prefix}{name} is {value!r:.80}")
         if isinstance(default, dict):
-            _check_fields(value, default, f"{prefix}{name}.")
+            _complete(value, default, f"{prefix}{name}.")

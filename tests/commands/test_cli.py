@@ -26,7 +26,7 @@ def test_help_lists_every_command_with_one_line(capsys):
 
 def test_every_listed_command_exists():
     for name in cli.COMMANDS:
-        assert (ROOT / "rfd_tf" / "commands" / f"{name}.py").exists()
+        assert (ROOT / "rfd_tf" / "cli" / f"{name}.py").exists()
 
 
 def test_unknown_and_missing_commands(capsys):

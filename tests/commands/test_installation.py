@@ -16,7 +16,7 @@ def test_configs_are_installed_within_the_package(monkeypatch):
     monkeypatch.chdir(ROOT)
     exec(compile(Path("setup.py").read_text(), str(ROOT / "setup.py"), "exec"), {"__file__": "setup.py"})
     assert {package.split(".")[0] for package in asked["packages"]} == {"rfd_tf", "zoo"}
-    assert {"rfd_tf.configs", "rfd_tf.configs.evaluation"} <= set(asked["packages"])
+    assert {"rfd_tf.configs", "rfd_tf.configs.evaluate"} <= set(asked["packages"])
     assert asked["package_dir"] == {"rfd_tf.configs": "configs"}
 
 

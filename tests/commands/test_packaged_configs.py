@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from rfd_tf import cli
-from rfd_tf.cli.config_flag import packaged_configs
+from rfd_tf.cli.command_line import packaged_configs
 from rfd_tf.data import Preprocessing
 from rfd_tf.evaluation.results import load_result
 from rfd_tf.losses import classifier_loss_names
@@ -21,9 +21,9 @@ def config_of(path):
     return module.get_config()
 
 
-@pytest.mark.parametrize("name", packaged_configs("train"))
+@pytest.mark.parametrize("name", packaged_configs("pretrain", "classify"))
 def test_network_optimizer_and_preprocessing_fit_together(name):
-    config = config_of(packaged_configs("train")[name])
+    config = config_of(packaged_configs()[name])
     backbone = build_backbone(config)
     assert len(backbone.output[config.backbone.feature].shape) == 2
     size = Preprocessing(**config.preprocessing).image_size
@@ -37,14 +37,20 @@ def test_network_optimizer_and_preprocessing_fit_together(name):
         assert 0 < config.ldam.start_epoch < config.epochs
 
 
+@pytest.mark.parametrize("kind", ["pretrain", "classify", "evaluate", "detect", "sweep"])
+def test_every_config_says_its_kind(kind):
+    found = packaged_configs(kind)
+    assert found
+    assert {config_of(path).kind for path in found.values()} == {kind}
+
+
 def test_orientation_is_ignored_by_published_recipes_and_honoured_for_ones_own_images():
     ignoring = set()
-    for command in ("train", "evaluate", "detect"):
-        for name, path in packaged_configs(command).items():
-            config = config_of(path)
-            honoured = config.data.exif_orientation, config.validation.exif_orientation
-            assert len(set(honoured)) == 1
-            ignoring |= set() if honoured[0] else {name}
+    for name, path in packaged_configs("pretrain", "classify", "evaluate", "detect").items():
+        config = config_of(path)
+        honoured = config.data.exif_orientation, config.validation.exif_orientation
+        assert len(set(honoured)) == 1
+        ignoring |= set() if honoured[0] else {name}
     assert ignoring == {
         *("imagenet", "imagenet_ldam", "classify_imagenet_lt", "classify_inaturalist", "linear_imagenet"),
         *("nonlinear_imagenet", "linear_places205", "linear_places365", "voc_classification", "voc2007"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import zoo
-from rfd_tf.configs.detection import voc2007
+from rfd_tf.configs.detect import voc2007
 from rfd_tf.detection.voc_detection import build_detector, build_optimizer
 from rfd_tf.models import alexnet
 from tests.contract import to_numpy

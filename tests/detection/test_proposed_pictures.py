@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from rfd_tf.configs.detection import base
+from rfd_tf.configs.detect import base
 from rfd_tf.data import VocDevkit, VocError, open_voc
 from rfd_tf.detection.inputs import find_proposals, open_annotated, picture_files
 from rfd_tf.detection.proposals import ProposalError

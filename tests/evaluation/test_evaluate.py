@@ -206,7 +206,7 @@ def test_bad_values_are_refused(evaluate, tmp_path, protocol, overrides, message
         (["--model=a.onnx", "--protocol=knn"], "--config is needed"),
         (["--model=a.onnx", "--protocol=knn", "--config=evaluate_folder"], "--workdir is needed"),
         (["--model=a.onnx", "--protocol=magic", "--config=evaluate_folder"], "magic"),
-        (["--model=a.onnx", "--protocol=knn", "--config=nope"], "nope is no readable file, nor one of"),
+        (["--model=a.onnx", "--protocol=knn", "--config=nope"], "nope is neither a readable file nor one of"),
         (["--model=a.onnx", "--protocol=knn", "--config=imagenet"], "a config of `rfd train`"),
         (["--model=a.onnx", "--protocol=knn", "--config=evaluate_folder", "--config.epoch=3"], "epoch"),
     ],

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from rfd_tf.configs.evaluation import base
+from rfd_tf.configs.evaluate import base
 from rfd_tf.data import Preprocessing
 from rfd_tf.evaluation.experiment import open_experiment, training_preprocessing
 from rfd_tf.runs.provenance import stopwatch
@@ -120,7 +120,7 @@ def test_the_stopwatch_adds_up_runs(tmp_path):
 
 @pytest.mark.parametrize("name", ["linear_imagenet", "linear_places205", "nonlinear_imagenet"])
 def test_the_published_recipes(name):
-    config = importlib.import_module(f"rfd_tf.configs.evaluation.{name}").get_config()
+    config = importlib.import_module(f"rfd_tf.configs.evaluate.{name}").get_config()
     assert config.batch_size == 192
     assert config.optimizer.to_dict() == {
         "milestones": config.optimizer.milestones,

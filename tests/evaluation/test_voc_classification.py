@@ -1,5 +1,6 @@
 """Every method on made-up pictures and a tiny network, in processes of their own."""
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -238,7 +239,8 @@ def test_what_is_refused(folder, tmp_path, changes, message):
     import tensorflow as tf
 
     opened = experiment(folder, tmp_path, **changes)
-    opened = type(opened)(**{**vars(opened), "strategy": tf.distribute.get_strategy()})
+    run = dataclasses.replace(opened.run, strategy=tf.distribute.get_strategy())
+    opened = dataclasses.replace(opened, run=run)
     with pytest.raises(ValueError, match=message):
         protocol("voc_classification").load()(opened)
 

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from rfd_tf.configs.evaluation import base
+from rfd_tf.configs.evaluate import base
 from rfd_tf.data import Preprocessing
 from rfd_tf.features import FeatureExtractor, keras_extractor
 from rfd_tf.models.alexnet import dense_block

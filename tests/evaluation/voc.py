@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rfd_tf.configs.evaluation import voc_classification
+from rfd_tf.configs.evaluate import voc_classification
 from rfd_tf.data import VOC_CLASSES
 from tests.data.devkits import write_devkit
 

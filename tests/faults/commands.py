@@ -46,7 +46,7 @@ def get_config():
     )
     variants = {"five": (knn + "--config.knn.k=(5,)",), "six": (knn + "--config.knn.k=(6,)",)}
     folders = {"run": "", "pictures": "", "validation": ""}
-    return ConfigDict({"seeds": (0,), "variants": variants, **folders})
+    return ConfigDict({"kind": "sweep", "seeds": (0,), "variants": variants, **folders})
 """
 _DOWNLOAD = """
 import sys, zoo

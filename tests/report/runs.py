@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from PIL import Image
 
-from rfd_tf.configs.image_folder import get_config
+from rfd_tf.configs.pretrain.image_folder import get_config
 from rfd_tf.models import RotationDecoupling
 from rfd_tf.runs.build import build_backbone
 from tests.report.made_up import made_up_history

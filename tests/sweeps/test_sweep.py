@@ -48,7 +48,7 @@ def never():
 
 
 def sweep_config(seeds=(0, 1), **variants):
-    return ConfigDict({"seeds": seeds, "base": 40, "variants": variants})
+    return ConfigDict({"kind": "sweep", "seeds": seeds, "base": 40, "variants": variants})
 
 
 def run(cells, **options):
@@ -207,7 +207,7 @@ def get_config():
         "evaluate --model={dir} --protocol=knn --config=evaluate_folder --config.data.source=digits "
         "--config.validation.source=digits --config.validation.split=validation"
     )
-    return ConfigDict({"seeds": (0,), "epochs": 50, "variants": {"rfd": (train, knn)}})
+    return ConfigDict({"kind": "sweep", "seeds": (0,), "epochs": 50, "variants": {"rfd": (train, knn)}})
 """
 
 
@@ -242,7 +242,7 @@ def test_bad_flags(capsys):
 
 
 def test_packaged_config_makes_commands(tmp_path):
-    from rfd_tf.configs.sweeps.long_tail_losses import get_config
+    from rfd_tf.configs.sweep.long_tail_losses import get_config
 
     cells = make_plan(get_config(), tmp_path)
     assert len(cells) == 12
@@ -250,7 +250,7 @@ def test_packaged_config_makes_commands(tmp_path):
 
 
 def test_packaged_pretraining_measures_every_start_alike(tmp_path):
-    from rfd_tf.configs.sweeps.long_tail_pretraining import get_config
+    from rfd_tf.configs.sweep.long_tail_pretraining import get_config
 
     cells = make_plan(get_config(), tmp_path)
     assert {cell.variant for cell in cells} == {"untrained", "rotnet", "instance", "rfd", "rfd_ldam"}

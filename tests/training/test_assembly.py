@@ -10,11 +10,16 @@ from rfd_tf.imbalance import effective_rotation_counts, rotation_instance_weight
 from rfd_tf.losses import LDAMLoss
 from rfd_tf.runs.build import build_backbone, build_model
 
-NAMES = sorted(path.stem for path in Path(rfd_tf.configs.base.__file__).parent.glob("[!_]*.py"))
+FOLDER = Path(rfd_tf.configs.base.__file__).parent
+MODULES = {
+    path.stem: f"rfd_tf.configs.{kind}.{path.stem}"
+    for kind in ("pretrain", "classify")
+    for path in sorted((FOLDER / kind).glob("[!_]*.py"))
+} | {"base": "rfd_tf.configs.base"}
 
 
 def config_named(name):
-    return importlib.import_module(f"rfd_tf.configs.{name}").get_config()
+    return importlib.import_module(MODULES[name]).get_config()
 
 
 def tiny_config():
@@ -25,7 +30,7 @@ def tiny_config():
     return config
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MODULES)
 def test_every_config_has_the_common_fields_and_its_command(name):
     config = config_named(name)
     for field in ("seed", "epochs", "batch_size", "strategy", "init"):
@@ -33,7 +38,7 @@ def test_every_config_has_the_common_fields_and_its_command(name):
     assert {"source", "root"} <= set(config.data)
     assert config.optimizer.milestones[-1][0] == config.epochs
     if name != "base":
-        assert f"rfd train --config={name}" in importlib.import_module(f"rfd_tf.configs.{name}").__doc__
+        assert f"rfd train --config={name}" in importlib.import_module(MODULES[name]).__doc__
 
 
 def test_the_imagenet_config_is_the_papers_recipe():

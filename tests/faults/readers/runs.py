@@ -13,7 +13,9 @@ _PLAIN = (ValueError, OSError)
 
 
 def _config_seeds(folder: Path) -> list[bytes]:
-    from rfd_tf.configs import base, classify, digits_lt
+    from rfd_tf.configs import base
+    from rfd_tf.configs.classify import classify
+    from rfd_tf.configs.pretrain import digits_lt
 
     return [json.dumps(config.get_config().to_dict()).encode() for config in (base, digits_lt, classify)]
 

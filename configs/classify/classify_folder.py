@@ -9,7 +9,7 @@ From a self-supervised backbone of `rfd train --config=image_folder`, whose prep
         --config.init=/tmp/pictures/backbone.keras --config.finetune.rate_factor=0.1
 """
 
-from rfd_tf.configs import classify_imagenet_lt
+from rfd_tf.configs.classify import classify_imagenet_lt
 
 
 def get_config():

@@ -9,7 +9,7 @@ data/vision/torralba/deeplearning/images256/, the pictures of 256 x 256 pixels:
 Places205 can no longer be had from its makers; `linear_places365` takes its successor.
 """
 
-from rfd_tf.configs.evaluation import linear_imagenet
+from rfd_tf.configs.evaluate import linear_imagenet
 
 
 def get_config():

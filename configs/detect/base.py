@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     """Fast R-CNN (Girshick, ICCV 2015) on PASCAL VOC 2007, as RFD (Feng et al., CVPR 2019) trains it."""
     config = ConfigDict()
+    config.kind = "detect"
     config.seed = 0
     config.steps = 200_000  # a multiple of log_steps
     config.log_steps = 1000  # a row of the history, and a checkpoint, every so many steps

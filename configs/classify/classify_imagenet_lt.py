@@ -8,11 +8,11 @@ lie in the folder that their paths are relative to. Places-LT is the same with o
 
         --config.data.split=Places_LT_train --config.validation.split=Places_LT_test
 
-Losses, margins and momentum are those of configs/classify.py; schedule and augmentation are ImageNet's usual
-ones, not a published recipe of LDAM-DRW.
+Losses, margins and momentum are those of configs/classify/classify.py; schedule and augmentation
+are ImageNet's usual ones, not a published recipe of LDAM-DRW.
 """
 
-from rfd_tf.configs import classify
+from rfd_tf.configs.classify import classify
 
 
 def get_config():

@@ -7,7 +7,7 @@ The effective counts of the four rotations come from the rotation probabilities:
         --workdir=/tmp/imagenet_ldam
 """
 
-from rfd_tf.configs import imagenet
+from rfd_tf.configs.pretrain import imagenet
 
 
 def get_config():

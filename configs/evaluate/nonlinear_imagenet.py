@@ -4,7 +4,7 @@ rfd evaluate --model=/tmp/imagenet --protocol=nonlinear --config=nonlinear_image
     --config.data.root=/data/imagenet --config.validation.root=/data/imagenet
 """
 
-from rfd_tf.configs.evaluation import linear_imagenet
+from rfd_tf.configs.evaluate import linear_imagenet
 
 
 def get_config():

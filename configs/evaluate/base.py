@@ -8,6 +8,7 @@ from rfd_tf.configs.base import data_fields
 def get_config() -> ConfigDict:
     """The recipe of RFD's linear probes (Feng et al., CVPR 2019) on an image folder."""
     config = ConfigDict()
+    config.kind = "evaluate"
     config.seed = 0
     config.batch_size = 192  # images a step over all replicas, and a batch where features are extracted
     config.strategy = "one_device"  # or "mirrored", "multi_worker" (TF_CONFIG)

@@ -10,7 +10,7 @@ With 1 % of the labels: `--config.label_fraction=0.01`. From TensorFlow Datasets
 `--config.validation.split=validation`.
 """
 
-from rfd_tf.configs.evaluation import base
+from rfd_tf.configs.evaluate import base
 
 
 def get_config():

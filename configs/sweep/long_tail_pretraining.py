@@ -38,6 +38,7 @@ _STANDING_STILL = (
 
 def get_config():
     config = ConfigDict()
+    config.kind = "sweep"
     config.seeds = (0, 1, 2)
     config.data = "cifar10_lt.npz"
     config.probabilities = "prob.dat"

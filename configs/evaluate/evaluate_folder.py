@@ -7,7 +7,7 @@ The recipe is for some thousand pictures: the published batches and epochs, near
 of them, since an epoch has few steps; and fewer neighbours, since 200 would be more than most classes have.
 """
 
-from rfd_tf.configs.evaluation import base
+from rfd_tf.configs.evaluate import base
 
 
 def get_config():

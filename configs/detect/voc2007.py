@@ -9,7 +9,7 @@ instead of the devkit: --config.data.source=voc_tfds --config.validation.source=
 Own data in the devkit's folders: --config.data.classes="('robin','wren')".
 """
 
-from rfd_tf.configs.detection import base
+from rfd_tf.configs.detect import base
 
 
 def get_config():

@@ -6,7 +6,7 @@ have 256 x 256 pixels. Figures do not compare with those of Places205.
     rfd evaluate --model=/tmp/imagenet --protocol=linear --config=linear_places365
 """
 
-from rfd_tf.configs.evaluation import linear_imagenet
+from rfd_tf.configs.evaluate import linear_imagenet
 
 
 def get_config():

@@ -14,7 +14,7 @@ Own data in the devkit's folders: `--config.data.classes="('robin','wren')"`.
 
 from ml_collections import ConfigDict
 
-from rfd_tf.configs.evaluation import base
+from rfd_tf.configs.evaluate import base
 
 
 def get_config():

@@ -9,7 +9,7 @@ arrays train_images, train_labels, test_images and test_labels, long-tailed alre
         --config.data.long_tail.profile= --config.validation.source=npz \
         --config.validation.root=cifar10_lt.npz --workdir=/tmp/ldam_drw
 
-The alternatives: `--config.classifier.losses="('cross_entropy',)"` (see configs/evaluation/base.py), with
+The alternatives: `--config.classifier.losses="('cross_entropy',)"` (see configs/evaluate/base.py), with
 `--config.classifier.sampling=class_balanced` for re-sampling. To start from a backbone of
 `rfd train --config=cifar10_lt`, take its depth, its width and its layers, `fc_block` among them:
 
@@ -19,12 +19,13 @@ The alternatives: `--config.classifier.losses="('cross_entropy',)"` (see configs
 Reference: Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019.
 """
 
-from rfd_tf.configs import cifar10_lt
-from rfd_tf.configs.evaluation import base
+from rfd_tf.configs.evaluate import base
+from rfd_tf.configs.pretrain import cifar10_lt
 
 
 def get_config():
     config = base.get_config()
+    config.kind = "classify"
     colors = config.preprocessing  # as of evaluations: off
     for field in ("features", "input", "pool_sizes", "nonlinear", "knn", "rotation", "logistic"):
         del config[field]  # of other protocols

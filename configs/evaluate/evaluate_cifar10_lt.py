@@ -11,7 +11,7 @@ and kept on disk. With augmentation: `--config.input=images`. The recipe is that
 shortened to 40 epochs for so small a set.
 """
 
-from rfd_tf.configs.evaluation import base
+from rfd_tf.configs.evaluate import base
 
 
 def get_config():

@@ -4,7 +4,7 @@
 
 `data` is a file of arrays train_images, train_labels, test_images and test_labels. The full recipe takes 200
 epochs; `recipe` holds the flags of another, or of an auxiliary task for all of them (see
-`finetune.localized_rotation` in configs/evaluation/base.py).
+`finetune.localized_rotation` in configs/evaluate/base.py).
 """
 
 from ml_collections import ConfigDict
@@ -19,6 +19,7 @@ _LOSSES = ("cross_entropy", "ldam_drw", "ldam", "logit_adjusted")
 
 def get_config():
     config = ConfigDict()
+    config.kind = "sweep"
     config.seeds = (0, 1, 2)
     config.data = "cifar10_lt.npz"
     config.recipe = ""

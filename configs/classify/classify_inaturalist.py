@@ -4,10 +4,11 @@
         --config.validation.root=/data/tfds --workdir=/tmp/inaturalist
 
 reads TensorFlow Datasets' i_naturalist2018, prepared in the folder `root`. The largest margin is 0.3, as the
-authors of LDAM suggest for it; schedule and augmentation are those of configs/classify_imagenet_lt.py.
+authors of LDAM suggest for it; schedule and augmentation are those of
+configs/classify/classify_imagenet_lt.py.
 """
 
-from rfd_tf.configs import classify_imagenet_lt
+from rfd_tf.configs.classify import classify_imagenet_lt
 
 
 def get_config():

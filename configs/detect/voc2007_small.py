@@ -4,7 +4,7 @@
         --config.data.root=/data/VOCdevkit --config.validation.root=/data/VOCdevkit
 """
 
-from rfd_tf.configs.detection import base
+from rfd_tf.configs.detect import base
 
 
 def get_config():
