@@ -19,7 +19,6 @@ _SUBMODULES = (
     "models",
     "optimizers",
     "rotations",
-    "schedules",
 )
 
 __all__ = [*_SUBMODULES, "__version__"]

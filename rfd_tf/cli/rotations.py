@@ -55,15 +55,15 @@ def _rotations(program: str, config, out: Path, workdir: str, folds: int) -> int
 
 def _write(found, config, out: Path) -> None:
     from rfd_tf import data
-    from rfd_tf.evaluation import rotatability
+    from rfd_tf.runs import rotation_probabilities
 
     probabilities, pictures = found.probabilities, found.pictures
     picture = out.with_suffix(".png")
-    rotatability.draw(picture, probabilities, pictures)
-    rotatability.write_parquet(out.with_suffix(".parquet"), probabilities, pictures)
+    rotation_probabilities.draw_rotatability(picture, probabilities, pictures)
+    rotation_probabilities.write_parquet(out.with_suffix(".parquet"), probabilities, pictures)
     data.save_rotation_probabilities(out, probabilities)
     gamma = config.rotation_probabilities.gamma
-    counts = rotatability.rotation_counts(probabilities, pictures.valid, gamma)
+    counts = rotation_probabilities.rotation_counts(probabilities, pictures.valid, gamma)
     accuracies = ", ".join(f"{accuracy:.1%}" for accuracy in found.accuracies)
     print(f"Rotation told, by fold (chance 25 %): {accuracies}")
     print(f"Effective images of each rotation (of {len(pictures.valid)}; gamma {gamma:g}):")

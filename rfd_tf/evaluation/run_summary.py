@@ -10,12 +10,12 @@ from ml_collections import ConfigDict
 from rfd_tf import data
 from rfd_tf.evaluation.classifiers import logistic_scores
 from rfd_tf.evaluation.evaluate import evaluation_batches, untrained_control
-from rfd_tf.evaluation.rotatability import agnosticness, shown_images
 from rfd_tf.metrics import weighted_knn_predict
 from rfd_tf.models import extract_features
 from rfd_tf.models.keras_file import read_keras
 from rfd_tf.runs.build import measured_feature
 from rfd_tf.runs.images import Pictures, open_run_pictures
+from rfd_tf.runs.rotation_probabilities import agnosticness, shown_images
 from rfd_tf.runs.workdir import read_history, read_run_config
 
 

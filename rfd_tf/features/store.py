@@ -19,6 +19,7 @@ import numpy as np
 
 from rfd_tf.data import BadImageError, Source
 from rfd_tf.features.extractor import FeatureExtractor, ModelInfo
+from rfd_tf.features.shard_formats import shard_format
 from rfd_tf.files import atomic_file, differences, fits, parse_json
 
 
@@ -374,21 +375,6 @@ def _naming(storage: Storage, name: str) -> Iterator[None]:
         raise
     except Exception as error:  # zipfile, NumPy and Arrow each have their own
         raise ExtractionError(f"{storage.location}/{name} is damaged ({error}): delete it") from error
-
-
-def shard_format(name: str):
-    """The module that writes and reads shards of a format; ImportError where its package is not there."""
-    if name == "npz":
-        from rfd_tf.features import npz_shard
-
-        return npz_shard
-    try:
-        from rfd_tf.features import parquet_shard
-    except ImportError as error:
-        raise ImportError(
-            f"Parquet needs pyarrow: pip install 'rfd_tf[parquet]', or give format=npz ({error})"
-        ) from None
-    return parquet_shard
 
 
 MANIFEST_FORMAT = 1

@@ -3,7 +3,7 @@ import numpy as np
 from keras import ops
 
 from rfd_tf.distribution import gather_over_replicas, num_replicas, sum_over_replicas
-from rfd_tf.layers.normalize import l2_normalize
+from rfd_tf.layers.cosine_dense import l2_normalize
 
 _MOST_SIMILAR = 60.0
 

@@ -6,10 +6,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from rfd_tf.losses.class_balanced import ClassBalancedLoss
-from rfd_tf.losses.focal import FocalLoss
-from rfd_tf.losses.ldam import LDAMLoss
-from rfd_tf.losses.logit_adjusted import LogitAdjustedLoss
+from rfd_tf.losses.classification import ClassBalancedLoss, FocalLoss, LDAMLoss, LogitAdjustedLoss
 
 CLASSIFIER_LOSSES = (
     "cross_entropy",

@@ -5,11 +5,9 @@ import numpy as np
 from keras import ops
 
 from rfd_tf.distribution import num_replicas
-from rfd_tf.layers.cosine_dense import CosineDense
+from rfd_tf.layers.cosine_dense import CosineDense, l2_normalize
 from rfd_tf.layers.memory_bank import MemoryBank
-from rfd_tf.layers.normalize import l2_normalize
-from rfd_tf.losses.instance import instance_softmax_loss, nce_loss
-from rfd_tf.losses.rotation_invariance import rotation_invariance_loss
+from rfd_tf.losses.pretraining import instance_softmax_loss, nce_loss, rotation_invariance_loss
 from rfd_tf.models.backbone import dense, half_width
 from rfd_tf.precision import full_precision
 from rfd_tf.rotations import (

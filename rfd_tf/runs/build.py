@@ -13,8 +13,8 @@ from rfd_tf.models import RotationDecoupling, create_backbone
 from rfd_tf.models.backbone import check_feature_names
 from rfd_tf.models.create_backbone import default_feature_names
 from rfd_tf.optimizers import CoupledSGD
+from rfd_tf.optimizers.milestone_schedule import milestone_schedule
 from rfd_tf.runs.images import Pictures, negatives_per_image
-from rfd_tf.schedules import milestone_schedule
 
 ROTATION_HEADS = ("softmax", "ldam")
 # Training images that are watched for collapse, and how many of them TensorBoard shows.

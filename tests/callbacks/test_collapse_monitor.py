@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from rfd_tf.callbacks import CollapseError, CollapseMonitor, signs_of_collapse
-from rfd_tf.callbacks.collapse_monitor import CHANCE_EPOCHS, effective_rank
+from rfd_tf.callbacks.monitors import CHANCE_EPOCHS, effective_rank
 from rfd_tf.models import RotationDecoupling, resnet_cifar
 from tests.contract import to_numpy
 

@@ -231,8 +231,6 @@ def test_what_no_shard_can_hold(run, pictures):
 
 
 def test_parquet_without_its_package(run, pictures, tmp_path, monkeypatch):
-    monkeypatch.delitem(sys.modules, "rfd_tf.features.parquet_shard", raising=False)
-    monkeypatch.delattr("rfd_tf.features.parquet_shard", raising=False)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r"rfd_tf\[parquet\]"):
         run_extract(run, pictures, tmp_path / "out")

@@ -129,7 +129,7 @@ def test_a_full_disk(run, images, tmp_path, capsys, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device", "features")
 
-    monkeypatch.setattr("rfd_tf.features.npz_shard.write", full)
+    monkeypatch.setattr("rfd_tf.features.shard_formats.Npz.write", full)
     flags = [f"--model={run}", f"--images={images}", f"--out={tmp_path / 'out'}", "--format=npz"]
     assert cli.main(["rfd", "extract", *flags]) == 1
     assert "No space left on device" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from rfd_tf.layers import CosineDense, MemoryBank, RoIMaxPool
-from rfd_tf.layers.normalize import l2_normalize
+from rfd_tf.layers.cosine_dense import l2_normalize
 from rfd_tf.losses import CLASSIFIER_LOSSES, classifier_loss, nce_loss, rotation_invariance_loss
 from rfd_tf.models import FastRCNN, RotationDecoupling
 from rfd_tf.optimizers import CoupledSGD

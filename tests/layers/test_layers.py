@@ -5,7 +5,7 @@ import torch
 from keras import ops
 
 from rfd_tf.layers import CosineDense
-from rfd_tf.layers.normalize import l2_normalize
+from rfd_tf.layers.cosine_dense import l2_normalize
 from tests.contract import check_layer, to_numpy
 
 rng = np.random.default_rng(0)
