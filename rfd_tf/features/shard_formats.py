@@ -1,7 +1,7 @@
 """The formats of shards: how a `Shard` becomes a file that other programs read, and back.
 
-Each has `write` (a file, a shard, its settings, a JSON text), `read` (the fields of `Shard` but for its skipped
-images) and `read_metadata` (the JSON text, without reading the features).
+Each has `write` (a file, a shard, its settings, a JSON text), `read` (the fields of `Shard` but for the
+skipped images) and `read_metadata` (the JSON text, without reading the features).
 """
 
 import json
