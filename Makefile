@@ -35,7 +35,7 @@ setup: $(VENV)/.run-ready
 
 demo: $(VENV)/.run-ready
 	$(BIN)/rfd train --config=digits_lt --workdir=$(DEMO_DIR)/digits_lt
-	$(BIN)/rfd summary --workdir=$(DEMO_DIR)/digits_lt
+	$(BIN)/rfd report --workdir=$(DEMO_DIR)/digits_lt --summary
 
 test: $(VENV)/.test-ready
 	$(BIN)/python -m pytest -n $(JOBS) --dist=loadfile

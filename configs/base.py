@@ -97,7 +97,7 @@ def get_config() -> ConfigDict:
         }
     )
 
-    # Of the online kNN accuracy, and of `rfd summary`. feature "": the one that is split in halves.
+    # Of the online kNN accuracy, and of `rfd report --summary`. feature "": the one that is split in halves.
     config.knn = ConfigDict(
         {"feature": "", "every_epochs": 1, "k": 200, "temperature": 0.07, "max_images": 10_000}
     )

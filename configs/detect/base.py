@@ -72,6 +72,7 @@ def get_config() -> ConfigDict:
             "nesterov": False,
             "weight_decay": 5e-4,  # coupled; not of biases
             "bias_rate": 2.0,  # the rate of biases, over that of weights
+            "clip_norm": 0.0,  # of all gradients together; 0 for none
         }
     )
 

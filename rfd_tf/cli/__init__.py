@@ -7,11 +7,10 @@ import sys
 COMMANDS = {
     "train": "pretrain a backbone by rotation feature decoupling, or train on labels",
     "rotations": "find the images whose rotation cannot be told, out of sample",
-    "summary": "print and draw what a finished run has learned, against an untrained control",
     "evaluate": "measure a model's features by one of the field's protocols",
     "detect": "train Fast R-CNN on PASCAL VOC and test it, or find objects in pictures",
     "sweep": "run a table of experiments over seeds, and tabulate the results",
-    "report": "write an HTML page about a finished run: curves, pictures, figures",
+    "report": "show what a run or a model has learned: an HTML page, or a table",
     "extract": "write the features of a collection of pictures",
     "export": "write a model as SavedModel, ONNX and .keras, proven equal",
     "zoo": "list, download, convert and verify released weights",

@@ -163,8 +163,8 @@ class RunFacts:
     """What was trained, on what, when.
 
     Attributes:
-        name, workdir: of the run's folder.
-        finished: when the backbone was written.
+        name, workdir: of the run's folder, or of the model.
+        finished: when the backbone was written; None for a model alone.
         network: the backbone's name.
         parameters: of backbone and heads.
         feature, feature_width: the feature that sections on features are about, and its length.
@@ -174,7 +174,7 @@ class RunFacts:
 
     name: str
     workdir: str
-    finished: datetime.datetime
+    finished: datetime.datetime | None
     network: str
     parameters: int
     feature: str

@@ -114,5 +114,5 @@ def test_python_dash_m_runs_a_command():
 
 
 def test_summary_of_a_run_that_has_not_finished(tmp_path, capsys):
-    assert cli.main(["rfd", "summary", f"--workdir={tmp_path}"]) == 1
+    assert cli.main(["rfd", "report", f"--workdir={tmp_path}", "--summary"]) == 1
     assert "has not finished" in capsys.readouterr().err

@@ -237,3 +237,44 @@ def test_an_export_beside_any_config(tmp_path):
     save_keras(opened, tmp_path / "model.keras")
     (tmp_path / "config.json").write_text('{"preprocessing": {}}')
     assert open_model(str(tmp_path / "model.keras")).info == opened.info
+
+
+def test_report(images, tmp_path, capsys):
+    _, path = _saved(tmp_path, "tensor")
+    page = tmp_path / "page.html"
+    command = ["rfd", "report", f"--model={path}", f"--images={images}", f"--validation_images={images}"]
+    assert cli.main([*command, f"--out={page}", "--mean=tf", "--std=tf"]) == 0
+    printed = capsys.readouterr().out
+    assert "not the folder of a run with its history" in printed
+    assert "no head that tells rotations" in printed
+    found = page.read_text()
+    assert "How images are prepared" in found
+    assert "Weighted kNN, k = 6" in found  # each image is among those searched: all are right
+    assert ">100.0 %<" in found
+    assert "pretrained without labels" not in found
+
+
+def test_report_of_unlabelled_images_alone(images, tmp_path, capsys):
+    _, path = _saved(tmp_path, "tensor")
+    page = tmp_path / "page.html"
+    command = ["rfd", "report", f"--model={path}", f"--images={images / 'c0'}", f"--out={page}"]
+    assert cli.main([*command, "--mean=tf", "--std=tf"]) == 0
+    assert "needs an evaluation by classes, or labelled" in capsys.readouterr().out
+    assert page.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model=a.keras", "--out=b.html"], "--images is needed with --model"),
+        (["--model=a.keras", "--images=c"], "--out is needed with --model"),
+        (["--model=a.keras", "--workdir=d"], "not both"),
+        (["--workdir=d", "--images=c"], "--images goes with --model"),
+        (["--workdir=d", "--mean=tf"], "--mean goes with --model"),
+        (["--model=a.keras", "--images=c", "--out=b.html", "--projector"], "--projector goes with --workdir"),
+        ([], "--workdir is needed, or --model"),
+    ],
+)
+def test_unfit_flags_of_a_report(flags, message, capsys):
+    assert cli.main(["rfd", "report", *flags]) == 2
+    assert message in capsys.readouterr().err

@@ -136,7 +136,7 @@ def test_bad_values(override, message, tmp_path, pictures, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config=classify", "--out=prob.dat"], "must be one of pretraining"),
+        (["--config=classify", "--out=prob.dat"], "not of `rfd rotations`"),
         (["--config=digits_lt", "--out=prob.png"], "--out is the text file"),
         (["--config=digits_lt"], "--out is needed"),
         (["--out=prob.dat"], "--config is needed"),

@@ -9,8 +9,8 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from configs.detection import voc2007
 from rfd_tf import cli
+from rfd_tf.configs.detect import voc2007
 from rfd_tf.data import VocDevkit
 from rfd_tf.detection.detector import DetectionOptions, open_detector
 from rfd_tf.detection.inputs import read_picture

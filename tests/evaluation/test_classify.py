@@ -89,8 +89,8 @@ def test_a_finished_run_is_not_trained_again(run):
 
 
 def test_is_no_pretraining_to_be_summarised(run, capsys):
-    for command in ("summary", "report"):
-        assert cli.main(["rfd", command, f"--workdir={run}"]) == 1
+    for flags in ((), ("--summary",)):
+        assert cli.main(["rfd", "report", f"--workdir={run}", *flags]) == 1
         assert str(run) in capsys.readouterr().err
 
 

@@ -16,7 +16,7 @@ from rfd_tf.evaluation.results import (
     text_table,
 )
 from rfd_tf.metrics.voc_average_precision import image_precision_recall
-from rfd_tf.report.evaluations import choose_classifier
+from rfd_tf.report.figures import choose_classifier
 from tests.report.made_up import made_up_result
 
 RNG = np.random.default_rng(0)

@@ -223,7 +223,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command(_evaluate, "linear/evaluation.json"),
     "classify": Command(_classify, "classified/evaluation.json"),
     "summary": Command(
-        lambda world, out: _rfd("summary", f"--workdir={out / 'run'}"),
+        lambda world, out: _rfd("report", f"--workdir={out / 'run'}", "--summary"),
         "run/summary.png",
         lambda world, out: shutil.copytree(world.run, out / "run"),
     ),

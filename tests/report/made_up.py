@@ -16,9 +16,9 @@ from rfd_tf.report.contents import (
     RunFacts,
     RunReport,
 )
-from rfd_tf.report.evaluations import choose_classifier
-from rfd_tf.report.neighbours import neighbour_section
+from rfd_tf.report.figures import choose_classifier
 from rfd_tf.report.sample import Sample
+from rfd_tf.report.sections import neighbour_section
 
 
 def made_up_result(protocol, classifiers, class_names, class_counts, quality=0.5, images=200, **fields):

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from rfd_tf.evaluation.results import MultiLabelFigures
-from rfd_tf.report import map_drawing
+from rfd_tf.report import charts
+from rfd_tf.report.charts import CHART_HEIGHT, CHART_WIDTH, Series, filters_uri, line_chart, picture_uri
 from rfd_tf.report.contents import MapSection
-from rfd_tf.report.image_data import filters_uri, picture_uri
-from rfd_tf.report.line_chart import HEIGHT, WIDTH, Series, line_chart
-from rfd_tf.report.report_page import report_page
+from rfd_tf.report.page import report_page
 from tests.report.looked_at import look_at
 from tests.report.made_up import HOSTILE, made_up_report, made_up_result
 
@@ -141,8 +140,8 @@ def test_line_chart_places_values():
 def test_line_chart_of_any_range_fits_its_box(values):
     chart = line_chart("t", np.arange(1.0, len(values) + 1), [Series("s", np.array(values), "blue")])
     for x, y in chart.lines[0].dots:
-        assert 0 <= x <= WIDTH
-        assert 0 <= y <= HEIGHT
+        assert 0 <= x <= CHART_WIDTH
+        assert 0 <= y <= CHART_HEIGHT
     assert 2 <= len(chart.y_ticks) <= 9
     assert len({text for _, text in chart.y_ticks}) == len(chart.y_ticks)
     assert chart.log == (values == [1e-5, 100.0])
@@ -182,11 +181,11 @@ def test_map_of_many_classes_colours_the_largest():
     points = np.random.default_rng(0).random((len(labels), 2))
     thumbnails = np.zeros((len(labels), 8, 8, 3), "uint8")
     section = MapSection(points, labels, names, thumbnails, "validation", "")
-    groups = map_drawing.point_groups(section)
+    groups = charts.point_groups(section)
     assert [group.name for group in groups] == ["other classes", *names[4:]]
     assert [group.count for group in groups] == [1 + 2 + 3 + 4, *range(5, 15)]
     assert [group.colour for group in groups] == [None, *range(10)]
-    placed = map_drawing.placed_thumbnails(section)
+    placed = charts.placed_thumbnails(section)
     assert len({(picture.x, picture.y) for picture in placed}) == len(placed)
 
 

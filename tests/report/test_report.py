@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from rfd_tf import cli
-from rfd_tf.report.collect_report import collect_report
+from rfd_tf.report.collect import collect_report
 from tests.report.looked_at import look_at
 from tests.report.made_up import save_made_up
 from tests.report.runs import COUNTS, VALIDATION, write_pictures, write_run

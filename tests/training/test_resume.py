@@ -82,7 +82,7 @@ def test_sigterm_saves_and_exits_cleanly(uninterrupted, overrides, tmp_path):
 
 
 def test_summary_prints_a_table_and_draws_a_picture(uninterrupted, capsys):
-    assert cli.main(["rfd", "summary", f"--workdir={uninterrupted}"]) == 0
+    assert cli.main(["rfd", "report", f"--workdir={uninterrupted}", "--summary"]) == 0
     printed = capsys.readouterr().out
     rows = (uninterrupted / "history.csv").read_text().splitlines()
     last = dict(zip(rows[0].split(","), rows[-1].split(","), strict=True))

@@ -70,7 +70,7 @@ def _result_seeds(folder: Path) -> list[bytes]:
 def _result(path: Path):
     """Read, and shown in a table and a report."""
     from rfd_tf.evaluation.results import load_result, text_table
-    from rfd_tf.report.evaluations import best_of, choose_classifier, control_of, most_confused
+    from rfd_tf.report.figures import best_of, choose_classifier, control_of, most_confused
 
     result = load_result(path)
     text_table(result)

@@ -1,4 +1,4 @@
-"""The HTML page of a report."""
+"""A report as one HTML page."""
 
 import datetime
 from collections.abc import Iterator
@@ -6,11 +6,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from rfd_tf.imbalance import shot_groups
-from rfd_tf.report import line_chart, map_drawing
+from rfd_tf.report import charts
+from rfd_tf.report.charts import filters_uri, history_charts, picture_uri
 from rfd_tf.report.contents import ClassifierSection, RunReport
-from rfd_tf.report.evaluations import most_confused
-from rfd_tf.report.history_charts import history_charts
-from rfd_tf.report.image_data import filters_uri, picture_uri
+from rfd_tf.report.figures import most_confused
 
 MATRIX_CLASSES = 30  # larger confusion matrices are drawn as a picture
 _SHOTS = {"many": "more than 100", "medium": "20 to 100", "few": "fewer than 20"}
@@ -48,11 +47,11 @@ def report_page(report: RunReport, made: datetime.datetime, command: str) -> str
         made=made,
         command=command,
         charts=[] if report.history is None else history_charts(report.history),
-        chart_size=(line_chart.WIDTH, line_chart.HEIGHT),
-        map_size=(map_drawing.WIDTH, map_drawing.HEIGHT, map_drawing.THUMBNAIL),
+        chart_size=(charts.CHART_WIDTH, charts.CHART_HEIGHT),
+        map_size=(charts.MAP_WIDTH, charts.MAP_HEIGHT, charts.THUMBNAIL),
         filters=None if report.filters is None else filters_uri(report.filters),
-        point_groups=_of(report.feature_map, map_drawing.point_groups),
-        thumbnails=_of(report.feature_map, map_drawing.placed_thumbnails),
+        point_groups=_of(report.feature_map, charts.point_groups),
+        thumbnails=_of(report.feature_map, charts.placed_thumbnails),
         confusion=_of(report.classifier, _confusion),
         bars=_of(report.classifier, _bars),
         shots=_SHOTS,
