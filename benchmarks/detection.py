@@ -1,11 +1,11 @@
-"""Fast R-CNN end to end: pictures a second in training and in detection, at short side 600, 2,000 proposals.
+"""Fast R-CNN end to end: images a second in training and in detection, at short side 600, 2,000 proposals.
 
     python -m benchmarks.detection [--growth=1000]
 
-AlexNet's trunk (conv1 frozen), dense layers of 4096; VOC 2007 pictures and objects from `$RFD_TF_TEST_DATA`,
+AlexNet's trunk (conv1 frozen), dense layers of 4096; VOC 2007 images and objects from `$RFD_TF_TEST_DATA`,
 the proposals at random, so that hardly any two share their cells. Training reads, scales and samples 2
-pictures and 128 regions a step through `detection_batches`. `--growth=STEPS` trains that many steps, of
-smaller pictures at several scales and with smaller dense layers, and writes down the memory every 25 steps.
+images and 128 regions a step through `detection_batches`. `--growth=STEPS` trains that many steps, of
+smaller images at several scales and with smaller dense layers, and writes down the memory every 25 steps.
 """
 
 import argparse
@@ -14,13 +14,13 @@ import time
 import numpy as np
 
 from benchmarks.harness import ROUNDS, keras_stepper, measure, quiet_tensorflow, resident_bytes, spread
+from benchmarks.images import needed_data
 from benchmarks.outcome import Row, save
-from benchmarks.pictures import needed_data
 from benchmarks.roi_pooling import random_boxes
 
 PROPOSALS, SHORT_SIDE, LONGEST, PER_STEP = 2000, 600, 1000, 2
 GROWTH_SIDES, GROWTH_WIDTH = (240, 288, 344), 512  # smaller, so that many steps take minutes
-STEPS, PICTURES, MEBIBYTE = 2, 2, 2**20
+STEPS, IMAGES, MEBIBYTE = 2, 2, 2**20
 
 
 def devkit():
@@ -74,7 +74,7 @@ def training():
 
 
 def testing():
-    """`Detector` in `PICTURES` pictures."""
+    """`Detector` in `IMAGES` images."""
     tf = quiet_tensorflow()
     from rfd_tf.data.augmentation import IMAGENET_MEAN, IMAGENET_STD, decode
     from rfd_tf.data.voc import VOC_CLASSES
@@ -87,7 +87,7 @@ def testing():
     detect = Detector(detector(), VOC_CLASSES, IMAGENET_MEAN, IMAGENET_STD, options)
     cases = [
         (decode(source.fetch(tf.constant(row, tf.int64))).numpy(), proposals(source, row))
-        for row in range(PICTURES)
+        for row in range(IMAGES)
     ]
     factors = [scale_factor(*image.shape[:2], SHORT_SIDE, LONGEST) for image, _ in cases]
     distinct = [
@@ -130,11 +130,11 @@ def measure_speed() -> None:
     size = f"at short side {SHORT_SIDE}, {PROPOSALS:,} proposals"
     rows = [
         Row(6, f"Fast R-CNN training {size}", "pictures/s", train.per_second(STEPS * PER_STEP)),
-        Row(6, f"Fast R-CNN detection {size}", "pictures/s", test.per_second(PICTURES)),
+        Row(6, f"Fast R-CNN detection {size}", "pictures/s", test.per_second(IMAGES)),
         Row(6, "peak memory, training", "MiB", spread([train.memory / MEBIBYTE])),
         Row(6, "peak memory, detection", "MiB", spread([test.memory / MEBIBYTE])),
     ]
-    save("detection", rows, {"distinct proposals of the tested pictures": test.first})
+    save("detection", rows, {"distinct proposals of the tested images": test.first})
 
 
 def measure_growth(steps: int) -> None:

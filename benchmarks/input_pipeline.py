@@ -2,8 +2,8 @@
 
     python -m benchmarks.input_pipeline [--epochs=10] [--training]
 
-Batches of 32 normalised crops of side 224, exact and with `fast_decoding`: of VOC's pictures (about
-500 x 375), of photographs of 224 x 224, and of mosaics of VOC's pictures as large as a camera's, all from
+Batches of 32 normalised crops of side 224, exact and with `fast_decoding`: of VOC's images (about
+500 x 375), of photographs of 224 x 224, and of mosaics of VOC's images as large as a camera's, all from
 `$RFD_TF_TEST_DATA`; a core for each of the two threads or worker processes. `--epochs=N` writes down the
 memory after each of N passes instead; `--training` compares training steps on this input with steps on a
 batch that is ready.
@@ -18,8 +18,8 @@ import numpy as np
 
 from benchmarks import training_step
 from benchmarks.harness import THREADS, measure, plain_torch, quiet_tensorflow, resident_bytes, spread
+from benchmarks.images import needed_data, write_mosaics
 from benchmarks.outcome import Row, save
-from benchmarks.pictures import needed_data, write_mosaics
 
 SIDE, BATCH, GOAL, MOST_STALL, MEBIBYTE = 224, 32, 2.0, 1.05, 2**20
 BATCHES = 5  # of a step: more than either side prepares ahead
@@ -30,7 +30,7 @@ REASONS = {
     "exact": "decoding and antialiased resizing take 2.2 of 2.7 ms a crop of 500 x 375; next: antialiasing "
     "as sparse products over rows; see NOTES.md, input",
     "fast": "the entropy code of small JPEGs takes most of the 1.25 ms that the goal leaves; next: keep "
-    "decoded pictures where memory allows; see NOTES.md, input",
+    "decoded images where memory allows; see NOTES.md, input",
 }
 
 
@@ -60,7 +60,7 @@ def ours(folder: Path, fast: bool):
 
 def pytorch(folder: Path):
     torch = plain_torch(1)
-    from benchmarks.torch_pictures import Crops
+    from benchmarks.torch_images import Crops
 
     crops = Crops(files(folder), SIDE, length=10_000_000)
     loader = torch.utils.data.DataLoader(crops, BATCH, num_workers=THREADS)
@@ -76,7 +76,7 @@ def _taking(data, images_of):
     return step
 
 
-def measure_speed(pictures: str, folder: Path) -> list[Row]:
+def measure_speed(images: str, folder: Path) -> list[Row]:
     found = measure(
         {
             "exact": functools.partial(ours, folder, False),
@@ -92,7 +92,7 @@ def measure_speed(pictures: str, folder: Path) -> list[Row]:
         rows.append(
             Row(
                 3,
-                f"random resized crops{what}: {pictures}",
+                f"random resized crops{what}: {images}",
                 "a second and core",
                 found[name].per_second(BATCHES * BATCH / THREADS),
                 found["pytorch"].per_second(BATCHES * BATCH / THREADS),
@@ -170,7 +170,7 @@ def measure_all() -> None:
 
 
 def difference() -> float:
-    """Mean between crops with and without `fast_decoding`, over VOC's pictures, in grey levels."""
+    """Mean between crops with and without `fast_decoding`, over VOC's images, in grey levels."""
     from rfd_tf.data import IMAGENET_STD
 
     quiet_tensorflow()

@@ -2,7 +2,7 @@
 
     python -m benchmarks.proposal_recall --samples=FOLDER --devkit=VOCdevkit [--proposals=CACHE]
 
-FOLDER has Fast R-CNN's two demonstration pictures and their proposals (000004, 001551; `.jpg`, `_boxes.mat`).
+FOLDER has Fast R-CNN's two demonstration images and their proposals (000004, 001551; `.jpg`, `_boxes.mat`).
 They are in no devkit of ours: their objects were marked by eye, to some three pixels, as VOC's rules have it.
 An object is recalled if a proposal overlaps it with an IoU of 0.5 or more, in VOC's inclusive pixels.
 """
@@ -37,12 +37,12 @@ def main() -> None:
     parser.add_argument("--devkit", required=True)
     parser.add_argument("--proposals", default="proposals", help="folder that keeps ours")
     given = parser.parse_args()
-    print("| picture(s) | objects | proposals | recalled | mean best IoU |\n|---|---:|---|---:|---:|")
+    print("| image(s) | objects | proposals | recalled | mean best IoU |\n|---|---:|---|---:|---:|")
     for name, marked in MARKED.items():
-        picture = Path(given.samples, f"{name}.jpg")
-        files = read_mat(picture.with_name(f"{name}_boxes.mat"))[name]
+        image = Path(given.samples, f"{name}.jpg")
+        files = read_mat(image.with_name(f"{name}_boxes.mat"))[name]
         _row(name, "Fast R-CNN's file", [np.array(marked)], [files])
-        ours = load_proposals(propose([picture], Path(given.proposals, "samples")), name)
+        ours = load_proposals(propose([image], Path(given.proposals, "samples")), name)
         _row(name, "ours", [np.array(marked)], [ours])
     for split in ("trainval", "test"):
         source = open_voc(root=given.devkit, split=split)
@@ -53,12 +53,12 @@ def main() -> None:
         _row(f"{len(source)} of {split}", "ours, 2000 at most", boxes, found)
 
 
-def _row(pictures: str, whose: str, objects: list[np.ndarray], proposals: list[np.ndarray]) -> None:
+def _row(images: str, whose: str, objects: list[np.ndarray], proposals: list[np.ndarray]) -> None:
     pairs = zip(objects, proposals, strict=True)
     best = np.concatenate([inclusive_iou(own, found).max(axis=1) for own, found in pairs if len(own)])
     count = np.mean([len(found) for found in proposals])
     print(
-        f"| {pictures} | {len(best)} | {whose} ({count:.0f}) | {np.sum(best >= 0.5)} "
+        f"| {images} | {len(best)} | {whose} ({count:.0f}) | {np.sum(best >= 0.5)} "
         f"({np.mean(best >= 0.5):.1%}) | {best.mean():.2f} |"
     )
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.roi_pooling
 
-The map is that of a 600 x 1000 picture at stride 16. `tf.image.crop_and_resize` with max pooling behind it, a
+The map is that of a 600 x 1000 image at stride 16. `tf.image.crop_and_resize` with max pooling behind it, a
 common substitute, gives other numbers; it is timed for reference.
 """
 
@@ -17,7 +17,7 @@ HEIGHT, WIDTH, CHANNELS, STRIDE, SIZE, REGIONS = 38, 63, 256, 16, 6, 2000
 
 
 def random_boxes(count: int, height: int, width: int, rng: np.random.Generator, least: int = 16):
-    """Boxes [count, 4] of x1, y1, x2, y2 within a picture, the sides log-uniform from `least` pixels."""
+    """Boxes [count, 4] of x1, y1, x2, y2 within an image, the sides log-uniform from `least` pixels."""
     sides = [np.exp(rng.uniform(np.log(least), np.log(side - 1), count)) for side in (width, height)]
     starts = [rng.uniform(0, side - 1 - own) for side, own in zip((width, height), sides, strict=True)]
     corners = [*starts, *(start + own for start, own in zip(starts, sides, strict=True))]

@@ -3,9 +3,9 @@
     rfd rotations --config=digits_lt --config.data.long_tail.profile= --out=prob.dat [FLAGS]
     python benchmarks/rotation_oracle.py prob.dat OUT
 
-A view looks upright to the oracle as far as it is nearer to the upright pictures than to the other pictures
-turned as it is: with the distances u and t to the nearest of each (the picture itself left out), t / (u + t),
-above one half where an upright one is the nearest. Writes OUT.csv, a row for each picture, and OUT.png, and
+A view looks upright to the oracle as far as it is nearer to the upright images than to the other images
+turned as it is: with the distances u and t to the nearest of each (the image itself left out), t / (u + t),
+above one half where an upright one is the nearest. Writes OUT.csv, a row for each image, and OUT.png, and
 prints rank correlations and the classes' means.
 """
 
@@ -21,7 +21,7 @@ from rfd_tf.rotations import NUM_ROTATIONS
 
 
 def looks_upright(pixels: np.ndarray) -> np.ndarray:
-    """The oracle's score of each view, [N, 4] in [0, 1], of pictures [N, S, S]; 1/2 for upright views."""
+    """The oracle's score of each view, [N, 4] in [0, 1], of images [N, S, S]; 1/2 for upright views."""
     flat = pixels.reshape(len(pixels), -1)
     scores = np.full((len(pixels), NUM_ROTATIONS), 0.5)
     for view in range(1, NUM_ROTATIONS):
@@ -31,9 +31,9 @@ def looks_upright(pixels: np.ndarray) -> np.ndarray:
     return scores
 
 
-def _nearest(pictures: np.ndarray, others: np.ndarray) -> np.ndarray:
-    distances = cdist(pictures, others)
-    np.fill_diagonal(distances, np.inf)  # the picture itself
+def _nearest(images: np.ndarray, others: np.ndarray) -> np.ndarray:
+    distances = cdist(images, others)
+    np.fill_diagonal(distances, np.inf)  # the image itself
     return distances.min(axis=1)
 
 

@@ -122,7 +122,7 @@ def tell_instances_apart(config: ConfigDict) -> None:
 
 
 def data_fields() -> ConfigDict:
-    """Where pictures come from."""
+    """Where images come from."""
     return ConfigDict(
         {
             "source": "",  # a kind of `data.open_source`

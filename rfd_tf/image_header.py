@@ -1,4 +1,4 @@
-"""What an encoded picture's header tells, before anything is decoded."""
+"""What an encoded image's header tells, before anything is decoded."""
 
 import io
 import os
@@ -38,10 +38,10 @@ _READERS = {
 def check_encoded(
     data: bytes | str | os.PathLike, max_pixels: int = MAX_PIXELS, max_aspect: float = MAX_ASPECT
 ) -> str | None:
-    """Why an encoded picture is refused, in a few words, or None.
+    """Why an encoded image is refused, in a few words, or None.
 
-    Only the header is read, so a picture that passes may still be cut short; decoding tells. Refused are:
-    what is no JPEG, PNG, BMP or WebP, by content; animated WebP; and pictures so large or long that decoding
+    Only the header is read, so an image that passes may still be cut short; decoding tells. Refused are:
+    what is no JPEG, PNG, BMP or WebP, by content; animated WebP; and images so large or long that decoding
     or resizing them would exhaust the memory.
 
     Args:
@@ -59,11 +59,11 @@ def check_encoded(
 
 
 def encoded_size(data: bytes | str | os.PathLike, orientation: bool = False) -> tuple[int, int]:
-    """(width, height) of a picture, as of `check_encoded`; ValueError where that has something to say.
+    """(width, height) of an image, as of `check_encoded`; ValueError where that has something to say.
 
     Args:
         data: a file's bytes, or its path.
-        orientation: whether of the picture as it is shown, by its `exif_orientation`, or as it is stored.
+        orientation: whether of the image as it is shown, by its `exif_orientation`, or as it is stored.
     """
     if problem := check_encoded(data):
         raise ValueError(problem)
@@ -107,7 +107,7 @@ def _check(file: BinaryIO, max_pixels: int, max_aspect: float) -> str | None:
     except Exception as error:  # PIL's readers raise whatever the bytes lead them to
         return f"its header cannot be read ({error or type(error).__name__})"
     if kind is None:
-        return "it is no JPEG, PNG, BMP or WebP picture"
+        return "it is no JPEG, PNG, BMP or WebP image"
     if kind == ANIMATED:
         return "it is an animated WebP: take a frame of it"
     if width < 1 or height < 1:
@@ -126,7 +126,7 @@ def _size_and_kind(file: BinaryIO, start: bytes) -> tuple[int, int, str | None]:
     for signature, reader in _READERS.items():
         if start.startswith(signature):
             file.seek(0)
-            # Not `Image.open`, which warns of large pictures and refuses at limits of its own.
+            # Not `Image.open`, which warns of large images and refuses at limits of its own.
             with reader(file) as image:
                 return *image.size, image.format
     return 0, 0, None

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from rfd_tf.data.orientation import exif_orientation as exif_orientation_in_graphs
 from rfd_tf.image_header import check_encoded, encoded_size, exif_orientation, upright
-from tests.data.pictures import animated_webp, decoded, encoded, oriented, picture
+from tests.data.images import animated_webp, decoded, encoded, oriented, random_image
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -35,7 +35,7 @@ def png_header(width: int, height: int) -> bytes:
     ],
 )
 def test_sizes_are_read_from_every_header(kind, options, size):
-    content = encoded(picture(*size), kind, **options)
+    content = encoded(random_image(*size), kind, **options)
     height, width = size
     assert check_encoded(content) is None
     assert check_encoded(content, max_pixels=height * width) is None
@@ -46,7 +46,7 @@ def test_sizes_are_read_from_every_header(kind, options, size):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation(kind, orientation, tmp_path):
     for order in "<>":
-        content = oriented(picture(), orientation, kind, order)
+        content = oriented(random_image(), orientation, kind, order)
         assert exif_orientation(content) == orientation
         shown = ImageOps.exif_transpose(Image.open(io.BytesIO(content)).convert("RGB"))
         np.testing.assert_array_equal(upright(decoded(content), orientation), shown)
@@ -59,7 +59,7 @@ def test_orientation(kind, orientation, tmp_path):
 def jpeg_with(*segments: bytes) -> bytes:
     """A JPEG with these segments, markers included, at its beginning."""
     lengths = (segment[:2] + struct.pack(">H", len(segment)) + segment[2:] for segment in segments)
-    return b"\xff\xd8" + b"".join(lengths) + encoded(picture())[2:]
+    return b"\xff\xd8" + b"".join(lengths) + encoded(random_image())[2:]
 
 
 def tiff(value: int = 6, kind: int = 3, count: int = 1, tag: int = 274, entries: int = 1) -> bytes:
@@ -88,8 +88,8 @@ def tiff(value: int = 6, kind: int = 3, count: int = 1, tag: int = 274, entries:
         (jpeg_with(b"\xff\xe1Exif\0\0MM\0*\xff\xff\xff\xff"), 1),
         (jpeg_with(b"\xff\xe1Exif\0\0"), 1),
         (jpeg_with(b"\xff\xe1Exif\0\0" + tiff(tag=273)), 1),
-        (encoded(picture()), 1),
-        (encoded(picture(), "BMP"), 1),
+        (encoded(random_image()), 1),
+        (encoded(random_image(), "BMP"), 1),
         (b"\xff\xd8" + b"\xff" * 1000, 1),
         (b"\xff\xd8\xff\xe1", 1),
         (b"", 1),
@@ -102,7 +102,7 @@ def test_orientation_of_odd_files(content, orientation):
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "I;16"])
 def test_modes_that_decode(mode):
-    image = Image.fromarray(np.ones((4, 5), "uint16")) if mode == "I;16" else picture(4, 5).convert(mode)
+    image = Image.fromarray(np.ones((4, 5), "uint16")) if mode == "I;16" else random_image(4, 5).convert(mode)
     assert check_encoded(encoded(image, "PNG")) is None
 
 
@@ -110,13 +110,13 @@ def test_modes_that_decode(mode):
     ("content", "reason"),
     [
         (b"", "empty"),
-        (b"hello, this is no picture", "no JPEG, PNG"),
-        (encoded(picture(), "TIFF"), "no JPEG, PNG"),
-        (encoded(picture(), "GIF"), "no JPEG, PNG"),
+        (b"hello, this is no image", "no JPEG, PNG"),
+        (encoded(random_image(), "TIFF"), "no JPEG, PNG"),
+        (encoded(random_image(), "GIF"), "no JPEG, PNG"),
         (animated_webp(), "animated WebP"),
-        (encoded(picture())[:10], "header cannot be read"),
-        (encoded(picture(), "PNG")[:20], "header cannot be read"),
-        (encoded(picture(), "WEBP")[:25], "header cannot be read"),
+        (encoded(random_image())[:10], "header cannot be read"),
+        (encoded(random_image(), "PNG")[:20], "header cannot be read"),
+        (encoded(random_image(), "WEBP")[:25], "header cannot be read"),
         (png_header(10_000, 10_000), "10000x10000 pixels, more than 64000000"),
         (png_header(2**31 - 1, 2**31 - 1), "pixels, more"),
         (png_header(20_000, 199), "more than 100 times"),
@@ -125,13 +125,13 @@ def test_modes_that_decode(mode):
 )
 def test_refused(content, reason):
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # PIL's own, of large pictures
+        warnings.simplefilter("error")  # PIL's own, of large images
         assert re.search(reason, check_encoded(content))
 
 
 def test_paths(tmp_path):
     path = tmp_path / "a.jpg"
-    path.write_bytes(encoded(picture()))
+    path.write_bytes(encoded(random_image()))
     assert check_encoded(path) is None
     assert check_encoded(str(path)) is None
     path.write_bytes(b"nothing")
@@ -142,7 +142,7 @@ def test_paths(tmp_path):
 
 def test_every_cut_of_a_file_gets_an_answer():
     for kind in ("JPEG", "PNG", "BMP", "WEBP"):
-        content = encoded(picture(4, 5), kind)
+        content = encoded(random_image(4, 5), kind)
         for end in range(0, len(content), 7):
             check_encoded(content[:end])
     assert check_encoded(content[:3]) is not None

@@ -14,17 +14,17 @@ from rfd_tf.configs.base import data_fields
 from rfd_tf.detection.boxes import match_regions
 from rfd_tf.detection.detector import SavedDetector
 from rfd_tf.detection.find_objects import find_objects
-from rfd_tf.detection.inputs import detection_batches, open_annotated, read_picture
+from rfd_tf.detection.inputs import detection_batches, open_annotated, read_image
 from rfd_tf.detection.proposals import SelectiveSearch
 from rfd_tf.evaluation.features import cached_features
 from rfd_tf.export.detector import write_detector_saved_model
 from rfd_tf.features import load_features, open_extractor
 from rfd_tf.image_header import encoded_size
 from rfd_tf.report.sample import take_sample
-from rfd_tf.runs.images import open_pictures
+from rfd_tf.runs.images import open_image_set
 from rfd_tf.serving import ServingClient
 from tests.data.devkits import annotation
-from tests.data.pictures import oriented
+from tests.data.images import oriented
 from tests.detection.tiny_detector import CLASSES, tiny_detector
 from tests.export.models import small_backbone, write_run
 from tests.serving.server import ModelServer
@@ -68,20 +68,20 @@ def expected(run):
     return extractor(extractor.info.preprocessing.eval_image(content).numpy()[None], ["features"])["features"]
 
 
-def pictures_of(folder, run, **fields):
+def images_of(folder, run, **fields):
     config = data_fields()
     config.update({"source": "flat_folder", "root": str(folder)} | fields)
-    return open_pictures(config, open_extractor(run).info.preprocessing, folder.parent / "skipped.json")
+    return open_image_set(config, open_extractor(run).info.preprocessing, folder.parent / "skipped.json")
 
 
 def in_training(run, exported, folder, tmp_path):
-    pictures = pictures_of(folder, run)
-    batch = next(iter(data.evaluation_dataset(pictures.source, pictures.preprocessing, 8)))
+    images = images_of(folder, run)
+    batch = next(iter(data.evaluation_dataset(images.source, images.preprocessing, 8)))
     return open_extractor(run)(batch["image"].numpy(), ["features"])["features"]
 
 
 def in_knn(run, exported, folder, tmp_path):
-    found = cached_features(open_extractor(run), pictures_of(folder, run), ["features"], tmp_path / "c", 3)
+    found = cached_features(open_extractor(run), images_of(folder, run), ["features"], tmp_path / "c", 3)
     return found["features"]
 
 
@@ -114,7 +114,7 @@ def in_serving(run, exported, folder, tmp_path):
 
 
 def in_report(run, exported, folder, tmp_path):
-    sample, _ = take_sample(open_extractor(run), "features", pictures_of(folder, run), "training", 8)
+    sample, _ = take_sample(open_extractor(run), "features", images_of(folder, run), "training", 8)
     levels = sample.thumbnails.astype(int)
     assert np.abs(levels - levels[:1]).max() <= 25
     return sample.features
@@ -135,8 +135,8 @@ def test_eight_equal_features(way, run, exported, folder, expected, tmp_path):
 
 
 def test_ignored_where_a_config_or_a_flag_says_so(run, folder, expected, tmp_path):
-    pictures = pictures_of(folder, run, exif_orientation=False)
-    features = cached_features(open_extractor(run), pictures, ["features"], tmp_path / "c", 3)["features"]
+    images = images_of(folder, run, exif_orientation=False)
+    features = cached_features(open_extractor(run), images, ["features"], tmp_path / "c", 3)["features"]
     assert cosines(features, expected).min() < 0.99
     flag = extracted(run, folder, tmp_path / "out", "--noexif_orientation")
     np.testing.assert_allclose(flag, features, atol=1e-5)
@@ -211,7 +211,7 @@ def test_annotations_are_of_what_is_shown(tmp_path):
     fields.exif_orientation = True
     source = open_annotated(fields)
     assert encoded_size(folder / "JPEGImages" / "a.jpg") == (40, 50)
-    levels = read_picture(source, 0, exif_orientation=True).astype(int)
+    levels = read_image(source, 0, exif_orientation=True).astype(int)
     assert np.abs(levels - np.asarray(image)).mean() < 3
     regions = [match_regions(source.annotations[0].boxes, source.annotations[0])]
     options = {"batch_size": 1, "num_regions": 1, "scales": (40,), "exif_orientation": True}

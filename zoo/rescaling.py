@@ -52,16 +52,16 @@ def calibration_images(source: str | Path, size: tuple[int, int], count: int) ->
     """
     source = Path(source)
     if source.suffix == ".npy":
-        pictures = _from_array(source, count)
+        images = _from_array(source, count)
     elif source.is_dir():
         files = sorted(file for file in source.rglob("*") if file.suffix.lower() in _ENDINGS)
-        pictures = [_open(file) for file in _spread(files, count)]
+        images = [_open(file) for file in _spread(files, count)]
     else:
-        raise ZooError(f"{source}: neither a folder of pictures nor a .npy file")
-    if not pictures:
-        raise ZooError(f"{source}: has no pictures ({', '.join(sorted(_ENDINGS))})")
+        raise ZooError(f"{source}: neither a folder of images nor a .npy file")
+    if not images:
+        raise ZooError(f"{source}: has no images ({', '.join(sorted(_ENDINGS))})")
     height, width = size
-    resized = [np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)) for picture in pictures]
+    resized = [np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)) for image in images]
     return Preprocessing(input_size=(height, width))(np.stack(resized))
 
 
@@ -88,7 +88,7 @@ def _open(path: Path) -> Image.Image:
             return Image.fromarray(np.ascontiguousarray(upright(pixels, exif_orientation(path))))
     except Exception as error:  # PIL's decoders raise whatever damaged bytes lead to
         reason = str(error)
-    raise ZooError(f"{path}: cannot be read as a picture ({reason})")
+    raise ZooError(f"{path}: cannot be read as an image ({reason})")
 
 
 _SCALABLE = (keras.layers.Conv2D, keras.layers.Dense)

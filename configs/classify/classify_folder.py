@@ -1,12 +1,12 @@
-"""Your own labelled pictures, long-tailed or made so: one folder per class.
+"""Your own labelled images, long-tailed or made so: one folder per class.
 
-    rfd train --config=classify_folder --config.data.root=/data/pictures/train \
-        --config.validation.root=/data/pictures/val --workdir=/tmp/classified
+    rfd train --config=classify_folder --config.data.root=/data/images/train \
+        --config.validation.root=/data/images/val --workdir=/tmp/classified
 
 A balanced folder becomes long-tailed by `--config.data.long_tail.profile=exp` (or `step`) and `.ratio=100`.
 From a self-supervised backbone of `rfd train --config=image_folder`, whose preprocessing this shares:
 
-        --config.init=/tmp/pictures/backbone.keras --config.finetune.rate_factor=0.1
+        --config.init=/tmp/images/backbone.keras --config.finetune.rate_factor=0.1
 """
 
 from rfd_tf.configs.classify import classify_imagenet_lt

@@ -10,7 +10,7 @@ def get_config() -> ConfigDict:
     config.seed = 0
     config.steps = 200_000  # a multiple of log_steps
     config.log_steps = 1000  # a row of the history, and a checkpoint, every so many steps
-    config.batch_size = 2  # pictures a step over all replicas
+    config.batch_size = 2  # images a step over all replicas
     config.strategy = "one_device"  # or "mirrored", "multi_worker" (TF_CONFIG)
     config.logical_cpus = 0  # mirrored without GPUs: split the CPU into so many devices
     config.dtype_policy = "float32"  # or "mixed_bfloat16"
@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.keep_checkpoints = 2
     config.tensorboard = True
 
-    # Pictures with annotated objects: to learn from, and to measure on.
+    # Images with annotated objects: to learn from, and to measure on.
     config.data = voc_fields("trainval")
     config.data.classes = ()  # of own data in VOC's format; ("*",): all names found, sorted; (): VOC's 20
     config.validation = voc_fields("test")
@@ -31,10 +31,10 @@ def get_config() -> ConfigDict:
             "mode": "fast",  # of selective search, or "quality", "single"
             "min_side": 1,  # of its boxes, in pixels
             "folder": "",  # keeps them, for other runs too; "": the run's own cache
-            "processes": 0,  # pictures at once; 0: one a core
-            "mat_files": (),  # one or more of "mat"; together they must have every picture
+            "processes": 0,  # images at once; 0: one a core
+            "mat_files": (),  # one or more of "mat"; together they must have every image
             "convention": "",  # of these files, see `proposals.read_mat`; "": as they look
-            "most": 0,  # the first so many of a picture; 0: all
+            "most": 0,  # the first so many of an image; 0: all
         }
     )
 
@@ -56,12 +56,12 @@ def get_config() -> ConfigDict:
 
     config.regions = ConfigDict(
         {
-            "count": 128,  # a step, over all pictures
+            "count": 128,  # a step, over all images
             "foreground_share": 0.25,
             "learn_difficult": True,  # objects marked difficult, like any other
         }
     )
-    config.scales = (480, 576, 688, 864, 1200)  # of the short side in training; one is drawn for a picture
+    config.scales = (480, 576, 688, 864, 1200)  # of the short side in training; one is drawn for an image
     config.longest = 2000  # pixels of the long side at most
 
     config.optimizer = ConfigDict(
@@ -76,37 +76,37 @@ def get_config() -> ConfigDict:
         }
     )
 
-    # How pictures are tested, see `detection.DetectionOptions`.
+    # How images are tested, see `detection.DetectionOptions`.
     config.test = ConfigDict(
         {
             "short_sides": (600,),
             "longest": 1000,
             "score": 0.0,  # detections of a lower one are dropped
             "nms_iou": 0.3,
-            "most": 0,  # detections in a picture; 0: all
-            "most_of_class": 100,  # of a class in a picture, before overlaps are dropped; 0: all
-            "average_of_class": 40,  # likewise, but a picture's average over the whole test set; 0: all
+            "most": 0,  # detections in an image; 0: all
+            "most_of_class": 100,  # of a class in an image, before overlaps are dropped; 0: all
+            "average_of_class": 40,  # likewise, but an image's average over the whole test set; 0: all
             "round_results": True,  # VOC's files and figures: three decimals of a score, one of a corner
             # The detector that is saved, and COCO's figures, keep these only; 0: as in the test
             "saved_score": 0.05,
             "saved_most": 100,
         }
     )
-    config.draw = 20  # test pictures that are drawn with what was found in them
+    config.draw = 20  # test images that are drawn with what was found in them
     return config
 
 
 def voc_fields(split: str) -> ConfigDict:
-    """Where annotated pictures come from."""
+    """Where annotated images come from."""
     return ConfigDict(
         {
             "source": "voc_devkit",  # or "voc_tfds"
             "root": "",  # the devkit's folder; for voc_tfds its data_dir
             "year": "2007",
             "split": split,
-            "limit": 0,  # the first so many pictures; 0: all
+            "limit": 0,  # the first so many images; 0: all
             # Boxes are in images turned as their EXIF says; False: in images as they are stored
             "exif_orientation": True,
-            "boxes": "",  # a box that is not within its picture is an error; "clip": is clipped to it
+            "boxes": "",  # a box that is not within its image is an error; "clip": is clipped to it
         }
     )

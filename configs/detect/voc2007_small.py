@@ -1,6 +1,6 @@
-"""A short run of the same, for some hundred pictures, or to see it work.
+"""A short run of the same, for some hundred images, or to see it work.
 
-    rfd detect --model=/tmp/pictures --config=voc2007_small --workdir=/tmp/small_detection \
+    rfd detect --model=/tmp/images --config=voc2007_small --workdir=/tmp/small_detection \
         --config.data.root=/data/VOCdevkit --config.validation.root=/data/VOCdevkit
 """
 

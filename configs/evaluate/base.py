@@ -38,10 +38,10 @@ def get_config() -> ConfigDict:
     config.preprocessing = ConfigDict(
         {
             # "random_crop", "random_resized_crop", "pad_crop" or "resize"; "": "random_crop" for a model that
-            # sees the centre of a picture, else the model's own
+            # sees the centre of an image, else the model's own
             "train": "",
             "resize": 0,  # short side before a random crop; 0: as the model says
-            "flip": True,  # unless the model was trained on pictures that must not be mirrored
+            "flip": True,  # unless the model was trained on images that must not be mirrored
             "color_jitter": (),  # strengths (brightness, contrast, saturation, hue); (): off
             "color_jitter_probability": 1.0,
             "grayscale": 0.0,  # probability

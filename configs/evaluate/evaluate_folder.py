@@ -1,9 +1,9 @@
-"""Your own labelled pictures: one folder per class for training, one per class for testing.
+"""Your own labelled images: one folder per class for training, one per class for testing.
 
-    rfd evaluate --model=/tmp/pictures --protocol=knn --config=evaluate_folder \
-        --config.data.root=/data/pictures/train --config.validation.root=/data/pictures/val
+    rfd evaluate --model=/tmp/images --protocol=knn --config=evaluate_folder \
+        --config.data.root=/data/images/train --config.validation.root=/data/images/val
 
-The recipe is for some thousand pictures: the published batches and epochs, nearly, but the high rate for most
+The recipe is for some thousand images: the published batches and epochs, nearly, but the high rate for most
 of them, since an epoch has few steps; and fewer neighbours, since 200 would be more than most classes have.
 """
 

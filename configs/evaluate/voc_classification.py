@@ -24,7 +24,7 @@ def get_config():
         data.split = split
         data.year = "2007"
         data.exif_orientation = False  # as the literature reads it
-        data.boxes = ""  # a box that is not within its picture is an error; "clip": is clipped to it
+        data.boxes = ""  # a box that is not within its image is an error; "clip": is clipped to it
     config.data.classes = ()  # of own data in VOC's format; ("*",): all names found, sorted; (): VOC's 20
     config.features = ("pool5",)  # of other networks than AlexNet name another
     config.batch_size = 16
@@ -36,22 +36,22 @@ def get_config():
     config.optimizer.clip_norm = 10.0  # of all gradients together, as far as a replica has them; 0: none
     config.optimizer.bias_rate = 2.0  # the learning rate of biases over that of weights
     config.preprocessing.train = "random_resized_crop"
-    config.preprocessing.min_area = 0.1  # share of a picture that a training crop shows
+    config.preprocessing.min_area = 0.1  # share of an image that a training crop shows
     config.preprocessing.max_area = 0.5
     config.voc = ConfigDict(
         {
             # "fc6-8": new dense layers on the frozen network; "finetune": all of it is trained;
-            # "svm": linear SVMs on frozen features; "low_shot_svm": on a few pictures of each class
+            # "svm": linear SVMs on frozen features; "low_shot_svm": on a few images of each class
             "method": "fc6-8",
             "dense_width": 4096,  # units of new fc6 and fc7
             "dropout": 0.5,
-            "test_crops": 10,  # random crops of each test picture, their scores averaged; 0: the centre crop
+            "test_crops": 10,  # random crops of each test image, their scores averaged; 0: the centre crop
             # SVMs: the costs to choose from by cross-validation, for each class; one is taken as it is
             "costs": (*(10.0**n for n in range(-7, 3)), *(0.5**n for n in range(4, 20))),
             "folds": 3,
-            "positive_weight": 2.0,  # of a picture that shows the class
+            "positive_weight": 2.0,  # of an image that shows the class
             "max_iterations": 2000,
-            "shots": (1, 2, 4, 8, 16, 32, 64, 96),  # pictures of each class; 19 times as many without it
+            "shots": (1, 2, 4, 8, 16, 32, 64, 96),  # images of each class; 19 times as many without it
             "samples": 5,  # independent draws
             "low_shot_cost": 1.0,
         }

@@ -1,12 +1,12 @@
-"""Your own pictures: a folder of class folders, or, with `data.source=flat_folder`, of unlabelled pictures.
+"""Your own images: a folder of class folders, or, with `data.source=flat_folder`, of unlabelled images.
 
-    rfd train --config=image_folder --config.data.root=/data/pictures --workdir=/tmp/pictures
+    rfd train --config=image_folder --config.data.root=/data/images --workdir=/tmp/images
 
 With a labelled folder to validate on (losses, decoupling, kNN accuracy):
 
-    rfd train --config=image_folder --config.data.root=/data/pictures/train \
-        --config.validation.source=image_folder --config.validation.root=/data/pictures/val \
-        --workdir=/tmp/pictures
+    rfd train --config=image_folder --config.data.root=/data/images/train \
+        --config.validation.source=image_folder --config.validation.root=/data/images/val \
+        --workdir=/tmp/images
 """
 
 from rfd_tf.configs import base

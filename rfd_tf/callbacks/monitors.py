@@ -291,7 +291,7 @@ def _filter_grid(backbone) -> np.ndarray:
 
 
 def _grid(tiles: np.ndarray, columns: int) -> np.ndarray:
-    """Tiles [N, H, W, C], each stretched to [0, 1], as one picture [rows * H, columns * W, C]."""
+    """Tiles [N, H, W, C], each stretched to [0, 1], as one image [rows * H, columns * W, C]."""
     low = tiles.min(axis=(1, 2, 3), keepdims=True)
     high = tiles.max(axis=(1, 2, 3), keepdims=True)
     tiles = (tiles - low) / np.maximum(high - low, 1e-12)

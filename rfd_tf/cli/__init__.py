@@ -8,10 +8,10 @@ COMMANDS = {
     "train": "pretrain a backbone by rotation feature decoupling, or train on labels",
     "rotations": "find the images whose rotation cannot be told, out of sample",
     "evaluate": "measure a model's features by one of the field's protocols",
-    "detect": "train Fast R-CNN on PASCAL VOC and test it, or find objects in pictures",
+    "detect": "train Fast R-CNN on PASCAL VOC and test it, or find objects in images",
     "sweep": "run a table of experiments over seeds, and tabulate the results",
     "report": "show what a run or a model has learned: an HTML page, or a table",
-    "extract": "write the features of a collection of pictures",
+    "extract": "write the features of a collection of images",
     "export": "write a model as SavedModel, ONNX and .keras, proven equal",
     "zoo": "list, download, convert and verify released weights",
 }

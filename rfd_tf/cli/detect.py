@@ -1,4 +1,4 @@
-"""`rfd detect`: Fast R-CNN on PASCAL VOC, or a trained detector on pictures of yours."""
+"""`rfd detect`: Fast R-CNN on PASCAL VOC, or a trained detector on images of yours."""
 
 import dataclasses
 import sys
@@ -16,8 +16,8 @@ rfd detect --model=DETECTOR --images=FOLDER --out=DIR
 
 The first proposes regions, trains a detector that begins as the pretrained network NETWORK (with --control as
 the untrained control of the run NETWORK), tests it, prints its average precision and writes
-DIR/detector.keras, DIR/evaluation.json and DIR/results. The second finds objects in pictures with DETECTOR,
-such as the first one's DIR: it writes DIR/detections.json and pictures with the objects drawn in. Started
+DIR/detector.keras, DIR/evaluation.json and DIR/results. The second finds objects in images with DETECTOR,
+such as the first one's DIR: it writes DIR/detections.json and images with the objects drawn in. Started
 again with the same arguments, either continues where it was.
 
 Configs that come with the package: {names}. The fields and their defaults are in configs/detect/base.py.
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     flags.DEFINE_string("model", None, help_text, flag_values=values)
     flags.DEFINE_string("workdir", None, "the run's folder", flag_values=values)
     flags.DEFINE_string(
-        "images", None, "a picture or a folder of them, to find objects in", flag_values=values
+        "images", None, "an image or a folder of them, to find objects in", flag_values=values
     )
     flags.DEFINE_string("out", None, "with --images: the folder to write", flag_values=values)
     define_exif_orientation(values)

@@ -19,7 +19,7 @@ from rfd_tf.cli.models import (
 
 USAGE = """rfd export --model=MODEL --out=DIR [flags]
 
-Writes DIR/saved_model/1, DIR/model.onnx and DIR/model.keras, compares each with the model on real pictures,
+Writes DIR/saved_model/1, DIR/model.onnx and DIR/model.keras, compares each with the model on real images,
 and leaves nothing if one of them computes something else. DIR/parity.json keeps the figures.
 
 Of a detector (a run of rfd detect, or its detector.keras) DIR/saved_model/1 and DIR/detector.keras.
@@ -59,7 +59,7 @@ def _define_flags() -> flags.FlagValues:
     flags.DEFINE_integer("version", 1, "of the SavedModel", **define)
     flags.DEFINE_bool("overwrite", False, "replace the version if it is there", **define)
     flags.DEFINE_bool("serving", False, "add what TensorFlow Serving wants, see docs/serving.md", **define)
-    flags.DEFINE_string("images", None, "a picture, or a folder of pictures, to compare on", **define)
+    flags.DEFINE_string("images", None, "an image, or a folder of images, to compare on", **define)
     define_exif_orientation(values)
     define_preprocessing(values)
     flags.DEFINE_integer("num_images", 16, "how many to compare on", lower_bound=1, **define)
@@ -90,14 +90,14 @@ def _export_detector(given: flags.FlagValues) -> None:
         overwrite=given.overwrite,
         serving=given.serving,
     )
-    pictures = _pictures(given.model, given.images, given.num_images)
+    images = _images(given.model, given.images, given.num_images)
     detector = open_detector(given.model)
     if given.exif_orientation is not None:
         detector = dataclasses.replace(detector, exif_orientation=given.exif_orientation)
     search = SelectiveSearch(exif_orientation=detector.exif_orientation)
-    examples = searched_examples(pictures, search)
+    examples = searched_examples(images, search)
     parities = export_detector(detector, given.out, options, examples, source=given.model)
-    _print_parities(detector.name, pictures, parities)
+    _print_parities(detector.name, images, parities)
 
 
 def _export_model(given: flags.FlagValues) -> None:
@@ -120,26 +120,26 @@ def _export_model(given: flags.FlagValues) -> None:
             f"--model={given.model}: only Keras models can be exported: "
             "a run's folder, a .keras file, zoo:NAME"
         )
-    pictures = _pictures(given.model, given.images, given.num_images)
+    images = _images(given.model, given.images, given.num_images)
     fold = zoo.fold_batch_norm if given.fold_batch_norm else None
-    parities = export_model(extractor, given.out, options, pictures, fold)
-    _print_parities(extractor.info.name, pictures, parities)
+    parities = export_model(extractor, given.out, options, images, fold)
+    _print_parities(extractor.info.name, images, parities)
 
 
-def _print_parities(name: str, pictures, parities) -> None:
+def _print_parities(name: str, images, parities) -> None:
     from rfd_tf.export.parity import parity_table
 
-    print(f"{name}, compared on {len(pictures)} pictures, {pictures[0][0]} and on:")
+    print(f"{name}, compared on {len(images)} images, {images[0][0]} and on:")
     print(parity_table(parities))
 
 
-def _pictures(model: str, images: str | None, count: int):
-    from rfd_tf.export.parity import bundled_pictures, pictures_at, pictures_of_run
+def _images(model: str, images: str | None, count: int):
+    from rfd_tf.export.parity import bundled_images, images_at, images_of_run
 
     if images:
-        return pictures_at(Path(images), count)
-    found = pictures_of_run(Path(model), count) if Path(model).is_dir() else []
-    return found or bundled_pictures(count)
+        return images_at(Path(images), count)
+    found = images_of_run(Path(model), count) if Path(model).is_dir() else []
+    return found or bundled_images(count)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`rfd extract`: features of a collection of pictures, as Parquet or NPZ."""
+"""`rfd extract`: features of a collection of images, as Parquet or NPZ."""
 
 import functools
 import os
@@ -19,8 +19,8 @@ from rfd_tf.image_header import MAX_PIXELS
 
 USAGE = """rfd extract --model=X --images=FOLDER|LIST|FILE.npz --out=DIR [--outputs=features,...] [flags]
 
-Writes the features of every picture, with its file name and index, in shards that other programs read; see
-docs/extraction.md. Started again with the same arguments, it continues where it was. Bad pictures are named
+Writes the features of every image, with its file name and index, in shards that other programs read; see
+docs/extraction.md. Started again with the same arguments, it continues where it was. Bad images are named
 and skipped. --runner=NAME runs it on Apache Beam; further flags of Beam come after `--`.
 """
 _NEEDED = ("model", "images", "out")
@@ -49,7 +49,7 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "images",
         None,
-        "a folder of pictures or of one folder per class, a list of them (rows `path`, `path label` or "
+        "a folder of images or of one folder per class, a list of them (rows `path`, `path label` or "
         "`path,label`), or an .npz file",
         flag_values=values,
     )
@@ -57,11 +57,11 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_list("outputs", ["features"], "outputs of the model, by name", flag_values=values)
     flags.DEFINE_enum("format", "parquet", ["parquet", "npz"], "of the shards", flag_values=values)
     flags.DEFINE_enum("dtype", "float32", ["float32", "float16"], "of the features", flag_values=values)
-    flags.DEFINE_integer("shard_size", 4096, "pictures of a shard", 1, flag_values=values)
-    flags.DEFINE_integer("batch_size", 64, "pictures the model gets at once", 1, flag_values=values)
-    flags.DEFINE_enum("on_error", "skip", ["skip", "raise"], "at a bad picture", flag_values=values)
+    flags.DEFINE_integer("shard_size", 4096, "images of a shard", 1, flag_values=values)
+    flags.DEFINE_integer("batch_size", 64, "images the model gets at once", 1, flag_values=values)
+    flags.DEFINE_enum("on_error", "skip", ["skip", "raise"], "at a bad image", flag_values=values)
     flags.DEFINE_integer(
-        "max_pixels", MAX_PIXELS, "larger pictures are refused before decoding", 1, flag_values=values
+        "max_pixels", MAX_PIXELS, "larger images are refused before decoding", 1, flag_values=values
     )
     define_exif_orientation(values)
     define_preprocessing(values)
@@ -75,7 +75,7 @@ def _define(values: flags.FlagValues) -> None:
 def _extract(values: flags.FlagValues, beam_flags: list[str]) -> None:
     skipped = _on_beam(values, beam_flags) if values.runner else _here(values)
     if skipped:
-        print(f"Skipped pictures: {len(skipped)} (the first is {skipped[0].path}: {skipped[0].reason})")
+        print(f"Skipped images: {len(skipped)} (the first is {skipped[0].path}: {skipped[0].reason})")
     print(f"Features: {os.path.join(values.out, 'manifest.json')}")
 
 

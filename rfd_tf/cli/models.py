@@ -48,7 +48,7 @@ def open_model(
     Args:
         location: as of `open_extractor`, or zoo:NAME, or zoo:NAME=FILE.
         feature_maps, **serving_options: as of `open_extractor`.
-        exif_orientation: how pictures are prepared instead of as the model says; None for as it says.
+        exif_orientation: how images are prepared instead of as the model says; None for as it says.
         given: `image_size`, `mean`, `std` and `resize` of a `.keras` file that does not tell how its images
             are prepared; what is missing is taken from the zoo's report beside it, and logged.
         heads_from: PyTorch files of an entry's heads; those that its own file holds are taken anyhow.
@@ -105,11 +105,11 @@ def model_options(values: flags.FlagValues) -> dict:
 
 
 def define_exif_orientation(values: flags.FlagValues) -> None:
-    """Defines the flag of the commands that read pictures for a model."""
+    """Defines the flag of the commands that read images for a model."""
     flags.DEFINE_bool(
         "exif_orientation",
         None,
-        "turn pictures as their EXIF says, or (--noexif_orientation) take them as they are stored; by "
+        "turn images as their EXIF says, or (--noexif_orientation) take them as they are stored; by "
         "default as the model was trained",
         flag_values=values,
     )

@@ -57,18 +57,18 @@ def _write(found, config, out: Path) -> None:
     from rfd_tf import data
     from rfd_tf.runs import rotation_probabilities
 
-    probabilities, pictures = found.probabilities, found.pictures
-    picture = out.with_suffix(".png")
-    rotation_probabilities.draw_rotatability(picture, probabilities, pictures)
-    rotation_probabilities.write_parquet(out.with_suffix(".parquet"), probabilities, pictures)
+    probabilities, images = found.probabilities, found.images
+    image = out.with_suffix(".png")
+    rotation_probabilities.draw_rotatability(image, probabilities, images)
+    rotation_probabilities.write_parquet(out.with_suffix(".parquet"), probabilities, images)
     data.save_rotation_probabilities(out, probabilities)
     gamma = config.rotation_probabilities.gamma
-    counts = rotation_probabilities.rotation_counts(probabilities, pictures.valid, gamma)
+    counts = rotation_probabilities.rotation_counts(probabilities, images.valid, gamma)
     accuracies = ", ".join(f"{accuracy:.1%}" for accuracy in found.accuracies)
     print(f"Rotation told, by fold (chance 25 %): {accuracies}")
-    print(f"Effective images of each rotation (of {len(pictures.valid)}; gamma {gamma:g}):")
+    print(f"Effective images of each rotation (of {len(images.valid)}; gamma {gamma:g}):")
     print("  " + "  ".join(f"{90 * view}: {count:.1f}" for view, count in enumerate(counts)))
-    print(f"Probabilities: {out}, {out.with_suffix('.parquet')}; picture: {picture}")
+    print(f"Probabilities: {out}, {out.with_suffix('.parquet')}; image: {image}")
 
 
 if __name__ == "__main__":

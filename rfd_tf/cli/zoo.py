@@ -66,7 +66,7 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_multi_string("heads_from", [], _HEADS_FROM_HELP, flag_values=values)
     flags.DEFINE_string("out", None, "what to write: .keras, .pth or .caffemodel", flag_values=values)
     flags.DEFINE_string("model", None, "a converted .keras file", flag_values=values)
-    flags.DEFINE_string("images", None, "a folder of pictures, or a .npy of uint8 images", flag_values=values)
+    flags.DEFINE_string("images", None, "a folder of images, or a .npy of uint8 images", flag_values=values)
     flags.DEFINE_integer("num_images", 32, "how many of them to use", 1, flag_values=values)
     flags.DEFINE_bool("heads", False, "convert all the checkpoint's heads as well", flag_values=values)
     flags.DEFINE_bool("fold", False, "fold the batch norms as well", flag_values=values)

@@ -1,4 +1,4 @@
-"""Pictures from files, arrays and builders to batches. See `open_source` and `training_dataset`."""
+"""Images from files, arrays and builders to batches. See `open_source` and `training_dataset`."""
 
 from rfd_tf.data.arrays import ArraySource, digits, load_npz
 from rfd_tf.data.augmentation import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD

@@ -12,16 +12,16 @@ from rfd_tf.data.source import Source, host_constant
 
 
 class ArraySource(Source):
-    """Pictures of one size, already decoded; the index is the row.
+    """Images of one size, already decoded; the index is the row.
 
     Args:
-        images: uint8 of shape [N, H, W, 3], or [N, H, W] for grey pictures, which become RGB.
+        images: uint8 of shape [N, H, W, 3], or [N, H, W] for grey images, which become RGB.
         labels: integers of shape [N], none negative, or None.
         class_names: one name per class, or None.
-        name: a file name or the like; picture 12 is described as `name[12]`.
+        name: a file name or the like; image 12 is described as `name[12]`.
 
     Raises:
-        ValueError: on another type or shape, no picture, labels of another length, or a label out of range.
+        ValueError: on another type or shape, no image, labels of another length, or a label out of range.
     """
 
     encoded = False
@@ -66,12 +66,12 @@ def load_npz(
     labels_key: str | None = "train_labels",
     class_names_key: str | None = "class_names",
 ) -> ArraySource:
-    """The pictures of an `.npz` file; pickled content is never executed.
+    """The images of an `.npz` file; pickled content is never executed.
 
     Args:
         path: the file.
-        images_key: name of the pictures, uint8 of shape [N, H, W, 3] or [N, H, W].
-        labels_key: name of the labels, integers of shape [N]; None for pictures without labels.
+        images_key: name of the images, uint8 of shape [N, H, W, 3] or [N, H, W].
+        labels_key: name of the labels, integers of shape [N]; None for images without labels.
         class_names_key: name of the class names, used only where the file has it and labels are read.
 
     Raises:
@@ -110,7 +110,7 @@ def _checked_images(images: np.ndarray, name: str) -> np.ndarray:
             f"{name}: the images must have shape [N, H, W, 3] or [N, H, W]. Received: {list(images.shape)}"
         )
     if 0 in images.shape:
-        raise ValueError(f"{name} holds no picture. Received images of shape {list(images.shape)}")
+        raise ValueError(f"{name} holds no image. Received images of shape {list(images.shape)}")
     return np.repeat(images[..., None], 3, axis=-1) if images.ndim == 3 else images
 
 
@@ -133,10 +133,10 @@ VALIDATION_EVERY = 4
 
 
 def digits(split: str = "train") -> ArraySource:
-    """scikit-learn's 1,797 scans of handwritten digits, 8x8, as RGB pictures; ten classes.
+    """scikit-learn's 1,797 scans of handwritten digits, 8x8, as RGB images; ten classes.
 
     Grey levels 0..16 become 0..255. Within each class, in the file's order, every fourth scan (the 4th, the
-    8th, ...) is validation and the rest is train: 1,352 and 445 pictures.
+    8th, ...) is validation and the rest is train: 1,352 and 445 images.
 
     Raises:
         ValueError: on a split other than `"train"` and `"validation"`.

@@ -1,4 +1,4 @@
-"""Pictures to network inputs: decoding, resizing, cropping, flipping, normalising.
+"""Images to network inputs: decoding, resizing, cropping, flipping, normalising.
 
 Pixels stay in 0..255 until `normalize`. Random functions take a stateless seed (int32 or int64 of shape [2])
 and depend on nothing else. All run in graphs and eagerly; sizes are whole pixels.
@@ -88,7 +88,7 @@ def random_crop(image: tf.Tensor, size: int, seed: tf.Tensor) -> tf.Tensor:
 
 
 def pad_crop(image: tf.Tensor, size: int, seed: tf.Tensor, padding: int = 4) -> tf.Tensor:
-    """A random crop of the picture framed by `padding` black pixels (the CIFAR recipe)."""
+    """A random crop of the image framed by `padding` black pixels (the CIFAR recipe)."""
     return random_crop(tf.pad(image, [[padding] * 2, [padding] * 2, [0, 0]]), size, seed)
 
 
@@ -103,7 +103,7 @@ def normalize(image: tf.Tensor, mean: Sequence[float], std: Sequence[float]) -> 
     image = tf.cast(image, tf.float32)
     if image.shape.rank != 3:
         return (image / 255.0 - mean) / std
-    # Of one picture by rows: on a processor, broadcasting over three channels takes three times as long.
+    # Of one image by rows: on a processor, broadcasting over three channels takes three times as long.
     height, width, channels = tf.unstack(tf.shape(image))
     mean, std = tf.tile(mean, [width]), tf.tile(std, [width])
     rows = (tf.reshape(image, [height, width * channels]) / 255.0 - mean) / std
@@ -112,7 +112,7 @@ def normalize(image: tf.Tensor, mean: Sequence[float], std: Sequence[float]) -> 
 
 TRIES = 10
 ASPECT = (3 / 4, 4 / 3)
-REDUCTIONS = (2, 4, 8)  # of a picture's sides, that the JPEG decoder can make as it decodes
+REDUCTIONS = (2, 4, 8)  # of an image's sides, that the JPEG decoder can make as it decodes
 
 
 def random_resized_crop(
@@ -127,10 +127,10 @@ def random_resized_crop(
     """A window of random area, aspect and position, resized to `size` x `size`.
 
     Args:
-        fetched: an encoded picture (string scalar) or pixels, uint8 of shape [H, W, 3].
+        fetched: an encoded image (string scalar) or pixels, uint8 of shape [H, W, 3].
         size: side of the result in pixels.
         seed: stateless seed, shape [2].
-        min_area: least share of the picture's area.
+        min_area: least share of the image's area.
         max_area: largest share.
         fast: of a JPEG take `decode_window_fast`, and resize that without antialiasing.
         exif_orientation: whether an encoded image is turned as its EXIF orientation says. The window is drawn
@@ -170,9 +170,9 @@ def random_resized_crop(
 def crop_window(
     height: tf.Tensor, width: tf.Tensor, seed: tf.Tensor, min_area: float = 0.08, max_area: float = 1.0
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """(top, left, height, width) of a window in a `height` x `width` picture, int32 scalars.
+    """(top, left, height, width) of a window in a `height` x `width` image, int32 scalars.
 
-    Area uniform in [min_area, max_area] of the picture's, aspect (width / height) log-uniform in [3/4, 4/3],
+    Area uniform in [min_area, max_area] of the image's, aspect (width / height) log-uniform in [3/4, 4/3],
     position uniform. Of ten draws the first that fits counts; if none fits, the largest centred window
     whose aspect is in that range.
     """
@@ -196,7 +196,7 @@ def crop_window(
 def decode_window(
     jpeg: tf.Tensor, top: tf.Tensor, left: tf.Tensor, height: tf.Tensor, width: tf.Tensor
 ) -> tf.Tensor:
-    """The window's pixels, equal to those of the whole picture decoded and cropped; uint8 [H, W, 3].
+    """The window's pixels, equal to those of the whole image decoded and cropped; uint8 [H, W, 3].
 
     A frame of one pixel is decoded around it and cut off: colour is stored at half resolution, and at the
     edge of what it decodes `decode_and_crop_jpeg` interpolates colour otherwise (by up to 46 grey levels).

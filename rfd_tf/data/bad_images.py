@@ -39,10 +39,10 @@ _HEADER_BYTES = 32
 _WEBP_LIMIT = 2**14  # its sides are numbers of 14 bits
 
 
-def picture_problem(encoded: tf.Tensor) -> tf.Tensor:
+def image_problem(encoded: tf.Tensor) -> tf.Tensor:
     """Why a file's bytes are refused, or `""`; a string scalar. Reads the header only; runs in graphs.
 
-    Refused are empty files; what is no JPEG, PNG, BMP or WebP; animated WebP; pictures of more than
+    Refused are empty files; what is no JPEG, PNG, BMP or WebP; animated WebP; images of more than
     `MAX_PIXELS`, or with one side more than `MAX_ASPECT` times the other. Damage behind the header shows only
     in decoding.
 
@@ -79,11 +79,11 @@ def picture_problem(encoded: tf.Tensor) -> tf.Tensor:
     return problem
 
 
-def unusable_picture(content: bytes) -> str:
-    """Why a file cannot be used, as `picture_problem` or as found by decoding it; `""` if it can."""
+def unusable_image(content: bytes) -> str:
+    """Why a file cannot be used, as `image_problem` or as found by decoding it; `""` if it can."""
     encoded = tf.constant(content)
     try:
-        if problem := picture_problem(encoded).numpy().decode():
+        if problem := image_problem(encoded).numpy().decode():
             return problem
         decode(encoded)
     except tf.errors.InvalidArgumentError:
@@ -111,7 +111,7 @@ class _Header:
         return sum(self._bytes[position + i] * 256 ** (3 - i) for i in range(4))
 
     def signed(self, position: int) -> tf.Tensor:
-        """Size of a 4-byte number that is negative in pictures stored from the top."""
+        """Size of a 4-byte number that is negative in images stored from the top."""
         value = self.little_endian(position, 4)
         return tf.minimum(value, 2**32 - value)
 
@@ -135,27 +135,27 @@ def _shape(height, width) -> tf.Tensor:
     return tf.stack([tf.cast(height, tf.int64), tf.cast(width, tf.int64), tf.constant(3, tf.int64)])
 
 
-LISTED = 20  # bad pictures named in the log
+LISTED = 20  # bad images named in the log
 
 
 class BadImageError(ValueError):
-    """A picture that cannot be read or decoded; the message is `path: reason`."""
+    """An image that cannot be read or decoded; the message is `path: reason`."""
 
 
 def find_bad_images(source: Source, indices: Sequence[int] | None = None) -> dict[int, str]:
-    """Reads and decodes pictures, in parallel, and returns the reason for each that fails, by index.
+    """Reads and decodes images, in parallel, and returns the reason for each that fails, by index.
 
     Args:
-        source: the pictures.
+        source: the images.
         indices: those to try, all by default.
     """
     return dict(_bad_images(source, indices))
 
 
 def first_bad_image(source: Source, indices: Sequence[int] | None = None) -> BadImageError | None:
-    """The error of one bad picture of `indices` (all by default), or None: stops when it has found one.
+    """The error of one bad image of `indices` (all by default), or None: stops when it has found one.
 
-    TensorFlow's own decoding errors do not say which picture they met. After one, raise this instead:
+    TensorFlow's own decoding errors do not say which image they met. After one, raise this instead:
     `raise first_bad_image(source, training_indices(...)) from error`.
     """
     for index, reason in _bad_images(source, indices):
@@ -166,25 +166,25 @@ def first_bad_image(source: Source, indices: Sequence[int] | None = None) -> Bad
 def valid_indices(
     source: Source, cache_file: str | os.PathLike | None = None
 ) -> tuple[np.ndarray, list[tuple[str, str]]]:
-    """Tries every picture once; the bad ones are logged, and left out for the whole run.
+    """Tries every image once; the bad ones are logged, and left out for the whole run.
 
     Args:
-        source: the pictures.
+        source: the images.
         cache_file: a JSON file that keeps the finding. It is read if it is there and belongs to the same list
-            of pictures, and written otherwise. Delete it once a bad picture has been replaced.
+            of images, and written otherwise. Delete it once a bad image has been replaced.
 
     Returns:
-        (indices of the usable pictures, int64, ascending; (path, reason) of each of the others).
+        (indices of the usable images, int64, ascending; (path, reason) of each of the others).
 
     Raises:
-        BadImageError: if no picture is usable.
+        BadImageError: if no image is usable.
     """
     bad = {} if not source.encoded else _cached_bad_images(source, cache_file)
     skipped = [(source.describe(index), reason) for index, reason in bad.items()]
     if len(bad) == len(source):
-        raise BadImageError(f"None of the {len(bad)} pictures can be used, as {': '.join(skipped[0])}")
+        raise BadImageError(f"None of the {len(bad)} images can be used, as {': '.join(skipped[0])}")
     if skipped:
-        logging.warning("%d of %d pictures are unusable and skipped:", len(skipped), len(source))
+        logging.warning("%d of %d images are unusable and skipped:", len(skipped), len(source))
         for path, reason in skipped[:LISTED]:
             logging.warning("  %s: %s", path, reason)
         if len(skipped) > LISTED:
@@ -202,7 +202,7 @@ def _bad_images(source: Source, indices: Sequence[int] | None) -> Iterator[tuple
     dataset = tf.data.Dataset.from_tensor_slices(host_constant(rows))
     dataset = dataset.map(size, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     good = dataset.ignore_errors().prefetch(64).as_numpy_iterator()
-    remaining = logged(good, len(rows), f"Checking the pictures of {source.name}")
+    remaining = logged(good, len(rows), f"Checking the images of {source.name}")
     next_good, _ = next(remaining, (None, None))
     for row in rows.tolist():
         if row == next_good:
@@ -212,7 +212,7 @@ def _bad_images(source: Source, indices: Sequence[int] | None) -> Iterator[tuple
 
 
 def _reason(source: Source, row: int) -> str | None:
-    """Why picture `row` fails, in one line without TensorFlow's node names; None if it does not fail."""
+    """Why image `row` fails, in one line without TensorFlow's node names; None if it does not fail."""
     try:
         decode(source.fetch(tf.constant(row, tf.int64)))
     except Exception as error:  # outside a graph, what a source's Python code raises comes through as it is

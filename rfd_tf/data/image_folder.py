@@ -19,11 +19,11 @@ UNDECODABLE = (".ppm", ".pgm", ".tif", ".tiff")
 ON_ERROR = ("raise", "skip")
 LISTED_KINDS = 10  # of files left out, that are told apart in a message
 _ENDING = re.compile(r"\.(?=.*[a-z])\w{1,10}", re.ASCII)  # not the numbers of a series, nor what is no text
-BESIDE = "beside the class folders"  # a kind of pictures
+BESIDE = "beside the class folders"  # a kind of images
 
 
 class ImageFiles(Source):
-    """A list of picture files below one folder, in a given order. Base of the folder sources.
+    """A list of image files below one folder, in a given order. Base of the folder sources.
 
     Args:
         root: the folder; its name names the source.
@@ -52,7 +52,7 @@ class ImageFiles(Source):
         if not files:
             found = f"; it holds {left_out_text(left_out)}" if left_out else ""
             raise FileNotFoundError(
-                f"{root} holds no picture (a file that ends in {', '.join(DECODABLE)}){found}"
+                f"{root} holds no image (a file that ends in {', '.join(DECODABLE)}){found}"
             )
         if on_error == "raise":
             _refuse_undecodable(root, files)
@@ -90,19 +90,19 @@ class ImageFiles(Source):
         return host_constant([os.fsencode(f"{self.root}/{file}") for file in self.files])
 
 
-def pictures_below(folder: Path, left_out: Counter[str] | None = None) -> Iterator[tuple[str, list[str]]]:
-    """(folder, its picture file names) of `folder` and every folder below it; links are followed.
+def images_below(folder: Path, left_out: Counter[str] | None = None) -> Iterator[tuple[str, list[str]]]:
+    """(folder, its image file names) of `folder` and every folder below it; links are followed.
 
     Other files are counted in `left_out`, by their `kind_of_file`.
     """
     for path, _, names in os.walk(folder, followlinks=True):
         if left_out is not None:
-            left_out.update(kind_of_file(name) for name in names if not has_picture_ending(name))
-        yield path, [name for name in names if has_picture_ending(name)]
+            left_out.update(kind_of_file(name) for name in names if not has_image_ending(name))
+        yield path, [name for name in names if has_image_ending(name)]
 
 
-def has_picture_ending(name: str) -> bool:
-    """Whether a file is listed as a picture; the endings are torchvision's."""
+def has_image_ending(name: str) -> bool:
+    """Whether a file is listed as an image; the endings are torchvision's."""
     return name.lower().endswith(DECODABLE + UNDECODABLE)
 
 
@@ -132,11 +132,11 @@ def _refuse_undecodable(root: Path, files: Sequence[str]) -> None:
 
 
 class ImageFolder(ImageFiles):
-    """`root/CLASS/**/PICTURE`: classes in the order of their folders' names, then by path.
+    """`root/CLASS/**/IMAGE`: classes in the order of their folders' names, then by path.
 
     The order, and with it the instance index, is that of torchvision's `ImageFolder`, so that a `prob.dat`
-    written with it fits. The ending decides what is a picture, in any case; links are followed. Other files,
-    and pictures beside the class folders, are left out and counted.
+    written with it fits. The ending decides what is an image, in any case; links are followed. Other files,
+    and images beside the class folders, are left out and counted.
 
     Args:
         root: the folder that holds the class folders.
@@ -160,13 +160,13 @@ class ImageFolder(ImageFiles):
         for label, name in enumerate(classes):
             found = [f"{name}/{path}" for path in _in_torchvision_order(root / name, left_out)]
             if labelled and not found:
-                raise FileNotFoundError(f"Class folder {root / name} holds no picture. Fill it or remove it")
+                raise FileNotFoundError(f"Class folder {root / name} holds no image. Fill it or remove it")
             files += found
             labels += [label] * len(found)
         if labelled and len(classes) < 2:
             raise ValueError(
                 f"{root} holds one class folder only ({classes[0]!r}), and labels need at least two. For "
-                "pictures without labels use a flat folder"
+                "images without labels use a flat folder"
             )
         super().__init__(
             root,
@@ -180,47 +180,47 @@ class ImageFolder(ImageFiles):
 
 def _class_folders(root: Path) -> tuple[str, ...]:
     if not root.is_dir():
-        raise FileNotFoundError(f"No folder of pictures at {root}")
+        raise FileNotFoundError(f"No folder of images at {root}")
     classes = tuple(sorted(entry.name for entry in os.scandir(root) if entry.is_dir()))
     if not classes:
-        raise FileNotFoundError(f"{root} holds no class folder: it needs one folder of pictures per class")
+        raise FileNotFoundError(f"{root} holds no class folder: it needs one folder of images per class")
     return classes
 
 
 def _beside(root: Path) -> Counter[str]:
     """The files beside the class folders, by kind."""
     names = [entry.name for entry in os.scandir(root) if not entry.is_dir()]
-    return Counter(BESIDE if has_picture_ending(name) else kind_of_file(name) for name in names)
+    return Counter(BESIDE if has_image_ending(name) else kind_of_file(name) for name in names)
 
 
 def _in_torchvision_order(folder: Path, left_out: Counter[str]) -> Iterator[str]:
     """Paths relative to `folder`: sub-folders in the order of their paths, in each the names in order."""
-    for path, names in sorted(pictures_below(folder, left_out)):
+    for path, names in sorted(images_below(folder, left_out)):
         inside = os.path.relpath(path, folder)
         for name in sorted(names):
             yield name if inside == "." else f"{inside}/{name}"
 
 
 class FlatFolder(ImageFiles):
-    """Every picture below `root`, unlabelled, in the order of its path relative to `root`.
+    """Every image below `root`, unlabelled, in the order of its path relative to `root`.
 
     Args:
         root: the folder; sub-folders and links are followed.
         on_error: as in `ImageFolder`.
 
     Raises:
-        FileNotFoundError: if `root` is not a folder or holds no picture.
+        FileNotFoundError: if `root` is not a folder or holds no image.
         ValueError: on an undecodable ending with `on_error="raise"`, naming the file.
     """
 
     def __init__(self, root: str | os.PathLike, on_error: str = "raise"):
         root = Path(root)
         if not root.is_dir():
-            raise FileNotFoundError(f"No folder of pictures at {root}")
+            raise FileNotFoundError(f"No folder of images at {root}")
         left_out: Counter[str] = Counter()
         files = sorted(
             Path(path, name).relative_to(root).as_posix()
-            for path, names in pictures_below(root, left_out)
+            for path, names in images_below(root, left_out)
             for name in names
         )
         super().__init__(root, files, None, None, on_error, left_out)

@@ -16,7 +16,7 @@ _LABEL = re.compile(r"(?s)(.*?\S)\s*([,\s])\s*([+-]?\d{1,9})")
 
 
 class ImageList(ImageFiles):
-    """Pictures below `root` in the order of a text file: a path a row, with a label or without.
+    """Images below `root` in the order of a text file: a path a row, with a label or without.
 
     Rows are `path label`, `path,label` (with CSV's quotes where the path has a comma) or `path`; empty rows
     are passed over. The first row decides: where it ends in a comma, space or tab and an integer, all must.
@@ -31,14 +31,14 @@ class ImageList(ImageFiles):
         list_file: the list, UTF-8 (other bytes are kept as they are).
         labelled: False takes every row as a path, whatever it ends in.
         every_class: whether the labels must be 0, 1, ... without a gap.
-        on_error: as in `ImageFolder`; `"skip"` also accepts that some pictures of the sample are missing.
+        on_error: as in `ImageFolder`; `"skip"` also accepts that some images of the sample are missing.
 
     Raises:
-        FileNotFoundError: if there is no such list or folder, or a picture of the sample is missing.
+        FileNotFoundError: if there is no such list or folder, or an image of the sample is missing.
         ValueError: on a malformed or repeated row, a path that is absolute or leads out with `..`, or labels
             that do not fit, naming the list and the line.
 
-    Example: `ImageList("pictures", "train.txt")`
+    Example: `ImageList("images", "train.txt")`
     """
 
     def __init__(
@@ -51,9 +51,9 @@ class ImageList(ImageFiles):
     ):
         root, list_file = Path(root), Path(list_file)
         if not list_file.is_file():
-            raise FileNotFoundError(f"No list of pictures at {list_file}")
+            raise FileNotFoundError(f"No list of images at {list_file}")
         if not root.is_dir():
-            raise FileNotFoundError(f"No folder of pictures at {root}")
+            raise FileNotFoundError(f"No folder of images at {root}")
         text = list_file.read_text(encoding="utf-8-sig", errors="surrogateescape")
         files, labels = parse_image_list(text, str(list_file), labelled, every_class)
         class_names = None if labels is None else _class_names(files, labels)
@@ -77,7 +77,7 @@ def parse_image_list(
     """
     rows = [(line, row) for line, row in enumerate(text.split("\n"), 1) if row.strip()]
     if not rows:
-        raise ValueError(f"{name} is empty: it needs one picture a row")
+        raise ValueError(f"{name} is empty: it needs one image a row")
     first = _LABEL.fullmatch(rows[0][1].rstrip()) if labelled else None
     files, labels = [], []
     for line, row in rows:
@@ -161,7 +161,7 @@ def _look_for_sample(root: Path, files: Sequence[str], list_file: Path, on_error
         )
 
 
-PICTURES = "data/vision/torralba/deeplearning/images256"
+IMAGES = "data/vision/torralba/deeplearning/images256"
 LISTS = "trainvalsplit_places205"
 SPLITS = ("train", "val")
 
@@ -170,7 +170,7 @@ def places205(root: str | os.PathLike, split: str = "train", on_error: str = "ra
     """The 205 scene classes of Zhou et al., "Learning Deep Features for Scene Recognition", NIPS 2014.
 
     The lists are `root/trainvalsplit_places205/{train,val}_places205.csv`, of rows `path label` split by a
-    space; the pictures lie below `root/data/vision/torralba/deeplearning/images256/`. The order is that of
+    space; the images lie below `root/data/vision/torralba/deeplearning/images256/`. The order is that of
     the list.
 
     Args:
@@ -185,7 +185,7 @@ def places205(root: str | os.PathLike, split: str = "train", on_error: str = "ra
     if split not in SPLITS:
         raise ValueError(f"Places205 has the splits {', '.join(SPLITS)}. Received: split={split!r}")
     root = Path(root)
-    source = ImageList(root / PICTURES, root / LISTS / f"{split}_places205.csv", on_error=on_error)
+    source = ImageList(root / IMAGES, root / LISTS / f"{split}_places205.csv", on_error=on_error)
     if source.labels is None:
         raise ValueError(f"{source.list_file}:1: a row must be a path, a space and a label")
     source.name = f"places205/{split}"

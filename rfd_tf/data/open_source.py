@@ -21,9 +21,9 @@ def open_source(kind: str, root: str | os.PathLike = "", split: str = "train", *
             `"image_folder"`: `root/split` if there is such a folder, else (train only) `root`; options of
                 `ImageFolder`;
             `"flat_folder"`: the same, unlabelled; options of `FlatFolder`;
-            `"image_list"`: pictures below `root`; the list is `list_file`, by default `root/SPLIT.txt`, else
+            `"image_list"`: images below `root`; the list is `list_file`, by default `root/SPLIT.txt`, else
                 `root/SPLIT.csv`; options of `ImageList`;
-            `"places205"`: `root` holds the lists and the pictures as their authors' archives unpack;
+            `"places205"`: `root` holds the lists and the images as their authors' archives unpack;
             `"npz"`: `root` is the file; `images_key` is `SPLIT_images` by default, `labels_key`
                 `SPLIT_labels`; options of `load_npz`;
             `"tfds"`: `root` is TFDS's data_dir; the option `name` is the builder; options of `TfdsSource`;

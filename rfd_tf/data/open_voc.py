@@ -22,7 +22,7 @@ from rfd_tf.image_header import encoded_size
 
 SPLITS = {"train": "train", "val": "validation", "trainval": "train+validation", "test": "test"}
 
-# TFDS keeps corners as float32 shares of the picture's sides. Undone, they are off by less than this many
+# TFDS keeps corners as float32 shares of the image's sides. Undone, they are off by less than this many
 # decimals show, for sides below 8000 pixels: whole numbers come back as they were.
 _DECIMALS = 3
 
@@ -37,7 +37,7 @@ class VocTfds(TfdsSource):
         boxes: as of `VocDevkit`.
         name: of a builder with the features of TFDS's `voc`.
         download: whether to download and prepare what is not there.
-        exif_orientation: whether boxes are in pictures that are turned as their EXIF says.
+        exif_orientation: whether boxes are in images that are turned as their EXIF says.
 
     Attributes:
         names: N names, such as "000005".
@@ -45,8 +45,8 @@ class VocTfds(TfdsSource):
 
     Raises:
         FileNotFoundError: if the data is not prepared and `download` is False.
-        VocError: on a picture that is no picture or a box that is not within it; they are named. On a split
-            without any annotation, which is what the test pictures of 2012 are.
+        VocError: on an image that is no image or a box that is not within it; they are named. On a split
+            without any annotation, which is what the test images of 2012 are.
         ValueError: on an unknown split or year, or a builder without the features of `voc`.
     """
 
@@ -84,7 +84,7 @@ class VocTfds(TfdsSource):
             _annotation(self.describe(row), boxes, *entry) for row, entry in enumerate(found)
         )
         if not any(len(annotation.labels) for annotation in self.annotations):
-            raise VocError(f"None of the {len(self)} pictures of {self.name} is annotated: it has no labels")
+            raise VocError(f"None of the {len(self)} images of {self.name} is annotated: it has no labels")
 
     @property
     def targets(self) -> np.ndarray:
@@ -92,7 +92,7 @@ class VocTfds(TfdsSource):
         return multi_label_targets(self.annotations, len(self.class_names))
 
     def _columns(self, records: Iterator[dict]) -> dict[str, np.ndarray]:
-        """Keeps the objects of each record, and the size of its picture, as they pass by."""
+        """Keeps the objects of each record, and the size of its image, as they pass by."""
 
         def kept() -> Iterator[dict]:
             for record in records:
@@ -139,7 +139,7 @@ def open_voc(
     classes: Sequence[str] = (),
     boxes: str = "strict",
 ) -> VocSource:
-    """The pictures of one list of PASCAL VOC, or of one's own in its format.
+    """The images of one list of PASCAL VOC, or of one's own in its format.
 
     They have `names`, `annotations`, `class_names` and `targets`. The log counts boxes that were clipped.
 
@@ -149,8 +149,8 @@ def open_voc(
         root: see `source`.
         split: "train", "val", "trainval" or "test"; of the devkit also another list that is there.
         year: "2007" or "2012".
-        limit: the first so many pictures; 0 for all.
-        exif_orientation: whether boxes are in pictures that are turned as their EXIF says (of `VocTfds`).
+        limit: the first so many images; 0 for all.
+        exif_orientation: whether boxes are in images that are turned as their EXIF says (of `VocTfds`).
         classes, boxes: as of `VocDevkit`. "voc_tfds" has VOC's classes.
 
     Raises:

@@ -1,6 +1,6 @@
 """Batches for training and evaluation.
 
-Everything random is a function of (seed, epoch, instance index): which picture comes when, how it is
+Everything random is a function of (seed, epoch, instance index): which image comes when, how it is
 augmented, which negatives are drawn. A run resumed at any step, or spread over workers and replicas, sees
 what one uninterrupted device would have seen.
 """
@@ -51,23 +51,23 @@ def training_dataset(
     together in order, are the one-device batch.
 
     Args:
-        source: the pictures, N of them.
-        preprocessing: how a picture becomes an input of side S; with `crops=2`, two of them.
-        batch_size: pictures in a global batch.
+        source: the images, N of them.
+        preprocessing: how an image becomes an input of side S; with `crops=2`, two of them.
+        batch_size: images in a global batch.
         seed: any integer in [-2**63, 2**63).
-        epochs: passes over the pictures.
+        epochs: passes over the images.
         start_step: first global step to give; the steps before it cost nothing.
-        num_negatives: K instance indices to draw for each picture, uniformly from all N; 0 for none.
+        num_negatives: K instance indices to draw for each image, uniformly from all N; 0 for none.
         with_labels: whether to give labels too.
-        valid_indices: int64; the pictures to use, all by default. Their indices stay the source's.
-        sampling_weights: [M] for the M pictures to use, not negative: an epoch then is M draws with
-            replacement, each picture with a probability proportional to its weight. By default every
-            picture comes once.
-        rotate_locally: "explicit" or "implicit": turn a patch of each picture, as of `localized_rotation`.
+        valid_indices: int64; the images to use, all by default. Their indices stay the source's.
+        sampling_weights: [M] for the M images to use, not negative: an epoch then is M draws with
+            replacement, each image with a probability proportional to its weight. By default every
+            image comes once.
+        rotate_locally: "explicit" or "implicit": turn a patch of each image, as of `localized_rotation`.
         num_workers: processes that share each global batch.
         worker_index: which of them this is.
         replicas_per_worker: devices that share the worker's rows.
-        parallel_calls: pictures prepared at once.
+        parallel_calls: images prepared at once.
 
     Returns:
         A dataset of `{"image": float32 [b, S, S, 3], "index": int64 [b]}`, with `"negatives"` int32 [b, K]
@@ -130,11 +130,11 @@ def evaluation_dataset(
     """One pass in order, without chance; the last batch may be smaller.
 
     Args:
-        source: the pictures.
+        source: the images.
         preprocessing: its `eval_image` is used.
-        batch_size: pictures in a batch.
-        indices: int64; the pictures to use, in order; all by default.
-        parallel_calls: pictures prepared at once.
+        batch_size: images in a batch.
+        indices: int64; the images to use, in order; all by default.
+        parallel_calls: images prepared at once.
 
     Returns:
         A dataset of `{"image": float32 [b, S, S, 3], "index": int64 [b]}`, or of (that, labels int64 [b])
@@ -184,15 +184,15 @@ def random_crops_dataset(
     seed: int,
     indices: np.ndarray | None = None,
 ) -> tf.data.Dataset:
-    """One pass in order; of each picture `crops` augmented views, functions of (seed, picture, number).
+    """One pass in order; of each image `crops` augmented views, functions of (seed, image, number).
 
     Args:
-        source: the pictures.
+        source: the images.
         preprocessing: its `train_image` is used, mirroring included.
-        batch_size: pictures in a batch; the last may be smaller.
-        crops: K, of each picture.
+        batch_size: images in a batch; the last may be smaller.
+        crops: K, of each image.
         seed: any integer in [-2**63, 2**63).
-        indices: int64; the pictures to use, in order; all by default.
+        indices: int64; the images to use, in order; all by default.
 
     Returns:
         A dataset of `{"image": float32 [b, K, S, S, 3], "index": int64 [b]}`.

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from rfd_tf.data import augmentation
 from rfd_tf.data.augmentation import random_resized_crop
-from rfd_tf.data.bad_images import DAMAGED, picture_problem
+from rfd_tf.data.bad_images import DAMAGED, image_problem
 from rfd_tf.data.color import random_color
 
 RECIPES = ("random_resized_crop", "random_crop", "pad_crop", "resize")
@@ -16,7 +16,7 @@ RECIPES = ("random_resized_crop", "random_crop", "pad_crop", "resize")
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """Recipe from a source's picture to a normalised square input.
+    """Recipe from a source's image to a normalised square input.
 
     Attributes:
         image_size: side S of the input in pixels.
@@ -26,9 +26,9 @@ class Preprocessing:
             `"pad_crop"`: to S x S, four black pixels around, then a random crop (CIFAR);
             `"resize"`: to S x S only.
         resize: short side before the crop, in pixels; used by the first two recipes, where evaluation resizes
-            to it and takes the centre. At least `image_size`. The other two evaluate on the resized picture.
-        flip: whether training mirrors every second picture. Not for digits or text.
-        min_area: least share of the picture's area in a random resized crop, in (0, 1].
+            to it and takes the centre. At least `image_size`. The other two evaluate on the resized image.
+        flip: whether training mirrors every second image. Not for digits or text.
+        min_area: least share of the image's area in a random resized crop, in (0, 1].
         max_area: largest share, in [min_area, 1].
         mean: per channel, of RGB in [0, 1].
         std: per channel, positive.
@@ -179,38 +179,38 @@ class Preprocessing:
         return tf.ensure_shape(image, [self.image_size, self.image_size, 3])
 
 
-# What a server's client finds in the error, once for each bad picture, separated by "; ".
-BAD_PICTURE = "picture {position}: {reason}"
-_PARALLEL_PICTURES = 8
+# What a server's client finds in the error, once for each bad image, separated by "; ".
+BAD_IMAGE = "image {position}: {reason}"
+_PARALLEL_IMAGES = 8
 
 
 def eval_images(encoded: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
-    """`preprocessing.eval_image` of every picture of a batch, float32 [B, S, S, 3]. Runs in graphs.
+    """`preprocessing.eval_image` of every image of a batch, float32 [B, S, S, 3]. Runs in graphs.
 
     Args:
         encoded: string [B], files' bytes.
         preprocessing: of the network.
 
     Raises:
-        tf.errors.InvalidArgumentError: on an empty batch, and on pictures that are refused (see
-            `picture_problem`) or cannot be decoded. All of them are listed: `picture 3: an empty
-            file; picture 5: damaged or cut short`, with positions in the batch from 0.
+        tf.errors.InvalidArgumentError: on an empty batch, and on images that are refused (see
+            `image_problem`) or cannot be decoded. All of them are listed: `image 3: an empty
+            file; image 5: damaged or cut short`, with positions in the batch from 0.
     """
     count = tf.size(encoded)
-    with tf.control_dependencies([tf.debugging.Assert(count > 0, ["the batch of pictures is empty"])]):
+    with tf.control_dependencies([tf.debugging.Assert(count > 0, ["the batch of images is empty"])]):
         positions = tf.range(tf.identity(count))
 
     def prepare(position, file):
-        problem = picture_problem(file)
+        problem = image_problem(file)
         nothing = tf.zeros([preprocessing.image_size, preprocessing.image_size, 3])
         image = tf.cond(problem == "", lambda: preprocessing.eval_image(file), lambda: nothing)
         return position, problem, image
 
-    # Not tf.map_fn: an error in it does not say which picture it is about.
-    pictures = tf.data.Dataset.from_tensor_slices((positions, encoded))
-    pictures = pictures.map(prepare, num_parallel_calls=_PARALLEL_PICTURES, deterministic=True)
+    # Not tf.map_fn: an error in it does not say which image it is about.
+    examples = tf.data.Dataset.from_tensor_slices((positions, encoded))
+    examples = examples.map(prepare, num_parallel_calls=_PARALLEL_IMAGES, deterministic=True)
     nobody = tf.data.Dataset.from_tensors((-1, "", tf.zeros([preprocessing.image_size] * 2 + [3])))
-    batch = nobody.concatenate(pictures.ignore_errors()).batch(tf.cast(count, tf.int64) + 1)
+    batch = nobody.concatenate(examples.ignore_errors()).batch(tf.cast(count, tf.int64) + 1)
     found, problems, images = (part[1:] for part in batch.get_single_element())
     problems = tf.tensor_scatter_nd_update(tf.fill([count], DAMAGED), found[:, tf.newaxis], problems)
     with tf.control_dependencies([_assert_no_problem(problems)]):
@@ -219,6 +219,6 @@ def eval_images(encoded: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
 
 def _assert_no_problem(problems: tf.Tensor) -> tf.Operation:
     bad = tf.where(problems != "")[:, 0]
-    before, between = BAD_PICTURE.format(position="|", reason="|").split("|")[:2]
+    before, between = BAD_IMAGE.format(position="|", reason="|").split("|")[:2]
     listed = tf.strings.join([before, tf.strings.as_string(bad), between, tf.gather(problems, bad)])
     return tf.debugging.Assert(tf.size(bad) == 0, [tf.strings.reduce_join(listed, separator="; ")])

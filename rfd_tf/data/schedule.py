@@ -1,4 +1,4 @@
-"""Which picture a training run sees when, and the seeds of everything drawn for it.
+"""Which image a training run sees when, and the seeds of everything drawn for it.
 
 All of it is computed from (seed, epoch, place), with no state carried along: a run that resumes at any step,
 or is spread over workers, finds the same.
@@ -26,7 +26,7 @@ def steps_per_epoch(num_valid: int, batch_size: int) -> int:
         raise ValueError(f"`batch_size` must be at least 1. Received: batch_size={batch_size}")
     if num_valid < batch_size:
         raise ValueError(
-            f"The source has {num_valid} usable pictures, fewer than one batch. Lower `batch_size`. "
+            f"The source has {num_valid} usable images, fewer than one batch. Lower `batch_size`. "
             f"Received: batch_size={batch_size}"
         )
     return num_valid // batch_size
@@ -42,9 +42,9 @@ def training_indices(
     valid_indices: np.ndarray | None = None,
     sampling_weights: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The pictures of global steps [start_step, start_step + num_steps), int64 [num_steps, batch_size].
+    """The images of global steps [start_step, start_step + num_steps), int64 [num_steps, batch_size].
 
-    The arguments are those of `training_dataset`. No picture is read: it serves to find the one that
+    The arguments are those of `training_dataset`. No image is read: it serves to find the one that
     stopped a run (see `first_bad_image`), and to check an order.
     """
     if num_steps < 1:
@@ -62,15 +62,15 @@ class Schedule:
     """What one worker prepares, as a function of its own positions 0, 1, ...: its rows of every global batch.
 
     Attributes:
-        valid: int64 [M], the pictures to use.
+        valid: int64 [M], the images to use.
         seed: of the order.
-        batch_size: pictures in a global batch, M at most; workers and replicas share it equally.
-        epochs: passes over the pictures.
+        batch_size: images in a global batch, M at most; workers and replicas share it equally.
+        epochs: passes over the images.
         start_step: first global step.
         num_workers: workers.
         worker_index: which of them this is.
         replicas_per_worker: replicas of each worker.
-        sampling_weights: [M], not negative, with a positive sum: pictures are drawn by them, with
+        sampling_weights: [M], not negative, with a positive sum: images are drawn by them, with
             replacement, M an epoch; None: each comes once an epoch.
 
     Raises:
@@ -113,7 +113,7 @@ class Schedule:
     def _check_sampling_weights(self, weights: np.ndarray) -> None:
         if weights.shape != self.valid.shape:
             raise ValueError(
-                f"`sampling_weights` must be one for each of the {len(self.valid)} pictures. "
+                f"`sampling_weights` must be one for each of the {len(self.valid)} images. "
                 f"Received shape: {weights.shape}"
             )
         if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):

@@ -14,14 +14,14 @@ from rfd_tf.imbalance import class_counts_of, long_tailed_counts
 
 
 class Source(abc.ABC):
-    """N pictures with random access, each known by its instance index in [0, N).
+    """N images with random access, each known by its instance index in [0, N).
 
-    The index of a picture depends on the data alone: it is the same in every epoch, run and machine. The
+    The index of an image depends on the data alone: it is the same in every epoch, run and machine. The
     memory bank, `prob.dat` and a resumed run all rely on that.
 
     Attributes:
         name: short name for messages and reports.
-        labels: int64 of shape [N], or None where the pictures carry no label.
+        labels: int64 of shape [N], or None where the images carry no label.
         class_names: one name per class, or None.
         encoded: True if `fetch` gives a file's bytes, False if it gives pixels.
         left_out: of a folder, how many files are not among the N, by kind (`image_files.kind_of_file`).
@@ -44,21 +44,21 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def __len__(self) -> int:
-        """Number of pictures N."""
+        """Number of images N."""
 
     @abc.abstractmethod
     def fetch(self, index: tf.Tensor) -> tf.Tensor:
-        """Picture `index` (int64 scalar): a string scalar if `encoded`, else uint8 of shape [H, W, 3].
+        """Image `index` (int64 scalar): a string scalar if `encoded`, else uint8 of shape [H, W, 3].
 
         Runs in graphs (`tf.data` maps it in parallel) as well as eagerly.
         """
 
     @abc.abstractmethod
     def describe(self, index: int) -> str:
-        """Where picture `index` is kept, for people: a path, or `file.npz[12]`."""
+        """Where image `index` is kept, for people: a path, or `file.npz[12]`."""
 
     def fingerprint(self, indices: np.ndarray) -> str:
-        """A hash that tells whether the pictures at `indices` are still the same ones, in this order."""
+        """A hash that tells whether the images at `indices` are still the same ones, in this order."""
         digest = hashlib.sha256()
         for index in np.asarray(indices).tolist():
             digest.update(os.fsencode(self.describe(index)) + b"\0")
@@ -76,7 +76,7 @@ def host_constant(values) -> tf.Tensor:
 
 
 class Subset(Source):
-    """Chosen pictures of `source`, in the given order; the instance index is the position in `indices`.
+    """Chosen images of `source`, in the given order; the instance index is the position in `indices`.
 
     The classes stay those of `source`, so that a label means the same in both.
 
@@ -137,7 +137,7 @@ def long_tailed(
 ) -> Subset:
     """A subset of `source` whose class sizes fall from the first class to the last.
 
-    The pictures drawn are those of the LDAM paper's code for the same seed: one legacy NumPy stream, for the
+    The images drawn are those of the LDAM paper's code for the same seed: one legacy NumPy stream, for the
     classes in order, shuffles the rows of the class; its first rows are kept. The subset then lists
     all rows kept in ascending order, and its instance index counts along that list.
 
@@ -146,10 +146,10 @@ def long_tailed(
         ratio: largest class over smallest, at least 1.
         profile: `"exp"` or `"step"`, see `rfd_tf.imbalance.long_tailed_counts`.
         seed: in [0, 2**32).
-        max_count: pictures of the largest class; by default the most for which every class has enough.
+        max_count: images of the largest class; by default the most for which every class has enough.
 
     Raises:
-        ValueError: if `source` has no labels, a class has too few pictures (named), or on bad arguments.
+        ValueError: if `source` has no labels, a class has too few images (named), or on bad arguments.
 
     Reference: Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss",
     NeurIPS 2019, section 4.
@@ -165,7 +165,7 @@ def long_tailed(
         label = int(short[0])
         named = f"{label} ({source.class_names[label]})" if source.class_names else label
         raise ValueError(
-            f"Class {named} of {source.name} has {available[label]} pictures, and max_count={max_count} with "
+            f"Class {named} of {source.name} has {available[label]} images, and max_count={max_count} with "
             f"ratio={ratio} ({profile}) needs {quotas[label]}. Lower `max_count` or leave it out"
         )
     stream = np.random.RandomState(seed)  # the stream that defines the published subsets
@@ -181,4 +181,4 @@ def _largest_max_count(available: np.ndarray, ratio: float, profile: str) -> int
     for max_count in range(int(available[0]), 0, -1):
         if (long_tailed_counts(len(available), max_count, ratio, profile) <= available).all():
             return max_count
-    raise ValueError(f"Class 0, where a long tail begins, has no picture. Class sizes: {available.tolist()}")
+    raise ValueError(f"Class 0, where a long tail begins, has no image. Class sizes: {available.tolist()}")

@@ -26,7 +26,7 @@ class TfdsSource(Source):
     (as cifar10 and cifar100 do), the index is the rank by that number: the order of the original files, and
     of torchvision. Otherwise it is the storage order, shard after shard.
 
-    A builder prepared as array_record is read picture by picture from disk. Finding its labels and names
+    A builder prepared as array_record is read image by image from disk. Finding its labels and names
     takes a pass over the whole split, whose result `cache_dir` keeps. One prepared as tfrecord has no random
     access and is held in memory, as encoded bytes.
 
@@ -35,7 +35,7 @@ class TfdsSource(Source):
         root: TFDS's `data_dir`; None for its default, `~/tensorflow_datasets`.
         split: such as `"train"` or `"train[:10%]"`.
         image_key: name of the image feature.
-        label_key: name of the label feature; a builder without it gives pictures without labels.
+        label_key: name of the label feature; a builder without it gives images without labels.
         file_name_key: name of the file name feature, if the builder has it.
         max_bytes: largest tfrecord split to hold in memory.
         cache_dir: folder for the labels and names found, a small file per split.

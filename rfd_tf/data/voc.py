@@ -1,4 +1,4 @@
-"""PASCAL VOC in the devkit's own folders: pictures, the objects in them, multi-label targets.
+"""PASCAL VOC in the devkit's own folders: images, the objects in them, multi-label targets.
 
 Reference: Everingham et al., "The PASCAL Visual Object Classes (VOC) Challenge", IJCV 2010, and the devkit.
 """
@@ -23,7 +23,7 @@ VOC_CLASSES = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train"),
     "tvmonitor",
 )
-PRESENT, ABSENT, ONLY_DIFFICULT = 1, -1, 0  # of a class in a picture, as in the devkit's lists
+PRESENT, ABSENT, ONLY_DIFFICULT = 1, -1, 0  # of a class in an image, as in the devkit's lists
 FOUND = ("*",)  # for `classes`: the names that the annotations have, sorted
 BOXES = ("strict", "clip")
 
@@ -39,15 +39,15 @@ class VocError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Annotation:
-    """The n objects of a picture.
+    """The n objects of an image.
 
     Attributes:
-        width, height: of the picture in pixels.
+        width, height: of the image in pixels.
         boxes: float32 [n, 4] of x1, y1, x2, y2, pixels counted from 0, both corners inclusive: a box is
             x2 - x1 + 1 wide. (The files count from 1.)
         labels: int64 [n], places in the classes of the source, `VOC_CLASSES` unless it has its own.
         difficult: bool [n]; objects that evaluations do not ask for.
-        overhang: float32 [n], pixels that each box reached beyond the picture before it was clipped; None
+        overhang: float32 [n], pixels that each box reached beyond the image before it was clipped; None
             where boxes are not clipped.
     """
 
@@ -60,8 +60,8 @@ class Annotation:
 
 
 class VocDevkit(ImageFiles):
-    """The pictures of one list, `ImageSets/Main/SPLIT.txt`, in its order: of VOC, or own ones in its format.
-    `labels` is None, since pictures have many; see `targets`.
+    """The images of one list, `ImageSets/Main/SPLIT.txt`, in its order: of VOC, or own ones in its format.
+    `labels` is None, since images have many; see `targets`.
 
     Args:
         root: the folder of a year (`VOC2007`, with `Annotations`, `ImageSets`, `JPEGImages`), or one that
@@ -70,17 +70,17 @@ class VocDevkit(ImageFiles):
         year: "2007" ..., of the folder to be taken where `root` holds it.
         classes: names of the C classes, in their order; () for VOC's 20, `("*",)` for all names that the
             annotations of this list have, sorted.
-        boxes: "strict" (or "") refuses a box that is not within its picture, "clip" moves its corners into
-            the picture, as for tools that count pixels from 0. One with no part of the picture is refused.
+        boxes: "strict" (or "") refuses a box that is not within its image, "clip" moves its corners into
+            the image, as for tools that count pixels from 0. One with no part of the image is refused.
 
     Attributes:
         names: N names, such as "000005".
         annotations: N `Annotation`s.
 
     Raises:
-        FileNotFoundError: if the folder, the list, a picture or an annotation is missing.
+        FileNotFoundError: if the folder, the list, an image or an annotation is missing.
         VocError: on a broken annotation, one of another format, a class that is not among `classes`, or a box
-            that is not within its picture; all name the file.
+            that is not within its image; all name the file.
         ValueError: on names of classes that are empty, come twice or cannot be part of a file's name, or
             other `boxes`.
 
@@ -103,21 +103,21 @@ class VocDevkit(ImageFiles):
         if classes == FOUND:
             classes = _names_in(paths)
         self.annotations = tuple(read_annotation(path, classes, boxes) for path in paths)
-        files = [_picture_of(folder, name) for name in self.names]
+        files = [_image_of(folder, name) for name in self.names]
         if missing := [file for file in files if not (folder / file).is_file()]:
             raise FileNotFoundError(
-                f"No picture at {folder / missing[0]} ({len(missing)} of {len(files)} missing)"
+                f"No image at {folder / missing[0]} ({len(missing)} of {len(files)} missing)"
             )
         super().__init__(folder, files, None, classes)
 
     @property
     def targets(self) -> np.ndarray:
-        """int8 [N, C]: 1 where a class is in the picture, -1 where not, 0 where only difficult ones are."""
+        """int8 [N, C]: 1 where a class is in the image, -1 where not, 0 where only difficult ones are."""
         return multi_label_targets(self.annotations, len(self.class_names))
 
 
 def multi_label_targets(annotations: Sequence[Annotation], num_classes: int) -> np.ndarray:
-    """The classes of pictures, int8 [N, num_classes], as of `VocDevkit.targets`."""
+    """The classes of images, int8 [N, num_classes], as of `VocDevkit.targets`."""
     targets = np.full((len(annotations), num_classes), ABSENT, "int8")
     for row, annotation in zip(targets, annotations, strict=True):
         row[annotation.labels] = ONLY_DIFFICULT
@@ -150,21 +150,21 @@ def check_boxes(boxes: str) -> None:
 def boxes_within(
     corners: np.ndarray, names: Sequence[str], width: int, height: int, boxes: str
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """The boxes of a picture's objects, clipped if they are to be, and their `Annotation.overhang`.
+    """The boxes of an image's objects, clipped if they are to be, and their `Annotation.overhang`.
 
     Args:
         corners: float64 [n, 4] of x1, y1, x2, y2; pixels count from 1.
         names: classes of the objects, for the error.
-        width, height: of the picture.
+        width, height: of the image.
         boxes: as of `VocDevkit`.
 
     Raises:
-        VocError: on a box that is not within the picture, or has no part of it.
+        VocError: on a box that is not within the image, or has no part of it.
     """
     highest = np.array([width, height, width, height], "float64")
     clipped = np.clip(corners, 1, highest)
     overhang = np.abs(corners - clipped).max(axis=1, initial=0)
-    hopeless = ~(corners[:, :2] <= corners[:, 2:]).all(axis=1)  # corners exchanged, no part of the picture
+    hopeless = ~(corners[:, :2] <= corners[:, 2:]).all(axis=1)  # corners exchanged, no part of the image
     hopeless |= (corners[:, 2:] < 1).any(axis=1) | (corners[:, :2] > highest[:2]).any(axis=1)
     bad = hopeless if boxes == "clip" else hopeless | (overhang > 0)
     if bad.any():
@@ -173,7 +173,7 @@ def boxes_within(
         hint = "" if hopeless[row] else "; boxes='clip' would clip it"
         raise VocError(
             f"the box of object {row + 1} ({names[row]}; {x1:g}, {y1:g}, {x2:g}, {y2:g}) is not within the "
-            f"picture of {width} x {height} pixels{hint}"
+            f"image of {width} x {height} pixels{hint}"
         )
     return (clipped, overhang.astype("float32")) if boxes == "clip" else (corners, None)
 
@@ -253,8 +253,8 @@ def _is_difficult(found: Element) -> bool:
     return text not in _NOT_DIFFICULT and (text == "true" or _number(found, "difficult") != 0)
 
 
-def _picture_of(folder: Path, name: str) -> str:
-    """The picture's file below the folder: VOC's own are .jpg, other tools keep what they were given."""
+def _image_of(folder: Path, name: str) -> str:
+    """The image's file below the folder: VOC's own are .jpg, other tools keep what they were given."""
     files = [f"JPEGImages/{name}{end}" for end in (*DECODABLE, *map(str.upper, DECODABLE))]
     return next((file for file in files if (folder / file).is_file()), files[0])
 
@@ -293,16 +293,16 @@ def _listed(path: Path) -> tuple[str, ...]:
     names = tuple(line.split()[0] for line in lines if line.strip())
     for name in names:
         if not _NAME.fullmatch(name):
-            raise VocError(f"{path} lists {name!r}, which is no name of a picture")
+            raise VocError(f"{path} lists {name!r}, which is no name of an image")
     if not names:
-        raise VocError(f"{path} lists no pictures")
+        raise VocError(f"{path} lists no images")
     if len(set(names)) < len(names):
         raise VocError(f"{path} lists {max(names, key=names.count)} twice")
     return names
 
 
 class VocSubset(Subset):
-    """Chosen pictures of a VOC source, with what it has of them: `names`, `annotations`, `targets`.
+    """Chosen images of a VOC source, with what it has of them: `names`, `annotations`, `targets`.
 
     Args:
         source, indices: as of `Subset`.

@@ -47,14 +47,14 @@ def decode(proposals, deltas, exclusive: bool = False):
 
 
 def clip(boxes, height: int, width: int):
-    """Corners moved into a picture of that size."""
+    """Corners moved into an image of that size."""
     corners = ops.convert_to_tensor(boxes, "float32")
     highest = ops.convert_to_tensor([width - 1, height - 1, width - 1, height - 1], "float32")
     return ops.clip(corners, 0.0, highest)
 
 
 def mirror(boxes: np.ndarray, width: int) -> np.ndarray:
-    """The boxes in a picture of that width with left and right exchanged."""
+    """The boxes in an image of that width with left and right exchanged."""
     boxes = np.asarray(boxes, "float32")
     return np.stack([width - 1 - boxes[:, 2], boxes[:, 1], width - 1 - boxes[:, 0], boxes[:, 3]], axis=1)
 
@@ -84,7 +84,7 @@ def scale_factors(height: tf.Tensor, width: tf.Tensor, short_sides, longest: int
     return tf.cast(tf.minimum(factors, longest / tf.reduce_max(sides)), tf.float32)
 
 
-def scaled_picture(image: tf.Tensor, factor: tf.Tensor, mean, std) -> tf.Tensor:
+def scaled_image(image: tf.Tensor, factor: tf.Tensor, mean, std) -> tf.Tensor:
     """`image` [H, W, 3] in 0..255, its sides multiplied by `factor` and rounded, with normalised channels.
 
     Bilinear without antialiasing, as Fast R-CNN's.
@@ -95,7 +95,7 @@ def scaled_picture(image: tf.Tensor, factor: tf.Tensor, mean, std) -> tf.Tensor:
 
 
 def scaled_boxes(boxes: np.ndarray, factor: float) -> np.ndarray:
-    """Boxes in a picture whose sides were multiplied by `factor`: their corners are multiplied, too."""
+    """Boxes in an image whose sides were multiplied by `factor`: their corners are multiplied, too."""
     return np.asarray(boxes, "float32") * np.float32(factor)
 
 
@@ -105,11 +105,11 @@ BACKGROUND_IOU = (0.1, 0.5)  # from, to before
 
 @dataclasses.dataclass(frozen=True)
 class Regions:
-    """The R candidate regions of a picture: the objects that are learnt, then its proposals.
+    """The R candidate regions of an image: the objects that are learnt, then its proposals.
 
     Attributes:
         boxes: float32 [R, 4], see `detection.boxes`.
-        overlaps: float32 [R], the highest IoU with an object; 0 in a picture without.
+        overlaps: float32 [R], the highest IoU with an object; 0 in an image without.
         labels: int64 [R], the class of that object plus 1, whatever the overlap; 0 is the background.
         deltas: float32 [R, 4], from the region to that object; 0 where the IoU is below 0.5.
     """
@@ -123,11 +123,11 @@ class Regions:
 def match_regions(
     proposals, annotation: Annotation, learn_difficult: bool = False, exclusive: bool = False
 ) -> Regions:
-    """The regions of a picture, held against its objects.
+    """The regions of an image, held against its objects.
 
     Args:
         proposals: [P, 4], see `detection.boxes`.
-        annotation: the picture's.
+        annotation: the image's.
         learn_difficult: whether difficult objects are like any other, as in Fast R-CNN's code; else they are
             as if they were not there.
         exclusive: how wide boxes are for `deltas`, see `detection.boxes`. Where a side of either box then has
@@ -158,7 +158,7 @@ def sample_regions(
     """Draw regions to learn from: foreground, and background that overlaps an object somewhat.
 
     Args:
-        overlaps: [R] of a picture's `Regions`.
+        overlaps: [R] of an image's `Regions`.
         count: of regions; fewer come where there are not enough of either kind.
         rng: draws without replacement.
         foreground_share: of `count`, at most. What foreground lacks, background makes up.
@@ -176,7 +176,7 @@ def sample_regions(
 def delta_statistics(regions: list[Regions], num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation of the foreground regions' deltas by class, two float32 [num_classes + 1, 4].
 
-    Targets are normalised by them. They are of the pictures and their mirror images alike, since training
+    Targets are normalised by them. They are of the images and their mirror images alike, since training
     sees both: sideways shifts have mean 0. They are 0 and 1 for the background and for a class without
     foreground, and a deviation of 0 becomes 1.
     """

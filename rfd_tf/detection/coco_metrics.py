@@ -9,7 +9,7 @@ import numpy as np
 
 from rfd_tf.data.voc import Annotation
 from rfd_tf.detection.detector import Detections
-from rfd_tf.detection.results import check_same_pictures, coco_entry, percent
+from rfd_tf.detection.results import check_same_images, coco_entry, percent
 
 try:
     from pycocotools.coco import COCO
@@ -24,7 +24,7 @@ _LABELS = {
     "ap_small": "AP, objects up to 32 x 32 pixels",
     "ap_medium": "AP, objects up to 96 x 96",
     "ap_large": "AP, larger objects",
-    "ar_1": "AR, 1 detection of a class in a picture",
+    "ar_1": "AR, 1 detection of a class in an image",
     "ar_10": "AR, 10 detections",
     "ar_100": "AR, 100 detections",
     "ar_small": "AR, objects up to 32 x 32 pixels",
@@ -39,7 +39,7 @@ class CocoFigures:
 
     AP is the mean over recall 0, 0.01, ..., 1 of the highest precision at that recall or beyond. Where no IoU
     is named, it is the mean over 0.5, 0.55, ..., 0.95; AR is the mean over these of the highest recall, at
-    100 detections of a class in a picture unless it says another number.
+    100 detections of a class in an image unless it says another number.
 
     Attributes:
         ap, ap_50, ap_75: the number is the IoU in percent.
@@ -74,16 +74,16 @@ class CocoFigures:
 def coco_figures(
     detections: Mapping[str, Detections], annotations: Mapping[str, Annotation], class_names: Sequence[str]
 ) -> CocoFigures:
-    """COCO's figures of the detections in the pictures of `annotations`, both by the pictures' names.
+    """COCO's figures of the detections in the images of `annotations`, both by the images' names.
 
     COCO knows no difficult objects. Here detections that match one do not count, however many they are, as in
     VOC's evaluation and as with COCO's crowds; but the overlap with it is the ordinary IoU. (That with a
     crowd is over the detection's area alone, so that anything small within a difficult object would match.)
 
     Raises:
-        ValueError: if a picture has no entry in `detections`, or one of them is of no such picture.
+        ValueError: if an image has no entry in `detections`, or one of them is of no such image.
     """
-    check_same_pictures(detections, annotations)
+    check_same_images(detections, annotations)
     with contextlib.redirect_stdout(io.StringIO()):  # the tools tell of each step
         truth = _coco(len(annotations), len(class_names), _objects(annotations))
         found = _coco(len(annotations), len(class_names), _found([detections[name] for name in annotations]))

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from rfd_tf.detection import boxes as box_functions
-from rfd_tf.detection.boxes import scale_factors, scaled_picture
+from rfd_tf.detection.boxes import scale_factors, scaled_image
 from rfd_tf.files import parse_json
 from rfd_tf.layers.roi_max_pool import rounded_cells
 from rfd_tf.models import FastRCNN
@@ -26,12 +26,12 @@ class DetectionOptions:
     """How detections are made of scores and boxes.
 
     Args:
-        short_sides: of the picture as the network sees it, in pixels; 600 in Fast R-CNN. Of several scales,
+        short_sides: of the image as the network sees it, in pixels; 600 in Fast R-CNN. Of several scales,
             each proposal is scored at that which brings its area nearest to 224 x 224 pixels.
         longest: limit of its long side, which goes before.
         score: detections of lower probability are dropped, in [0, 1); 0 drops none.
         nms_iou: of two detections of one class that overlap by more, the one of lower score is dropped.
-        most: detections kept in a picture, the likeliest of all classes; 0 keeps all.
+        most: detections kept in an image, the likeliest of all classes; 0 keeps all.
         most_of_class: of each class only so many are looked at, the likeliest, before those that overlap are
             dropped; 0 for all.
 
@@ -64,10 +64,10 @@ class DetectionOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Detections:
-    """The n detections in a picture, by falling score.
+    """The n detections in an image, by falling score.
 
     Attributes:
-        boxes: float32 [n, 4], within the picture; see `detection.boxes`.
+        boxes: float32 [n, 4], within the image; see `detection.boxes`.
         scores: float32 [n], probabilities of the class.
         labels: int64 [n], classes of the data, from 0.
         candidates: where `DetectionOptions.most_of_class` limits them, float32 [C, m]: the scores of each
@@ -83,12 +83,12 @@ class Detections:
 def detect(
     model: FastRCNN, image: tf.Tensor, proposals: tf.Tensor, mean, std, options: DetectionOptions
 ) -> dict[str, tf.Tensor]:
-    """Classify the proposals of a picture, move their boxes, and drop what is unlikely or found twice.
+    """Classify the proposals of an image, move their boxes, and drop what is unlikely or found twice.
 
     Args:
         model: trained.
         image: uint8 [H, W, 3].
-        proposals: float32 [P, 4], boxes in that picture.
+        proposals: float32 [P, 4], boxes in that image.
         mean, std: of the trunk's channels, as of `data.Preprocessing`.
         options: see there.
 
@@ -121,7 +121,7 @@ def _scored(model: FastRCNN, image, proposals, factor, mean, std) -> tuple[tf.Te
         scaled = proposals * factor
         distinct, shared = distinct_regions(scaled, model.stride)
         inputs = {
-            "image": scaled_picture(image, factor, mean, std)[None],
+            "image": scaled_image(image, factor, mean, std)[None],
             "regions": tf.gather(scaled, distinct)[None],
         }
         outputs = model(inputs, training=False)
@@ -217,7 +217,7 @@ _FACTS, _FORMAT = "rfd_tf_detector.json", 1
 class Detector:
     """A trained Fast R-CNN with all that using it takes. It computes in float32.
 
-    The network is traced once, for pictures and proposals of any size and number.
+    The network is traced once, for images and proposals of any size and number.
 
     Args:
         model: gives normalised deltas; their means and deviations are among its weights (the published
@@ -227,7 +227,7 @@ class Detector:
         mean, std: of the trunk's channels, of RGB in [0, 1], as of `data.Preprocessing`.
         options: of detection.
         name: letters, digits, `_`, `-` and `.`; the name that it is served under.
-        exif_orientation: whether it is shown encoded pictures turned as their EXIF says; boxes are in these.
+        exif_orientation: whether it is shown encoded images turned as their EXIF says; boxes are in these.
 
     Raises:
         ValueError: on arguments that do not fit each other, or values out of range.
@@ -267,7 +267,7 @@ class Detector:
             object.__setattr__(self, "model", copy)
 
     def __call__(self, image: np.ndarray, proposals: np.ndarray) -> Detections:
-        """What is in a picture, uint8 [H, W, 3], of which boxes [P, 4] were proposed (`detection.boxes`).
+        """What is in an image, uint8 [H, W, 3], of which boxes [P, 4] were proposed (`detection.boxes`).
 
         Raises:
             ValueError: on another dtype or shape, or boxes that are not finite.
@@ -403,14 +403,14 @@ class SavedDetector:
         return self._found("serving_default", image=tf.constant(image, tf.uint8), proposals=proposals)
 
     def from_file(self, encoded: bytes, proposals: np.ndarray) -> Detections:
-        """In a picture's file, decoded by the model (signature `jpeg`).
+        """In an image's file, decoded by the model (signature `jpeg`).
 
         Raises:
-            tf.errors.InvalidArgumentError: on what is no picture, or is damaged or refused.
+            tf.errors.InvalidArgumentError: on what is no image, or is damaged or refused.
         """
         return self._found("jpeg", encoded=tf.constant(encoded), proposals=proposals)
 
-    def _found(self, signature: str, *, proposals, **picture) -> Detections:
+    def _found(self, signature: str, *, proposals, **image) -> Detections:
         proposals = tf.constant(np.asarray(proposals, "float32").reshape(-1, 4))
-        outputs = self._model.signatures[signature](proposals=proposals, **picture)
+        outputs = self._model.signatures[signature](proposals=proposals, **image)
         return Detections(**{ours: outputs[name].numpy() for name, ours in OUTPUTS.items()})

@@ -27,7 +27,7 @@ def drawn_detections(
     annotation: Annotation | None = None,
     score: float = 0.0,
 ) -> np.ndarray:
-    """The picture with a box, the class and the score in % for each detection, the likeliest on top.
+    """The image with a box, the class and the score in % for each detection, the likeliest on top.
 
     Args:
         image: uint8 [H, W, 3].
@@ -39,9 +39,9 @@ def drawn_detections(
     Returns:
         uint8 [H, W, 3].
     """
-    picture = Image.fromarray(image)
-    pen = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(max(12, min(picture.size) // 26))
+    canvas = Image.fromarray(image)
+    pen = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(max(12, min(canvas.size) // 26))
     tags = []  # drawn last: no box shall cross them
     if annotation is not None:
         for box, label, difficult in zip(
@@ -55,15 +55,15 @@ def drawn_detections(
         _framed(pen, box, colour)
         tags.append((_corner(box), f"{class_names[label]} {100 * detections.scores[row]:.0f}", colour))
     for corner, text, colour in tags:
-        _tag(pen, font, corner, text, colour, picture.size)
-    return np.asarray(picture)
+        _tag(pen, font, corner, text, colour, canvas.size)
+    return np.asarray(canvas)
 
 
 def draw_detections(path: str | os.PathLike, image: np.ndarray, *arguments, **options) -> None:
     """Write the PNG of `drawn_detections(image, ...)`."""
-    picture = Image.fromarray(drawn_detections(image, *arguments, **options))
+    drawing = Image.fromarray(drawn_detections(image, *arguments, **options))
     with atomic_file(path) as file:
-        picture.save(file, "PNG")
+        drawing.save(file, "PNG")
 
 
 def _framed(pen, box, colour) -> None:
@@ -94,7 +94,7 @@ def _corner(box, below: bool = False) -> tuple[int, int]:
 
 
 def _tag(pen, font, corner, text: str, colour, size) -> None:
-    """Dark text on a plate that ends above `corner`, x and y, but lies within the picture."""
+    """Dark text on a plate that ends above `corner`, x and y, but lies within the image."""
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     width, height = right - left + 6, bottom - top + 5
     x = max(0, min(corner[0], size[0] - width))
@@ -175,4 +175,4 @@ def _draw_bars(axes, figures: DetectionFigures, values: np.ndarray, rule: str) -
     axes.set_xlabel(f"average precision in %, {rule.replace('_', '-')} rule", fontsize=9)
 
 
-DRAWN_SCORE = 0.3  # of detections in pictures for people; average precision counts them all
+DRAWN_SCORE = 0.3  # of detections in images for people; average precision counts them all

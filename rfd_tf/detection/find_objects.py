@@ -12,7 +12,7 @@ from rfd_tf.data import FlatFolder
 from rfd_tf.data.image_folder import ImageFiles
 from rfd_tf.detection.detector import Detections, Detector
 from rfd_tf.detection.drawing import DRAWN_SCORE, draw_detections
-from rfd_tf.detection.inputs import read_picture
+from rfd_tf.detection.inputs import read_image
 from rfd_tf.detection.proposals import SelectiveSearch, load_proposals, propose
 from rfd_tf.files import atomic_file, write_text
 from rfd_tf.models.keras_file import digest_weights
@@ -21,31 +21,31 @@ from rfd_tf.terminal import Stopped, StopSignals, progress_bar
 
 
 class DetectionStopped(Stopped):
-    """Pictures remain to be looked at."""
+    """Images remain to be looked at."""
 
 
-def detect_pictures(
+def detect_images(
     detector: Detector,
     names: Sequence[str],
     read: Callable[[int], np.ndarray],
     proposals: Sequence[np.ndarray],
     folder: str | os.PathLike,
 ) -> dict[str, Detections]:
-    """Detect in pictures, with a progress bar; those that are done already are passed over.
+    """Detect in images, with a progress bar; those that are done already are passed over.
 
     Args:
         detector: trained.
-        names: of the pictures, N different ones.
-        read: gives picture i, uint8 [H, W, 3].
-        proposals: of each picture.
-        folder: keeps `NAME.npz`, one file a picture. It is of this detector, these pictures and proposals,
+        names: of the images, N different ones.
+        read: gives image i, uint8 [H, W, 3].
+        proposals: of each image.
+        folder: keeps `NAME.npz`, one file an image. It is of this detector, these images and proposals,
             and of nothing else.
 
     Returns:
         Name -> detections, in the order of `names`.
 
     Raises:
-        DetectionStopped: on SIGTERM or Ctrl-C, after the picture at hand; the same call goes on.
+        DetectionStopped: on SIGTERM or Ctrl-C, after the image at hand; the same call goes on.
         ValueError: on a damaged file in the folder; it is named.
     """
     files = {name: Path(folder, f"{name}.npz") for name in names}
@@ -59,7 +59,7 @@ def detect_pictures(
                 np.savez(opened, **{name: value for name, value in vars(found).items() if value is not None})
             bar.update()
             if signals.received is not None:
-                raise DetectionStopped(signals.received, f"{bar.n} of {len(files)} pictures are done")
+                raise DetectionStopped(signals.received, f"{bar.n} of {len(files)} images are done")
     return {name: _load(file) for name, file in files.items()}
 
 
@@ -72,7 +72,7 @@ def _load(file: Path) -> Detections:
 
 
 DETECTIONS_FILE = "detections.json"
-PICTURES = "pictures"  # folder
+IMAGES = "pictures"  # folder
 
 
 def find_objects(
@@ -82,24 +82,24 @@ def find_objects(
 
     Args:
         detector: trained.
-        images: a picture, or a folder of pictures, whose names without endings differ.
-        out: the folder to write: `detections.json`, and `pictures/NAME.png` with the objects
+        images: an image, or a folder of images, whose names without endings differ.
+        out: the folder to write: `detections.json`, and `images/NAME.png` with the objects
             drawn in, those of a score of 0.3 and more.
-        most_proposals: for a picture, at most.
+        most_proposals: for an image, at most.
 
     Returns:
-        The path of `detections.json`: a list of, for each picture, its `file`, and `detections` by falling
+        The path of `detections.json`: a list of, for each image, its `file`, and `detections` by falling
         score, each with `class`, `score` and `box` (x1, y1, x2, y2 in pixels from 0, both corners inclusive;
-        with `detector.exif_orientation` in the picture as it is shown).
+        with `detector.exif_orientation` in the image as it is shown).
 
     Raises:
-        FileNotFoundError: if there is no picture.
-        BadImageError, ProposalError: on a picture that cannot be read; it is named.
+        FileNotFoundError: if there is no image.
+        BadImageError, ProposalError: on an image that cannot be read; it is named.
         WorkdirError: if `out` holds something else.
         Stopped: on SIGTERM or Ctrl-C; what was done is kept.
-        ValueError: if two pictures have the same name.
+        ValueError: if two images have the same name.
     """
-    source, out = _pictures(Path(images)), Path(out)
+    source, out = _images(Path(images)), Path(out)
     claimed = {
         "detector": _fingerprint(detector),
         "pictures": source.fingerprint(np.arange(len(source))),
@@ -117,11 +117,11 @@ def find_objects(
         proposals = [load_proposals(folder, name)[:most_proposals] for name in names]
 
         def read(index: int) -> np.ndarray:
-            return read_picture(source, index, detector.exif_orientation)
+            return read_image(source, index, detector.exif_orientation)
 
-        found = detect_pictures(detector, names, read, proposals, cache / "detections")
+        found = detect_images(detector, names, read, proposals, cache / "detections")
         for index, name in enumerate(names):
-            path = out / PICTURES / f"{name}.png"
+            path = out / IMAGES / f"{name}.png"
             if not path.exists():
                 draw_detections(path, read(index), found[name], detector.class_names, score=DRAWN_SCORE)
         return _write(out / DETECTIONS_FILE, dict(zip(source.files, found.values(), strict=True)), detector)
@@ -133,7 +133,7 @@ def _fingerprint(detector: Detector) -> str:
     return digest.hexdigest()
 
 
-def _pictures(images: Path) -> ImageFiles:
+def _images(images: Path) -> ImageFiles:
     if images.is_file():
         return ImageFiles(images.parent, [images.name], None, None)
     return FlatFolder(images)

@@ -16,7 +16,7 @@ from rfd_tf.data.preprocessing import Preprocessing
 from rfd_tf.data.schedule import AUGMENTATION, Schedule, stream
 from rfd_tf.data.voc import VocDevkit
 from rfd_tf.detection import boxes as box_functions
-from rfd_tf.detection.boxes import Regions, sample_regions, scale_factor, scaled_boxes, scaled_picture
+from rfd_tf.detection.boxes import Regions, sample_regions, scale_factor, scaled_boxes, scaled_image
 from rfd_tf.detection.mat_files import read_mat
 from rfd_tf.detection.proposals import ProposalError, SelectiveSearch, load_proposals, propose
 from rfd_tf.files import atomic_file
@@ -26,13 +26,13 @@ SOURCES = ("selective_search", "mat")
 
 
 @dataclasses.dataclass(frozen=True)
-class ProposedPictures:
-    """N pictures of VOC.
+class ProposedImages:
+    """N images of VOC.
 
     Attributes:
         source: with `names` and `annotations`.
-        proposals: of each picture, float32 [P, 4], see `rfd_tf.detection.proposals`.
-        exif_orientation: whether boxes are in pictures that are turned as their EXIF says.
+        proposals: of each image, float32 [P, 4], see `rfd_tf.detection.proposals`.
+        exif_orientation: whether boxes are in images that are turned as their EXIF says.
     """
 
     source: VocSource
@@ -40,12 +40,12 @@ class ProposedPictures:
     exif_orientation: bool = False
 
     def read(self, index: int) -> np.ndarray:
-        """Picture `index`, uint8 [H, W, 3]; BadImageError if it cannot be decoded."""
-        return read_picture(self.source, index, self.exif_orientation)
+        """Image `index`, uint8 [H, W, 3]; BadImageError if it cannot be decoded."""
+        return read_image(self.source, index, self.exif_orientation)
 
 
-def read_picture(source: Source, index: int, exif_orientation: bool) -> np.ndarray:
-    """Picture `index` of a source, uint8 [H, W, 3]; BadImageError if it cannot be decoded."""
+def read_image(source: Source, index: int, exif_orientation: bool) -> np.ndarray:
+    """Image `index` of a source, uint8 [H, W, 3]; BadImageError if it cannot be decoded."""
     try:
         return decode(source.fetch(tf.constant(index, tf.int64)), exif_orientation).numpy()
     except tf.errors.OpError as error:
@@ -57,7 +57,7 @@ def read_picture(source: Source, index: int, exif_orientation: bool) -> np.ndarr
 def open_annotated(
     data: ConfigDict, classes: Sequence[str] | None = None, difficult: bool = False
 ) -> VocSource:
-    """The pictures that a config's `data` names.
+    """The images that a config's `data` names.
 
     Args:
         data: fields of a config, see `configs/detect/base.py`.
@@ -65,22 +65,22 @@ def open_annotated(
         difficult: whether difficult objects alone will do.
 
     Raises:
-        VocError: if a picture is not of the size that its annotation says, or there is no object to find.
+        VocError: if an image is not of the size that its annotation says, or there is no object to find.
         And what `data.open_voc` raises.
     """
     source = open_voc(**(dict(data) if classes is None else {**data, "classes": classes}))
     _check_sizes(source, bool(data.get("exif_orientation", False)))
     if all(found.difficult.all() and not (difficult and len(found.labels)) for found in source.annotations):
-        raise VocError(f"There is no object to find in the {len(source)} pictures of {source.name}")
+        raise VocError(f"There is no object to find in the {len(source)} images of {source.name}")
     return source
 
 
 def _check_sizes(source: VocSource, exif_orientation: bool) -> None:
-    """Boxes are scaled with the pictures, by the sizes that are annotated."""
+    """Boxes are scaled with the images, by the sizes that are annotated."""
     for index, annotation in enumerate(source.annotations):
         path = source.describe(index)
         if not os.path.isfile(path):
-            continue  # TFDS's sizes are the pictures' own
+            continue  # TFDS's sizes are the images' own
         try:
             width, height = encoded_size(path, exif_orientation)
         except ValueError as error:
@@ -98,17 +98,17 @@ def _check_sizes(source: VocSource, exif_orientation: bool) -> None:
 def find_proposals(
     config: ConfigDict, source: VocSource, cache: Path, exif_orientation: bool = False
 ) -> list[np.ndarray]:
-    """The proposals of each picture, float32 [P, 4], at most `config.most` of each.
+    """The proposals of each image, float32 [P, 4], at most `config.most` of each.
 
     Args:
         config: the `proposals` of a config; see `configs/detect/base.py`.
-        source: the pictures.
+        source: the images.
         cache: the run's folder for what can be made again.
-        exif_orientation: as of `ProposedPictures`.
+        exif_orientation: as of `ProposedImages`.
 
     Raises:
-        ProposalError: on files that cannot be read or lack a picture, boxes beyond their picture, or a
-            picture without any proposal.
+        ProposalError: on files that cannot be read or lack an image, boxes beyond their image, or a
+            image without any proposal.
         ProposalsStopped: on SIGTERM or Ctrl-C; the same call goes on.
         ValueError: on fields out of range.
     """
@@ -122,12 +122,12 @@ def find_proposals(
         raise ValueError(f"`proposals.source` must be one of {SOURCES}. Received: {config.source!r}")
     for name, annotation, boxes in zip(source.names, source.annotations, found, strict=True):
         if not len(boxes):
-            raise ProposalError(f"There is no proposal for picture {name}")
+            raise ProposalError(f"There is no proposal for image {name}")
         beyond = (boxes[:, 2] >= annotation.width) | (boxes[:, 3] >= annotation.height)
         if beyond.any():
             corners = boxes[beyond.argmax()].tolist()
             raise ProposalError(
-                f"A proposal for picture {name} is x1, y1, x2, y2 = {corners}, beyond its "
+                f"A proposal for image {name} is x1, y1, x2, y2 = {corners}, beyond its "
                 f"{annotation.width} x {annotation.height} pixels: is that the right convention?"
             )
     return [boxes[: config.most or None] for boxes in found]
@@ -136,7 +136,7 @@ def find_proposals(
 def _search(config: ConfigDict, source, cache: Path, exif_orientation: bool) -> list[np.ndarray]:
     folder = Path(config.folder or cache / "proposals")
     search = SelectiveSearch(config.mode, config.min_side, exif_orientation=exif_orientation)
-    target = propose(picture_files(source, cache / "pictures"), folder, search, config.processes)
+    target = propose(image_files(source, cache / "pictures"), folder, search, config.processes)
     return [load_proposals(target, name) for name in source.names]
 
 
@@ -146,14 +146,14 @@ def _read(config: ConfigDict, source) -> list[np.ndarray]:
         by_name |= read_mat(path, config.convention)
     if missing := [name for name in source.names if name not in by_name]:
         files = ", ".join(map(os.fspath, config.mat_files)) or "`proposals.mat_files`, which is empty,"
-        raise ProposalError(f"{files} have no boxes of picture {missing[0]} ({len(missing)} missing)")
+        raise ProposalError(f"{files} have no boxes of image {missing[0]} ({len(missing)} missing)")
     return [by_name[name] for name in source.names]
 
 
-def picture_files(source: VocSource, folder: Path) -> list[Path]:
-    """Paths of a source's pictures, their names without endings being the source's.
+def image_files(source: VocSource, folder: Path) -> list[Path]:
+    """Paths of a source's images, their names without endings being the source's.
 
-    Pictures that are no files of their own are written to `folder`, as they are encoded.
+    Images that are no files of their own are written to `folder`, as they are encoded.
     """
     paths = [Path(source.describe(index)) for index in range(len(source))]
     for index, name in enumerate(source.names):
@@ -188,33 +188,33 @@ def detection_batches(
     worker_index: int = 0,
     replicas_per_worker: int = 1,
 ) -> tf.data.Dataset:
-    """Shuffled pictures, one half of them mirrored, each at a scale and with regions drawn for it.
+    """Shuffled images, one half of them mirrored, each at a scale and with regions drawn for it.
 
-    All that is drawn is a function of (seed, epoch, picture), as in `data.training_dataset`.
+    All that is drawn is a function of (seed, epoch, image), as in `data.training_dataset`.
 
     Args:
-        source: N pictures and their sizes.
-        regions: of each picture.
+        source: N images and their sizes.
+        regions: of each image.
         preprocessing: its mean and deviation are used.
         seed, epochs, start_step: as of `data.training_dataset`.
         num_workers, worker_index, replicas_per_worker: as well.
-        batch_size: pictures in a global batch.
-        num_regions: regions in a global batch, the same number for each picture.
+        batch_size: images in a global batch.
+        num_regions: regions in a global batch, the same number for each image.
         foreground_share: of the regions, at most.
         scales: short sides in pixels, one of which is drawn.
         longest: the long side's limit in pixels, which goes before.
-        exif_orientation: whether boxes are in pictures that are turned as their EXIF says.
+        exif_orientation: whether boxes are in images that are turned as their EXIF says.
 
     Returns:
         A dataset of pairs of dicts for `models.FastRCNN`: `image` float32 [b, H, W, 3] and `regions` float32
-        [b, R, 4]; `labels` int32 [b, R] and `deltas` float32 [b, R, 4]. Smaller pictures are filled up with 0
-        below and on the right, missing regions with the whole picture, labelled -1.
+        [b, R, 4]; `labels` int32 [b, R] and `deltas` float32 [b, R, 4]. Smaller images are filled up with 0
+        below and on the right, missing regions with the whole image, labelled -1.
 
     Raises:
-        ValueError: on numbers out of range or another number of `regions` than pictures.
+        ValueError: on numbers out of range or another number of `regions` than images.
     """
     if len(regions) != len(source):
-        raise ValueError(f"There are {len(source)} pictures, and regions of {len(regions)}")
+        raise ValueError(f"There are {len(source)} images, and regions of {len(regions)}")
     check_regions(batch_size, num_regions, foreground_share)
     check_scales(scales, longest)
     schedule = Schedule(
@@ -227,7 +227,7 @@ def detection_batches(
         worker_index,
         replicas_per_worker,
     )
-    per_picture = num_regions // batch_size
+    per_image = num_regions // batch_size
 
     def drawn(index, flip, scale, seed_pair):
         return _drawn(
@@ -237,36 +237,36 @@ def detection_batches(
             bool(flip),
             float(scale),
             seed_pair,
-            per_picture,
+            per_image,
             foreground_share,
             longest,
         )
 
     def example(position: tf.Tensor):
         epoch, index = schedule.epoch_and_index(position)
-        picture_seed = stream(seed, AUGMENTATION, epoch, index)
-        first, second = tf.unstack(uniform([2], picture_seed))
+        image_seed = stream(seed, AUGMENTATION, epoch, index)
+        first, second = tf.unstack(uniform([2], image_seed))
         flip, scale = (
             first < 0.5,
             tf.gather(tf.constant(scales, tf.int32), pick(tf.constant(len(scales)), second)),
         )
         factor, found, labels, deltas = tf.numpy_function(
             drawn,
-            [index, flip, scale, picture_seed],
+            [index, flip, scale, image_seed],
             [tf.float32, tf.float32, tf.int32, tf.float32],
             stateful=False,
         )
         image = decode(source.fetch(index), exif_orientation)
         image = tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image)
-        image = scaled_picture(image, factor, preprocessing.mean, preprocessing.std)
+        image = scaled_image(image, factor, preprocessing.mean, preprocessing.std)
         return (
             {
                 "image": tf.ensure_shape(image, [None, None, 3]),
-                "regions": tf.ensure_shape(found, [per_picture, 4]),
+                "regions": tf.ensure_shape(found, [per_image, 4]),
             },
             {
-                "labels": tf.ensure_shape(labels, [per_picture]),
-                "deltas": tf.ensure_shape(deltas, [per_picture, 4]),
+                "labels": tf.ensure_shape(labels, [per_image]),
+                "deltas": tf.ensure_shape(deltas, [per_image, 4]),
             },
         )
 
@@ -277,7 +277,7 @@ def detection_batches(
 
 
 def _drawn(source, regions, index, flip, scale, seed_pair, count, foreground_share, longest):
-    """The factor of a picture's sides; boxes, labels and deltas of `count` regions."""
+    """The factor of an image's sides; boxes, labels and deltas of `count` regions."""
     annotation, own = source.annotations[index], regions[index]
     factor = scale_factor(annotation.height, annotation.width, scale, longest)
     rng = np.random.default_rng([int(word) % 2**64 for word in seed_pair])

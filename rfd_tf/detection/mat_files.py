@@ -165,18 +165,18 @@ _MAX_BYTES = 2**30
 
 
 def read_mat(path: str | os.PathLike, convention: str = "", name: str | None = None) -> dict[str, np.ndarray]:
-    """Proposals by the name of the picture, each float32 [P, 4].
+    """Proposals by the name of the image, each float32 [P, 4].
 
     Two conventions are in use:
 
-    - "voc_release": cells `boxes`, an array [P, 4] for each picture of y1, x1, y2, x2 counted from 1, and
+    - "voc_release": cells `boxes`, an array [P, 4] for each image of y1, x1, y2, x2 counted from 1, and
       `images` with their names: VOC's releases, as Fast R-CNN's own reader takes them.
-    - "xyxy_from_0": one array `boxes` [P, 4] of x1, y1, x2, y2 counted from 0, of one picture.
+    - "xyxy_from_0": one array `boxes` [P, 4] of x1, y1, x2, y2 counted from 0, of one image.
 
     Args:
         path: the file, of MATLAB 5 to 7.2.
         convention: one of them; by default cells are taken for the first and an array for the second.
-        name: of the picture where the file does not say; by default the file's name without `_boxes.mat`.
+        name: of the image where the file does not say; by default the file's name without `_boxes.mat`.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -220,10 +220,10 @@ def _names(content: dict[str, np.ndarray], count: int, path: Path) -> list[str]:
     cells = content.get("images")
     if cells is None or cells.size != count:
         named = 0 if cells is None else cells.size
-        raise ProposalError(f"{path} has boxes of {count} pictures and {named} names")
+        raise ProposalError(f"{path} has boxes of {count} images and {named} names")
     names = ["".join(np.ravel(cell).astype(str)) for cell in cells.ravel()]
     if len(set(names)) < count:
-        raise ProposalError(f"{path} names a picture twice: {max(names, key=names.count)!r}")
+        raise ProposalError(f"{path} names an image twice: {max(names, key=names.count)!r}")
     return names
 
 

@@ -7,8 +7,8 @@ import numpy as np
 from rfd_tf.detection.coco_metrics import coco_figures
 from rfd_tf.detection.detector import DetectionOptions, Detections, Detector
 from rfd_tf.detection.drawing import DRAWN_SCORE, draw_detections, draw_precision_recall
-from rfd_tf.detection.find_objects import detect_pictures
-from rfd_tf.detection.inputs import ProposedPictures
+from rfd_tf.detection.find_objects import detect_images
+from rfd_tf.detection.inputs import ProposedImages
 from rfd_tf.detection.results import (
     chosen,
     evaluate_detections,
@@ -27,7 +27,7 @@ RESULTS = "results"  # folder
 
 def measure(
     detector: Detector,
-    pictures: ProposedPictures,
+    images: ProposedImages,
     workdir: Path,
     split: str,
     draw: int,
@@ -36,17 +36,17 @@ def measure(
     round_results: bool = False,
     saved: DetectionOptions | None = None,
 ) -> MultiLabelFigures:
-    """Detect in the pictures, hold it against their annotations, and write `workdir/results`.
+    """Detect in the images, hold it against their annotations, and write `workdir/results`.
 
     In there are VOC's result files (`comp4_det_SPLIT_CLASS.txt`), COCO's JSON (`coco.json`), tables by class
-    (`table.md`), precision over recall (`precision_recall.png`), and drawn pictures.
+    (`table.md`), precision over recall (`precision_recall.png`), and drawn images.
 
     Args:
         detector: trained in `workdir`, with the options of the test.
-        pictures: to test on.
+        images: to test on.
         workdir: of the run; detections so far are kept in its cache.
-        split: the name of the pictures' list, for VOC's files.
-        draw: how many pictures to draw, the first ones, with detections of a score of 0.3 and more.
+        split: the name of the images' list, for VOC's files.
+        draw: how many images to draw, the first ones, with detections of a score of 0.3 and more.
         average_of_class: as of `limit_average`.
         round_results: whether VOC's files have few decimals, see `rounded`; its figures are of the files.
         saved: options of the saved detector, no other than the test's but for `score` and `most`: COCO's file
@@ -56,11 +56,11 @@ def measure(
         Average precision by both rules; `extra` has COCO's figures.
 
     Raises:
-        DetectionStopped, ValueError: as of `detect_pictures` and `limit_average`.
+        DetectionStopped, ValueError: as of `detect_images` and `limit_average`.
     """
-    source = pictures.source
-    detections = detect_pictures(
-        detector, source.names, pictures.read, pictures.proposals, workdir / CACHE_FOLDER / "detections"
+    source = images.source
+    detections = detect_images(
+        detector, source.names, images.read, images.proposals, workdir / CACHE_FOLDER / "detections"
     )
     annotations = dict(zip(source.names, source.annotations, strict=True))
     kept = limit_average(detections, average_of_class)
@@ -77,7 +77,7 @@ def measure(
     for index, (name, found) in enumerate(list(detections.items())[:draw]):
         path = folder / "pictures" / f"{name}.png"
         truth = annotations[name]
-        draw_detections(path, pictures.read(index), found, detector.class_names, truth, DRAWN_SCORE)
+        draw_detections(path, images.read(index), found, detector.class_names, truth, DRAWN_SCORE)
     precisions = np.array([figures.average_precisions(rule) for rule in RULES])
     extra = {"coco_map": coco.ap, "coco_50_map": coco.ap_50, "coco_75_map": coco.ap_75}
     return figures_of(precisions, {name: value for name, value in extra.items() if not np.isnan(value)})

@@ -25,7 +25,7 @@ MODES = ("fast", "quality", "single")
 
 
 class ProposalError(ValueError):
-    """A picture or a file of proposals that cannot be used; its message names it."""
+    """An image or a file of proposals that cannot be used; its message names it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +33,10 @@ class SelectiveSearch:
     """Settings of selective search.
 
     Args:
-        mode: "fast" (some 2,000 boxes in a picture of VOC), "quality" (several times as many), or "single".
+        mode: "fast" (some 2,000 boxes in an image of VOC), "quality" (several times as many), or "single".
         min_side: boxes less wide or high than that are left out, in pixels.
         seed: of the random part of their order; boxes come likely objects first.
-        exif_orientation: whether pictures are turned as their EXIF says; boxes are in these.
+        exif_orientation: whether images are turned as their EXIF says; boxes are in these.
 
     Raises:
         ValueError: on settings out of range.
@@ -63,7 +63,7 @@ class SelectiveSearch:
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
     def __call__(self, path: str | os.PathLike) -> np.ndarray:
-        """The proposals of a picture, float32 [P, 4], each once; the same call gives them in the same order.
+        """The proposals of an image, float32 [P, 4], each once; the same call gives them in the same order.
 
         Not to be run in several threads at a time: OpenCV draws from the C library's generator.
 
@@ -106,7 +106,7 @@ def _opencv():
             "Selective search needs OpenCV with its contributed modules: pip install 'rfd_tf[detection]'. "
             "(A plain opencv-python beside it must be removed first.)"
         ) from None
-    cv2.setNumThreads(1)  # pictures are what runs in parallel
+    cv2.setNumThreads(1)  # images are what runs in parallel
     return cv2
 
 
@@ -114,7 +114,7 @@ _SETTINGS = "settings.json"
 
 
 class ProposalsStopped(Stopped):
-    """Pictures without proposals remain."""
+    """Images without proposals remain."""
 
 
 def propose(
@@ -123,29 +123,29 @@ def propose(
     search: SelectiveSearch | None = None,
     processes: int = 0,
 ) -> Path:
-    """Search pictures for proposals, with a progress bar; pictures that are done already are passed over.
+    """Search images for proposals, with a progress bar; images that are done already are passed over.
 
-    Ctrl-C or SIGTERM lets the pictures at hand be finished; the same call goes on.
+    Ctrl-C or SIGTERM lets the images at hand be finished; the same call goes on.
 
     Args:
-        paths: the pictures. Their names without endings must differ.
-        folder: keeps `FINGERPRINT/NAME.npy`, one file a picture, by the settings of the search.
+        paths: the images. Their names without endings must differ.
+        folder: keeps `FINGERPRINT/NAME.npy`, one file an image, by the settings of the search.
         search: the settings; those of `SelectiveSearch()` by default.
-        processes: pictures at once; 0 for one a core.
+        processes: images at once; 0 for one a core.
 
     Returns:
         The folder of the files, for `load_proposals`.
 
     Raises:
-        ProposalError: on a picture that cannot be decoded, or when a process that searches is killed; what
+        ProposalError: on an image that cannot be decoded, or when a process that searches is killed; what
             is done stays.
-        ProposalsStopped: on SIGTERM or Ctrl-C, after the pictures at hand.
-        ValueError: if two pictures have the same name.
+        ProposalsStopped: on SIGTERM or Ctrl-C, after the images at hand.
+        ValueError: if two images have the same name.
     """
     search = search or SelectiveSearch()
     names = [Path(path).stem for path in paths]
     if len(set(names)) < len(names):
-        raise ValueError(f"Two pictures are called {max(names, key=names.count)!r}; proposals go by names")
+        raise ValueError(f"Two images are called {max(names, key=names.count)!r}; proposals go by names")
     target = Path(folder) / search.fingerprint()
     pending = [path for path, name in zip(paths, names, strict=True) if not _file(target, name).exists()]
     if not (target / _SETTINGS).exists():
@@ -175,7 +175,7 @@ def propose(
             pool.shutdown(cancel_futures=True)
     if signals.received is not None:
         done = sum(_file(target, name).exists() for name in names)
-        raise ProposalsStopped(signals.received, f"{done} of {len(names)} pictures have proposals")
+        raise ProposalsStopped(signals.received, f"{done} of {len(names)} images have proposals")
     return target
 
 
@@ -184,13 +184,13 @@ def _finish(future: concurrent.futures.Future) -> None:
         future.result()
     except BrokenProcessPool:
         raise ProposalError(
-            "A process that searched a picture was ended from outside, perhaps for want of memory: try fewer "
+            "A process that searched an image was ended from outside, perhaps for want of memory: try fewer "
             "`processes`. What is done stays"
         ) from None
 
 
 def load_proposals(folder: str | os.PathLike, name: str) -> np.ndarray:
-    """The proposals of the picture called `name`, float32 [P, 4].
+    """The proposals of the image called `name`, float32 [P, 4].
 
     Raises:
         FileNotFoundError: if there are none.

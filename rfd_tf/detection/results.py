@@ -56,12 +56,12 @@ def evaluate_detections(
     class_names: Sequence[str],
     iou_threshold: float = IOU_THRESHOLD,
 ) -> DetectionFigures:
-    """VOC's figures of the detections in the pictures of `annotations`, both by the pictures' names.
+    """VOC's figures of the detections in the images of `annotations`, both by the images' names.
 
     Raises:
-        ValueError: if a picture has no entry in `detections`, or one of them is of no such picture.
+        ValueError: if an image has no entry in `detections`, or one of them is of no such image.
     """
-    check_same_pictures(detections, annotations)
+    check_same_images(detections, annotations)
     names = list(annotations)
     images = [name for name in names for _ in detections[name].scores]
     scores, labels, boxes = (
@@ -86,8 +86,8 @@ def evaluate_detections(
 def limit_average(detections: Mapping[str, Detections], average_of_class: int) -> dict[str, Detections]:
     """Of each class the detections that are among the likeliest `average_of_class` times N candidates.
 
-    The candidates of all N pictures compete, overlapping ones included (`Detections.candidates`), so that one
-    picture may keep more than another. Where there are more than that, detections stay whose score is above
+    The candidates of all N images compete, overlapping ones included (`Detections.candidates`), so that one
+    image may keep more than another. Where there are more than that, detections stay whose score is above
     the last of those. 0 keeps all.
 
     Raises:
@@ -112,7 +112,7 @@ def limit_average(detections: Mapping[str, Detections], average_of_class: int) -
 
 
 def chosen(found: Detections, rows) -> Detections:
-    """Some of the detections in a picture: a mask or a slice of them."""
+    """Some of the detections in an image: a mask or a slice of them."""
     return Detections(found.boxes[rows], found.scores[rows], found.labels[rows])
 
 
@@ -122,11 +122,11 @@ def rounded(found: Detections) -> Detections:
     return Detections(np.round(found.boxes.astype("float64"), 1).astype("float32"), scores, found.labels)
 
 
-def check_same_pictures(detections: Mapping[str, Detections], annotations: Mapping[str, Annotation]) -> None:
-    """Raises ValueError if a picture is in one of them only."""
+def check_same_images(detections: Mapping[str, Detections], annotations: Mapping[str, Annotation]) -> None:
+    """Raises ValueError if an image is in one of them only."""
     if detections.keys() != annotations.keys():
         odd = min(detections.keys() ^ annotations.keys())
-        raise ValueError(f"Detections and annotations must be of the same pictures; {odd} is in one only")
+        raise ValueError(f"Detections and annotations must be of the same images; {odd} is in one only")
 
 
 def write_voc_results(
@@ -138,7 +138,7 @@ def write_voc_results(
 ) -> list[Path]:
     """Write `comp4_det_SPLIT_CLASS.txt` for each class, as the devkit's evaluation reads them.
 
-    A line is `picture score x1 y1 x2 y2`, with pixels counted from 1 and enough digits to read the same
+    A line is `image score x1 y1 x2 y2`, with pixels counted from 1 and enough digits to read the same
     float32 numbers again; with `few_decimals` three of a score and one of a corner, as `rounded` leaves them.
     """
     forms = (".3f", ".1f") if few_decimals else (".9g", ".9g")
@@ -159,11 +159,11 @@ def write_voc_results(
 def read_voc_results(
     folder: str | os.PathLike, names: Sequence[str], class_names: Sequence[str], split: str
 ) -> dict[str, Detections]:
-    """What `write_voc_results` or the devkit's tools wrote, of the pictures `names`, by falling score.
+    """What `write_voc_results` or the devkit's tools wrote, of the images `names`, by falling score.
 
     Raises:
         FileNotFoundError: if the file of a class is missing.
-        ValueError: on a line of another form or of another picture, naming file and line.
+        ValueError: on a line of another form or of another image, naming file and line.
     """
     rows: dict[str, list] = {name: [] for name in names}
     for label, class_name in enumerate(class_names):
@@ -173,7 +173,7 @@ def read_voc_results(
         for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
             name, *values = _result(line, f"{path}, line {number}")
             if name not in rows:
-                raise ValueError(f"{path}, line {number}: there is no picture {name!r}")
+                raise ValueError(f"{path}, line {number}: there is no image {name!r}")
             rows[name].append((*values, label))
     return {name: _by_score(found) for name, found in rows.items()}
 
@@ -184,7 +184,7 @@ def _result(line: str, place: str) -> tuple:
         name, *values = match.groups()
         values = [float(value) for value in values]
     except (AttributeError, ValueError):
-        raise ValueError(f"{place} must be `picture score x1 y1 x2 y2`. Received: {line[:80]!r}") from None
+        raise ValueError(f"{place} must be `image score x1 y1 x2 y2`. Received: {line[:80]!r}") from None
     if not (np.abs(values) < np.finfo("float32").max).all():
         raise ValueError(f"{place} has a number that is not finite: {line[:80]!r}")
     return (name, *values)
@@ -200,7 +200,7 @@ def _by_score(rows: list[tuple]) -> Detections:
 def write_coco_results(path: str | os.PathLike, detections: Mapping[str, Detections]) -> None:
     """COCO's result format: `image_id`, `category_id` from 1, `bbox` as [x, y, width, height], `score`.
 
-    A picture's id is its name as a number where it is one (000005 is 5), else its place, from 1.
+    An image's id is its name as a number where it is one (000005 is 5), else its place, from 1.
     """
     numbers = all(name.isdecimal() for name in detections)
     results = [
@@ -212,7 +212,7 @@ def write_coco_results(path: str | os.PathLike, detections: Mapping[str, Detecti
 
 
 def coco_entry(image: int, box: np.ndarray, label: int) -> dict:
-    """A box of a picture as COCO writes it: classes count from 1, `bbox` is x, y, width, height."""
+    """A box of an image as COCO writes it: classes count from 1, `bbox` is x, y, width, height."""
     x1, y1, x2, y2 = box.astype("float64").tolist()
     bbox = [x1, y1, x2 - x1 + 1, y2 - y1 + 1]
     return {"image_id": image, "category_id": int(label) + 1, "bbox": bbox}

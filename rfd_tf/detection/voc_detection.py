@@ -17,7 +17,7 @@ from rfd_tf.data import VocSource, clipping_note, steps_per_epoch
 from rfd_tf.detection.boxes import delta_statistics, match_regions
 from rfd_tf.detection.detector import DETECTOR_FILE, DetectionOptions, Detector, open_detector, save_detector
 from rfd_tf.detection.inputs import (
-    ProposedPictures,
+    ProposedImages,
     check_regions,
     check_scales,
     detection_batches,
@@ -33,7 +33,7 @@ from rfd_tf.models.backbone import any_size
 from rfd_tf.optimizers import CoupledSGD
 from rfd_tf.runs import build
 from rfd_tf.runs.fit import Training, fit
-from rfd_tf.runs.images import Pictures, check_same_on_all_workers, name_bad_image
+from rfd_tf.runs.images import ImageSet, check_same_on_all_workers, name_bad_image
 from rfd_tf.runs.run import Run, check_run_values, start_run
 
 Fold = Callable[[keras.Model], keras.Model]
@@ -107,7 +107,7 @@ def _freeze(trunk: keras.Model, last: str) -> None:
 
 
 def _check_sides(model: FastRCNN, config: ConfigDict) -> None:
-    """What pictures will be tested at is known before anything is trained."""
+    """What images will be tested at is known before anything is trained."""
     for name, longest in (("longest", config.longest), ("test.longest", config.test.longest)):
         if longest > model.longest_side:
             raise ValueError(
@@ -148,7 +148,7 @@ def in_epochs(config: ConfigDict) -> ConfigDict:
 
 def train_detector(
     run: Run,
-    images: ProposedPictures,
+    images: ProposedImages,
     extractor: KerasExtractor,
     fold: Fold | None,
     ready: Callable[[], None],
@@ -163,13 +163,13 @@ def train_detector(
         ready: as of `runs.fit`.
     """
     config, source = run.config, images.source
-    pictures = Pictures(source, extractor.info.preprocessing, np.arange(len(source)), [])
+    image_set = ImageSet(source, extractor.info.preprocessing, np.arange(len(source)), [])
     matched = zip(images.proposals, source.annotations, strict=True)
     learn_difficult = config.regions.get("learn_difficult", False)
     exclusive = config.detector.get("exclusive_deltas", False)
     regions = [match_regions(*found, learn_difficult, exclusive) for found in matched]
     passes = math.ceil(config.steps / steps_per_epoch(len(source), config.batch_size))
-    check_same_on_all_workers(pictures, run.strategy)
+    check_same_on_all_workers(image_set, run.strategy)
     check_regions(config.batch_size, config.regions.count, config.regions.foreground_share)
     check_scales(config.scales, config.longest)
     logging.info(
@@ -192,7 +192,7 @@ def train_detector(
             return detection_batches(
                 source,
                 regions,
-                pictures.preprocessing,
+                image_set.preprocessing,
                 seed=config.seed,
                 epochs=passes,
                 start_step=start_step,
@@ -213,7 +213,7 @@ def train_detector(
         num_examples=config.log_steps * config.batch_size,
         build_model=build,
         batches=batches,
-        name_bad_image=partial(name_bad_image, config, pictures, None),
+        name_bad_image=partial(name_bad_image, config, image_set, None),
     )
     return fit(run, training, ready)
 
@@ -240,7 +240,7 @@ def voc_detection(
         command: the command line, for the result.
 
     Returns:
-        The figures of the test pictures; None on workers other than the first.
+        The figures of the test images; None on workers other than the first.
 
     Raises:
         WorkdirError: if the folder holds another run.
@@ -262,10 +262,10 @@ def voc_detection(
             training = open_annotated(config.data, difficult=learn_difficult)
             test = open_annotated(config.validation, training.class_names)
 
-            def proposed(source: VocSource, given: ConfigDict) -> ProposedPictures:
+            def proposed(source: VocSource, given: ConfigDict) -> ProposedImages:
                 orientation = bool(given.get("exif_orientation", False))
                 boxes = find_proposals(config.proposals, source, run.cache, orientation)
-                return ProposedPictures(source, boxes, orientation)
+                return ProposedImages(source, boxes, orientation)
 
             # Before training, lest that be lost.
             to_test = None if run.worker else proposed(test, config.validation)
@@ -322,7 +322,7 @@ def detection_options(test: ConfigDict) -> tuple[DetectionOptions, DetectionOpti
 
 
 def _saved(
-    run: Run, model: FastRCNN, images: ProposedPictures, extractor: KerasExtractor, options: DetectionOptions
+    run: Run, model: FastRCNN, images: ProposedImages, extractor: KerasExtractor, options: DetectionOptions
 ) -> Detector:
     """The detector, written by the first worker."""
     info = extractor.info

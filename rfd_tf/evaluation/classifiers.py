@@ -13,7 +13,7 @@ from rfd_tf.evaluation.results import ClassifierFigures, classification_figures
 from rfd_tf.metrics import nearest_neighbours, weighted_votes
 from rfd_tf.models.feature_model import FEATURES, INVARIANT, ROTATION, ROTATION_PROBABILITIES
 from rfd_tf.rotations import NUM_ROTATIONS
-from rfd_tf.runs.images import Pictures
+from rfd_tf.runs.images import ImageSet
 
 
 def run_knn(experiment: Experiment) -> dict[str, ClassifierFigures]:
@@ -149,13 +149,11 @@ def run_rotation(experiment: Experiment) -> dict[str, ClassifierFigures]:
     return figures
 
 
-def _views(
-    experiment: Experiment, pictures: Pictures, names: list[str], folder: str
-) -> dict[str, np.ndarray]:
-    """name -> [N, 4, ...] of the four views of each picture."""
+def _views(experiment: Experiment, images: ImageSet, names: list[str], folder: str) -> dict[str, np.ndarray]:
+    """name -> [N, 4, ...] of the four views of each image."""
     return cached_features(
         FourViewExtractor(experiment.extractor),
-        pictures,
+        images,
         names,
         experiment.run.cache / folder,
         max(1, experiment.config.batch_size // NUM_ROTATIONS),

@@ -16,7 +16,7 @@ from rfd_tf.evaluation.protocols import protocol as protocol_of
 from rfd_tf.evaluation.results import EvaluationResult, Figures, save_result
 from rfd_tf.features import FeatureExtractor, KerasExtractor, keras_extractor
 from rfd_tf.runs.build import build_backbone
-from rfd_tf.runs.images import Pictures, list_skipped, open_run_pictures
+from rfd_tf.runs.images import ImageSet, list_skipped, open_run_images
 from rfd_tf.runs.run import start_run
 from rfd_tf.runs.workdir import read_run_config
 
@@ -26,22 +26,22 @@ _CALIBRATION_PASSES = 3
 CONTROL_NAME = "untrained control"  # ends the location of one, which its evaluations keep
 
 
-def untrained_control(config: ConfigDict, pictures: Pictures) -> keras.Model:
-    """The run's backbone as it was initialised, with batch-norm statistics of the pictures."""
+def untrained_control(config: ConfigDict, images: ImageSet) -> keras.Model:
+    """The run's backbone as it was initialised, with batch-norm statistics of the images."""
     keras.utils.set_random_seed(config.seed)
     backbone = build_backbone(config)
     # Folders come class by class, and running statistics remember the last batches best.
-    shuffled = np.random.default_rng(config.seed).permutation(pictures.valid)
-    pictures = dataclasses.replace(pictures, valid=shuffled)
+    shuffled = np.random.default_rng(config.seed).permutation(images.valid)
+    images = dataclasses.replace(images, valid=shuffled)
     for _ in range(_CALIBRATION_PASSES):
-        for batch in evaluation_batches(pictures, config.batch_size):
+        for batch in evaluation_batches(images, config.batch_size):
             backbone(batch["image"], training=True)
     return backbone
 
 
-def evaluation_batches(pictures: Pictures, batch_size: int):
-    """Every valid picture once, as dicts of `image` and `index`, without labels."""
-    dataset = data.evaluation_dataset(pictures.source, pictures.preprocessing, batch_size, pictures.valid)
+def evaluation_batches(images: ImageSet, batch_size: int):
+    """Every valid image once, as dicts of `image` and `index`, without labels."""
+    dataset = data.evaluation_dataset(images.source, images.preprocessing, batch_size, images.valid)
     return dataset.map(lambda features, *_label: features)
 
 
@@ -53,11 +53,11 @@ def open_control(run: Path, feature_maps: Sequence[str] | None = None) -> KerasE
         feature_maps: as of `extractors.open_extractor`.
 
     Raises:
-        FileNotFoundError: if that is no folder of a run, or its pictures are gone.
+        FileNotFoundError: if that is no folder of a run, or its images are gone.
         ValueError: if its config cannot be read.
     """
     config = read_run_config(run)
-    training, _ = open_run_pictures(config, run)
+    training, _ = open_run_images(config, run)
     return keras_extractor(
         untrained_control(config, training),
         training.preprocessing,
@@ -89,7 +89,7 @@ def evaluate(
 
     Raises:
         WorkdirError: if the folder holds an evaluation of another model, protocol or config.
-        ValueError, OSError: what the protocol, the model and the pictures have to say.
+        ValueError, OSError: what the protocol, the model and the images have to say.
     """
     chosen = protocol_of(protocol)
     return measured(protocol, chosen.load(), config, workdir, open_model, command, chosen.labels)

@@ -9,22 +9,22 @@ from rfd_tf.data import VOC_SOURCES, Preprocessing
 from rfd_tf.features import FeatureExtractor
 from rfd_tf.imbalance import class_counts_of
 from rfd_tf.rotations import NUM_ROTATIONS
-from rfd_tf.runs.images import Pictures, open_pictures
+from rfd_tf.runs.images import ImageSet, open_image_set
 from rfd_tf.runs.run import Run
 
 
 def labelled_fraction(
     labels: np.ndarray | None, valid: np.ndarray, fraction: float, seed: int = 0
 ) -> np.ndarray:
-    """A share of the pictures at `valid`, the same of each class, but at least one picture each.
+    """A share of the images at `valid`, the same of each class, but at least one image each.
 
     With one seed a smaller share is part of a larger one.
 
     Args:
-        labels: int64 [N], of all pictures; None takes the share of all together.
-        valid: int64 indices of the pictures to choose from.
+        labels: int64 [N], of all images; None takes the share of all together.
+        valid: int64 indices of the images to choose from.
         fraction: in (0, 1].
-        seed: which pictures, not negative.
+        seed: which images, not negative.
 
     Returns:
         The chosen ones of `valid`, ascending.
@@ -59,17 +59,17 @@ class Experiment:
     Attributes:
         run: of a config as `configs/evaluate/base.py`.
         extractor: the model.
-        training: pictures to learn from; `valid` are those whose labels may be used; their `preprocessing`
+        training: images to learn from; `valid` are those whose labels may be used; their `preprocessing`
             augments.
-        test: pictures to measure on, prepared as the model says.
+        test: images to measure on, prepared as the model says.
         class_names: names of the C classes to tell apart.
         class_counts: [C] training images of each.
     """
 
     run: Run
     extractor: FeatureExtractor
-    training: Pictures
-    test: Pictures
+    training: ImageSet
+    test: ImageSet
     class_names: tuple[str, ...]
     class_counts: np.ndarray
 
@@ -80,32 +80,32 @@ class Experiment:
 
     @property
     def training_labels(self) -> np.ndarray:
-        """int64, of the pictures at `training.valid`, in that order."""
+        """int64, of the images at `training.valid`, in that order."""
         return self.training.source.labels[self.training.valid]
 
     @property
     def test_labels(self) -> np.ndarray:
-        """int64, of the pictures at `test.valid`, in that order."""
+        """int64, of the images at `test.valid`, in that order."""
         return self.test.source.labels[self.test.valid]
 
     @property
     def training_targets(self) -> np.ndarray:
-        """int8 [N, C] of 1, -1 and 0 (does not count), of the pictures at `training.valid`, in that order."""
+        """int8 [N, C] of 1, -1 and 0 (does not count), of the images at `training.valid`, in that order."""
         return self.training.source.targets[self.training.valid]
 
     @property
     def test_targets(self) -> np.ndarray:
-        """int8 [M, C], of the pictures at `test.valid`, in that order."""
+        """int8 [M, C], of the images at `test.valid`, in that order."""
         return self.test.source.targets[self.test.valid]
 
 
 def open_experiment(run: Run, extractor: FeatureExtractor, labels: str = CLASSES) -> Experiment:
-    """Open the pictures of an evaluation.
+    """Open the images of an evaluation.
 
     Args:
         run, extractor: the experiment's.
-        labels: `"classes"`: each picture's one class; `"rotations"`: the four rotations; then pictures need
-            no labels; `"multi_label"`: the classes of a source with `targets`, any number in a picture.
+        labels: `"classes"`: each image's one class; `"rotations"`: the four rotations; then images need
+            no labels; `"multi_label"`: the classes of a source with `targets`, any number in an image.
 
     Raises:
         ValueError: on missing labels, test classes that training does not have, or a field out of range.
@@ -113,7 +113,7 @@ def open_experiment(run: Run, extractor: FeatureExtractor, labels: str = CLASSES
     """
     config, cache = run.config, run.cache
     prepared = extractor.info.preprocessing
-    training = open_pictures(
+    training = open_image_set(
         config.data, training_preprocessing(config, prepared), cache / "skipped_training.json"
     )
     if not config.validation.source:
@@ -121,7 +121,7 @@ def open_experiment(run: Run, extractor: FeatureExtractor, labels: str = CLASSES
     # What is in VOC's format has the same classes in both, in the same order.
     shared = config.data.source in VOC_SOURCES and config.validation.source in VOC_SOURCES
     classes = training.source.class_names if shared else ()
-    test = open_pictures(config.validation, prepared, cache / "skipped_validation.json", classes)
+    test = open_image_set(config.validation, prepared, cache / "skipped_validation.json", classes)
     training.valid = labelled_fraction(
         training.source.labels, training.valid, config.label_fraction, config.label_seed
     )
@@ -136,13 +136,13 @@ def open_experiment(run: Run, extractor: FeatureExtractor, labels: str = CLASSES
 
 
 def training_preprocessing(config: ConfigDict, prepared: Preprocessing) -> Preprocessing:
-    """The augmentation of training images: the config's, for a model whose pictures are `prepared` so."""
+    """The augmentation of training images: the config's, for a model whose images are `prepared` so."""
     wanted = config.preprocessing
     sees_center = prepared.train in ("random_resized_crop", "random_crop")
     train = wanted.train or ("random_crop" if sees_center else prepared.train)
     if train == "random_crop" and not sees_center and not wanted.resize:
         raise ValueError(
-            "The model sees whole pictures, not their centre: `preprocessing.train='random_crop'` needs a "
+            "The model sees whole images, not their centre: `preprocessing.train='random_crop'` needs a "
             "`preprocessing.resize`"
         )
     areas = {name: wanted[name] for name in ("min_area", "max_area") if wanted.get(name)}
@@ -168,20 +168,20 @@ def _evenly_chosen(indices: np.ndarray, count: int) -> np.ndarray:
     return indices[np.linspace(0, len(indices) - 1, count).astype("int64")]
 
 
-def _classes_of_targets(training: Pictures, test: Pictures) -> tuple[tuple[str, ...], np.ndarray]:
-    for what, pictures in (("training", training), ("test", test)):
-        if not hasattr(pictures.source, "targets"):
+def _classes_of_targets(training: ImageSet, test: ImageSet) -> tuple[tuple[str, ...], np.ndarray]:
+    for what, images in (("training", training), ("test", test)):
+        if not hasattr(images.source, "targets"):
             raise ValueError(
-                f"The {what} images ({pictures.source.name}) have no multi-label targets: their `source` "
+                f"The {what} images ({images.source.name}) have no multi-label targets: their `source` "
                 f"must be one of {', '.join(VOC_SOURCES)}"
             )
     return training.source.class_names, (training.source.targets[training.valid] == 1).sum(axis=0)
 
 
-def _classes(training: Pictures, test: Pictures) -> tuple[tuple[str, ...], np.ndarray]:
-    for what, pictures in (("training", training), ("test", test)):
-        if pictures.source.labels is None:
-            raise ValueError(f"The {what} images ({pictures.source.name}) have no labels")
+def _classes(training: ImageSet, test: ImageSet) -> tuple[tuple[str, ...], np.ndarray]:
+    for what, images in (("training", training), ("test", test)):
+        if images.source.labels is None:
+            raise ValueError(f"The {what} images ({images.source.name}) have no labels")
     num_classes = training.source.num_classes
     names = training.source.class_names or tuple(map(str, range(num_classes)))
     _give_test_the_classes_of_training(test, training)
@@ -191,7 +191,7 @@ def _classes(training: Pictures, test: Pictures) -> tuple[tuple[str, ...], np.nd
     return names, class_counts_of(training.source.labels[training.valid], num_classes)
 
 
-def _give_test_the_classes_of_training(test: Pictures, training: Pictures) -> None:
+def _give_test_the_classes_of_training(test: ImageSet, training: ImageSet) -> None:
     """Where both have names, a class is what bears its name: a folder may lack some classes."""
     own, common = test.source.class_names, training.source.class_names
     if own is None or common is None or own == common:

@@ -19,7 +19,7 @@ from rfd_tf.features import FeatureExtractor
 from rfd_tf.features.extractor import NORMALIZED
 from rfd_tf.files import atomic_file, fits, parse_json, write_text
 from rfd_tf.rotations import NUM_ROTATIONS
-from rfd_tf.runs.images import IMAGE_ERRORS, Pictures
+from rfd_tf.runs.images import IMAGE_ERRORS, ImageSet
 from rfd_tf.terminal import progress_bar
 
 _KEY = "key"
@@ -52,7 +52,7 @@ Transform = Callable[[str, np.ndarray], np.ndarray]
 
 def cached_features(
     extractor: FeatureExtractor,
-    pictures: Pictures,
+    images: ImageSet,
     names: Sequence[str],
     folder: Path,
     batch_size: int,
@@ -61,30 +61,30 @@ def cached_features(
     transform_name: str = "",
     dtype: str = "float32",
 ) -> dict[str, np.ndarray]:
-    """Outputs of a model for every valid picture, from disk where they are there already.
+    """Outputs of a model for every valid image, from disk where they are there already.
 
     Each output is a `.npy` file that is filled by batches, so that memory holds no more than a batch. Stopped
-    at any moment, it goes on with the pictures that are missing. What is there is used only for the same
-    model, pictures, preparation, names, transform and dtype; else it is replaced.
+    at any moment, it goes on with the images that are missing. What is there is used only for the same
+    model, images, preparation, names, transform and dtype; else it is replaced.
 
     Args:
-        extractor: the model; its own preprocessing prepares the pictures, but for `exif_orientation`, which
-            is that of `pictures`.
-        pictures: those at `valid` are taken, in that order.
+        extractor: the model; its own preprocessing prepares the images, but for `exif_orientation`, which
+            is that of `images`.
+        images: those at `valid` are taken, in that order.
         names: the model's outputs.
         folder: of these features and of nothing else; one process at a time may work in it.
-        batch_size: pictures a batch.
+        batch_size: images a batch.
         transform: makes of an output's name and float32 values [B, ...] what is kept, [B, ...].
         transform_name: tells one transform from others; needed with one.
         dtype: of the files, `"float32"` or `"float16"`.
 
     Returns:
-        name -> [len(pictures.valid), ...], memory maps that can be read only.
+        name -> [len(images.valid), ...], memory maps that can be read only.
 
     Raises:
-        BadImageError: on a picture that cannot be read; with `on_error="skip"` none of the valid ones is.
+        BadImageError: on an image that cannot be read; with `on_error="skip"` none of the valid ones is.
         ValueError: on an unknown name, or a value that is not finite or too large for `dtype`; it names the
-            picture.
+            image.
         OSError: if the disk has too little room; nothing is lost.
     """
     names = extractor.check_names(names)
@@ -94,20 +94,20 @@ def cached_features(
         raise ValueError("`transform` and `transform_name` go together")
     key = {
         "model": extractor.fingerprint,
-        "pictures": pictures.source.fingerprint(pictures.valid),
-        "preprocessing": dataclasses.asdict(_preprocessing(extractor, pictures)),
+        "pictures": images.source.fingerprint(images.valid),
+        "preprocessing": dataclasses.asdict(_preprocessing(extractor, images)),
         "outputs": list(names),
         "transform": transform_name,
         "dtype": dtype,
     }
-    store = _Store(folder, json.loads(json.dumps(key)), len(pictures.valid), names, dtype)
+    store = _Store(folder, json.loads(json.dumps(key)), len(images.valid), names, dtype)
     if store.done < store.rows:
-        _fill(store, extractor, pictures, batch_size, transform or (lambda _name, values: values))
+        _fill(store, extractor, images, batch_size, transform or (lambda _name, values: values))
     return store.maps(mode="r")
 
 
 class _Store:
-    """The files of one folder: a row for each picture, `done` of them filled."""
+    """The files of one folder: a row for each image, `done` of them filled."""
 
     def __init__(self, folder: Path, key: dict, rows: int, names: tuple[str, ...], dtype: str):
         self.folder, self.key, self.rows, self.names, self.dtype = folder, key, rows, names, dtype
@@ -150,9 +150,9 @@ class _Store:
 
 
 def _fill(
-    store: _Store, extractor: FeatureExtractor, pictures: Pictures, batch_size: int, transform: Transform
+    store: _Store, extractor: FeatureExtractor, image_set: ImageSet, batch_size: int, transform: Transform
 ) -> None:
-    rows = pictures.valid[store.done :]
+    rows = image_set.valid[store.done :]
     maps = store.maps("r+") if store.done else None
 
     def save() -> None:
@@ -163,8 +163,8 @@ def _fill(
     saved = time.monotonic()
     try:
         with progress_bar(f"Features of {extractor.info.name}", store.rows, done=store.done) as bar:
-            for images, index in _batches(pictures, extractor, batch_size, rows):
-                outputs = _outputs(extractor, images, store, transform, pictures, index)
+            for images, index in _batches(image_set, extractor, batch_size, rows):
+                outputs = _outputs(extractor, images, store, transform, image_set, index)
                 if maps is None:
                     store.create(outputs)
                     maps = store.maps("r+")
@@ -180,35 +180,35 @@ def _fill(
             save()
 
 
-def _batches(pictures: Pictures, extractor: FeatureExtractor, batch_size: int, rows: np.ndarray):
-    """Images and indices; a picture that cannot be read is named."""
-    preprocessing = _preprocessing(extractor, pictures)
-    dataset = data.evaluation_dataset(pictures.source, preprocessing, batch_size, rows)
-    if pictures.source.labels is not None:
+def _batches(images: ImageSet, extractor: FeatureExtractor, batch_size: int, rows: np.ndarray):
+    """Images and indices; an image that cannot be read is named."""
+    preprocessing = _preprocessing(extractor, images)
+    dataset = data.evaluation_dataset(images.source, preprocessing, batch_size, rows)
+    if images.source.labels is not None:
         dataset = dataset.map(lambda features, _label: features)
     try:
         for batch in dataset.as_numpy_iterator():
             yield batch["image"], batch["index"]
     except IMAGE_ERRORS as error:
-        pictures.name_bad_image(error, rows)
+        images.name_bad_image(error, rows)
         raise
 
 
-def _preprocessing(extractor: FeatureExtractor, pictures: Pictures) -> data.Preprocessing:
+def _preprocessing(extractor: FeatureExtractor, images: ImageSet) -> data.Preprocessing:
     return dataclasses.replace(
-        extractor.info.preprocessing, exif_orientation=pictures.preprocessing.exif_orientation
+        extractor.info.preprocessing, exif_orientation=images.preprocessing.exif_orientation
     )
 
 
-def _outputs(extractor, images, store: _Store, transform: Transform, pictures: Pictures, index) -> dict:
+def _outputs(extractor, images, store: _Store, transform: Transform, image_set: ImageSet, index) -> dict:
     outputs = {}
     for name, values in extractor(images, store.names).items():
         with np.errstate(over="ignore"):
             outputs[name] = np.asarray(transform(name, values)).astype(store.dtype)
         finite = np.isfinite(outputs[name].reshape(len(index), -1)).all(axis=1)
         if not finite.all():
-            picture = pictures.source.describe(int(index[~finite][0]))
-            raise ValueError(f"Output {name!r} of {picture} has values that are not finite in {store.dtype}")
+            bad = image_set.source.describe(int(index[~finite][0]))
+            raise ValueError(f"Output {name!r} of {bad} has values that are not finite in {store.dtype}")
     return outputs
 
 
@@ -244,10 +244,10 @@ def vector_features(experiment: Experiment) -> tuple[dict[str, np.ndarray], dict
     """
     names = tuple(experiment.config.features) or ("features",)
 
-    def features_of(pictures, folder):
+    def features_of(images, folder):
         return cached_features(
             experiment.extractor,
-            pictures,
+            images,
             names,
             experiment.run.cache / folder,
             experiment.config.batch_size,

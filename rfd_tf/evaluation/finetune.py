@@ -123,7 +123,7 @@ def _one_loss(experiment: Experiment) -> ClassifierLoss:
 
 
 def _sampling(experiment: Experiment) -> np.ndarray | None:
-    """Weights of the training pictures that are drawn by weight; None where each comes once an epoch."""
+    """Weights of the training images that are drawn by weight; None where each comes once an epoch."""
     options = experiment.config.classifier
     if options.sampling == "class_balanced":
         weights = class_balanced_weights(experiment.class_counts, options.beta)

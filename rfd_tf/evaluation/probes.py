@@ -88,7 +88,7 @@ def probe_figures(experiment: Experiment, inputs: Inputs, model: ProbedModel) ->
 def probe_inputs(
     experiment: Experiment, features: Sequence[str], transform=None, transform_name: str = ""
 ) -> Inputs:
-    """Pictures, or features on disk, as `config.input` says.
+    """Images, or features on disk, as `config.input` says.
 
     Raises:
         ValueError: if it says something else.
@@ -101,10 +101,10 @@ def probe_inputs(
             return ImageInputs(experiment.training, experiment.test)
         return ExtractedInputs(experiment.training, experiment.test, extractor, features)
 
-    def kept(pictures, part: str) -> dict[str, np.ndarray]:
+    def kept(images, part: str) -> dict[str, np.ndarray]:
         return cached_features(
             extractor,
-            pictures,
+            images,
             features,
             experiment.run.cache / f"{part}_features",
             config.batch_size,

@@ -209,10 +209,10 @@ class SvmTask:
         )
 
     def kept(self, what: str, costs: Sequence[float], compute: Callable[[], dict]) -> dict[str, np.ndarray]:
-        """`compute()`, from the workdir's cache where it is there of the same pictures and settings."""
-        pictures = (self.experiment.training, self.experiment.test)
+        """`compute()`, from the workdir's cache where it is there of the same images and settings."""
+        images = (self.experiment.training, self.experiment.test)
         key = [
-            *(part.source.fingerprint(part.valid) for part in pictures),
+            *(part.source.fingerprint(part.valid) for part in images),
             self.experiment.extractor.fingerprint,
             self.experiment.config.voc.to_dict(),
             self.experiment.config.seed,
@@ -243,10 +243,10 @@ def svm_tasks(experiment: Experiment) -> Iterator[Iterator[SvmTask]]:
 def _features(experiment: Experiment) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     names = feature_names(experiment, PUBLISHED, last_only=True)
 
-    def kept(pictures, part: str) -> dict[str, np.ndarray]:
+    def kept(images, part: str) -> dict[str, np.ndarray]:
         return cached_features(
             experiment.extractor,
-            pictures,
+            images,
             names,
             experiment.run.cache / f"{part}_vectors",
             experiment.config.batch_size,

@@ -33,7 +33,7 @@ LOGITS = "logits"
 def train_dense(experiment: Experiment) -> dict[str, MultiLabelFigures]:
     """New fc6, fc7 and fc8 on the frozen network: the figures after the last epoch.
 
-    The workdir then has `voc_classifier.keras`, a model from pictures to `logits`.
+    The workdir then has `voc_classifier.keras`, a model from images to `logits`.
 
     Raises:
         ValueError: for a model that is not there in its Keras form, or several features.
@@ -117,11 +117,11 @@ def run_svm(experiment: Experiment) -> dict[str, MultiLabelFigures]:
     A class with fewer positives than folds takes the cost that is best for the mean of the others.
 
     Raises:
-        ValueError: on `voc` options out of range, or a class that no training picture shows.
+        ValueError: on `voc` options out of range, or a class that no training image shows.
     """
     label, fewest = fewest_positives(experiment.training_targets)
     if not fewest:
-        raise ValueError(f"No training picture shows a {experiment.class_names[label]}: no SVM can learn it")
+        raise ValueError(f"No training image shows a {experiment.class_names[label]}: no SVM can learn it")
     with svm_tasks(experiment) as tasks:
         return {task.name: _figures(task) for task in tasks}
 
@@ -157,7 +157,7 @@ def _chosen_costs(task: SvmTask) -> np.ndarray:
     unknown = np.isnan(precisions).any(axis=1)
     if unknown.all():
         raise ValueError(
-            f"No class has {task.options.folds} training pictures that show it, to choose a cost by: give "
+            f"No class has {task.options.folds} training images that show it, to choose a cost by: give "
             f"one `voc.costs`. Received: {task.costs}"
         )
     if unknown.any():
@@ -182,10 +182,10 @@ def _precisions(task: SvmTask, label: int) -> np.ndarray:
 def run_low_shot(experiment: Experiment) -> dict[str, MultiLabelFigures]:
     """`FEATURE, k=K` -> means over `voc.samples` draws, with the deviation of each mAP in `extra`.
 
-    The cost is `voc.low_shot_cost`; of `voc.costs`, the one that is best on the test pictures and what it
+    The cost is `voc.low_shot_cost`; of `voc.costs`, the one that is best on the test images and what it
     gives are in `extra`, for comparison with published figures, which are chosen so.
 
-    A k that is more than the training pictures of some class is left out, with a warning.
+    A k that is more than the training images of some class is left out, with a warning.
 
     Raises:
         ValueError: on `voc` options out of range, or if every k is left out.
@@ -216,11 +216,11 @@ def _possible_shots(experiment: Experiment) -> list[int]:
     possible = [k for k in wanted if 1 <= k <= fewest]
     if not possible or min(wanted) < 1:
         raise ValueError(
-            f"`voc.shots` must be from 1 to {fewest}, as many training pictures show a {name}. "
+            f"`voc.shots` must be from 1 to {fewest}, as many training images show a {name}. "
             f"Received: {wanted}"
         )
     if left_out := [str(k) for k in wanted if k > fewest]:
-        logging.warning("k=%s is left out: %d training pictures show a %s", ", ".join(left_out), fewest, name)
+        logging.warning("k=%s is left out: %d training images show a %s", ", ".join(left_out), fewest, name)
     return possible
 
 

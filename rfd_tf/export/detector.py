@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from rfd_tf.data.augmentation import decode
-from rfd_tf.data.bad_images import picture_problem
+from rfd_tf.data.bad_images import image_problem
 from rfd_tf.detection.detector import (
     DETECTOR_FILE,
     FACTS,
@@ -25,9 +25,9 @@ from rfd_tf.detection.detector import (
 from rfd_tf.detection.proposals import SelectiveSearch
 from rfd_tf.export.export_model import SAVED_MODEL, ExportOptions, check_target, staged_folder, write_report
 from rfd_tf.export.parity import (
+    NamedImage,
     OutputParity,
     ParityError,
-    Picture,
     check_parity,
     compared,
     merged,
@@ -50,13 +50,13 @@ from rfd_tf.files import write_text
 
 
 class Example(NamedTuple):
-    """A picture with proposals.
+    """An image with proposals.
 
     Attributes:
         name: for the report.
         encoded: the bytes of its file.
         proposals: float32 [P, 4], see `detection.boxes`.
-        exif_orientation: whether these are in the picture as it is shown.
+        exif_orientation: whether these are in the image as it is shown.
     """
 
     name: str
@@ -70,8 +70,8 @@ class Example(NamedTuple):
         return decode(tf.constant(self.encoded), self.exif_orientation).numpy()
 
 
-def searched_examples(pictures: Sequence[Picture], search: SelectiveSearch | None = None) -> list[Example]:
-    """The pictures with the proposals of selective search, about a second each.
+def searched_examples(images: Sequence[NamedImage], search: SelectiveSearch | None = None) -> list[Example]:
+    """The images with the proposals of selective search, about a second each.
 
     Raises:
         ImportError: without the extra `detection`.
@@ -80,7 +80,7 @@ def searched_examples(pictures: Sequence[Picture], search: SelectiveSearch | Non
     examples = []
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "picture")
-        for name, content in pictures:
+        for name, content in images:
             file.write_bytes(content)
             examples.append(Example(name, content, search(file), search.exif_orientation))
     return examples
@@ -91,7 +91,7 @@ def write_detector_saved_model(detector: Detector, folder: str | os.PathLike) ->
 
         serving_default: `image`, uint8 [H, W, 3], and `proposals`, float32 [P, 4], to `boxes`, float32
             [n, 4], `scores`, float32 [n], `classes`, int64 [n], from 0, and `count`, int32, n;
-        jpeg: the same, but for `encoded`, a string, the bytes of a picture's file, instead of `image`;
+        jpeg: the same, but for `encoded`, a string, the bytes of an image's file, instead of `image`;
         about: `ignored`, string [B], to `json`, string [B], each the text of the facts.
 
     Scaling, sharing of regions, and the suppression of what is found twice are within.
@@ -128,7 +128,7 @@ def _signatures(detector: Detector, facts: str) -> dict:
     @tf.function(autograph=False, input_signature=[encoded, proposals])
     def jpeg(encoded, proposals):
         encoded = tf.ensure_shape(encoded, [])  # servers check types only
-        problem = picture_problem(encoded)
+        problem = image_problem(encoded)
         with tf.control_dependencies([tf.debugging.Assert(problem == "", [problem])]):
             return found(decode(tf.identity(encoded), detector.exif_orientation), proposals)
 
@@ -153,7 +153,7 @@ def write_detector_serving_files(
 ) -> None:
     """Makes a detector's export a folder that `docker compose up` serves.
 
-    As `write_serving_files`, but without batching: the server would join the pictures of several requests
+    As `write_serving_files`, but without batching: the server would join the images of several requests
     into one, and proposals have no batch either.
 
     Args:
@@ -201,7 +201,7 @@ def export_detector(
     examples: Sequence[Example] = (),
     source: str = "memory",
 ) -> list[OutputParity]:
-    """Writes a detector's forms, compares each with it on real pictures, and leaves them only if equal.
+    """Writes a detector's forms, compares each with it on real images, and leaves them only if equal.
 
     Args:
         detector: to be exported.
@@ -261,8 +261,8 @@ def _measured(detector: Detector, forms: Iterable[_Form], examples: Sequence[Exa
     expected = [detector(example.image, example.proposals) for example in examples]
     if not any(len(found.scores) for found in expected):
         raise ParityError(
-            f"The detector finds nothing in {len(examples)} pictures, {examples[0].name} and on: there is "
-            "nothing to compare. Give pictures of the objects"
+            f"The detector finds nothing in {len(examples)} images, {examples[0].name} and on: there is "
+            "nothing to compare. Give images of the objects"
         )
     parities = []
     for form in forms:

@@ -15,9 +15,9 @@ import tensorflow as tf
 from rfd_tf.export.onnx_file import FILES, OPSET, check_onnx_packages, onnx_model, write_onnx
 from rfd_tf.export.parity import (
     Form,
+    NamedImage,
     OutputParity,
-    Picture,
-    bundled_pictures,
+    bundled_images,
     check_parity,
     measure_parity,
     parity_entry,
@@ -166,17 +166,17 @@ def _replace(new: Path, final: Path, old: Path) -> None:
 
 
 KERAS_FILE = "model.keras"
-_DEFAULT_PICTURES = 16
+_DEFAULT_IMAGES = 16
 
 
 def export_model(
     extractor: KerasExtractor,
     out: str | os.PathLike,
     options: ExportOptions | None = None,
-    pictures: Sequence[Picture] | None = None,
+    examples: Sequence[NamedImage] | None = None,
     fold_batch_norm: Callable[[keras.Model], keras.Model] | None = None,
 ) -> list[OutputParity]:
-    """Writes a model's forms, compares each with the model on real pictures, and leaves them only if equal.
+    """Writes a model's forms, compares each with the model on real images, and leaves them only if equal.
 
     Args:
         extractor: the model.
@@ -184,7 +184,7 @@ def export_model(
             asked for, `saved_model/VERSION`, `model.onnx` and those of other precisions, `model.keras`, and
             `parity.json`.
         options: see there; by default all formats.
-        pictures: (name, a picture file's bytes) to compare on; by default crops of scikit-learn's
+        examples: (name, an image file's bytes) to compare on; by default crops of scikit-learn's
             photographs.
         fold_batch_norm: `zoo.fold_batch_norm`, to be applied to what becomes ONNX. The SavedModel stays as it
             is: TensorFlow 2.21's oneDNN pass crashes on a padded convolution with bias and a residual sum,
@@ -196,7 +196,7 @@ def export_model(
     Raises:
         ParityError: if a form computes something else; then `out` is as it was.
         FileExistsError: if the version is there, unless `options.overwrite`.
-        ValueError: if `out` holds something else, or there are no pictures.
+        ValueError: if `out` holds something else, or there are no examples.
         ImportError: where ONNX is asked for without the extra `onnx`, or `serving` without that one.
     """
     options, out = options or ExportOptions(), Path(out)
@@ -205,10 +205,10 @@ def export_model(
         check_onnx_packages()
     if options.serving:
         from rfd_tf.export.serving_files import write_serving_files
-    pictures = bundled_pictures(_DEFAULT_PICTURES) if pictures is None else list(pictures)
-    if not pictures:
-        raise ValueError("`pictures` is empty: there is nothing to compare the export on")
-    files = [content for _, content in pictures]
+    examples = bundled_images(_DEFAULT_IMAGES) if examples is None else list(examples)
+    if not examples:
+        raise ValueError("`examples` is empty: there is nothing to compare the export on")
+    files = [content for _, content in examples]
     images = _prepared(files, extractor)
     served = KerasExtractor(
         extractor.model, dataclasses.replace(extractor.info, input=options.input), extractor.location
@@ -228,7 +228,7 @@ def export_model(
             write_serving_files(staging, served.info, options.version, files, published=out)
         entry = parity_entry(
             parities,
-            [name for name, _ in pictures],
+            [name for name, _ in examples],
             staging,
             source=extractor.location,
             input=options.input,

@@ -12,32 +12,32 @@ import tensorflow as tf
 from absl import logging
 
 from rfd_tf import data
-from rfd_tf.data.bad_images import unusable_picture
+from rfd_tf.data.bad_images import unusable_image
 from rfd_tf.files import parse_json
 
-Picture = tuple[str, bytes]  # where it is from, and a picture file's bytes
+NamedImage = tuple[str, bytes]  # where it is from, and an image file's bytes
 _CROP = 240  # pixels of the bundled photographs' crops
 
 
-def pictures_at(path: Path, count: int) -> list[Picture]:
-    """Up to `count` pictures of a folder, evenly spread, or the one at `path`; unusable ones are logged.
+def images_at(path: Path, count: int) -> list[NamedImage]:
+    """Up to `count` images of a folder, evenly spread, or the one at `path`; unusable ones are logged.
 
     Raises:
-        FileNotFoundError: if there is no picture.
+        FileNotFoundError: if there is no image.
         ValueError: if none can be used.
     """
     if path.is_dir():
         return _usable(data.FlatFolder(path), count, str(path))
     if not path.is_file():
-        raise FileNotFoundError(f"No picture or folder of pictures at {path}")
+        raise FileNotFoundError(f"No image or folder of images at {path}")
     content = path.read_bytes()
-    if reason := unusable_picture(content):
+    if reason := unusable_image(content):
         raise ValueError(f"{path}: {reason}")
     return [(str(path), content)]
 
 
-def pictures_of_run(workdir: Path, count: int) -> list[Picture]:
-    """Up to `count` training pictures of a run, by its config; none where they are not there any more."""
+def images_of_run(workdir: Path, count: int) -> list[NamedImage]:
+    """Up to `count` training images of a run, by its config; none where they are not there any more."""
     try:
         config = parse_json((workdir / "config.json").read_text(encoding="utf-8"))["data"]
         options = {"name": config["name"]} if config.get("name") else {}
@@ -48,11 +48,11 @@ def pictures_of_run(workdir: Path, count: int) -> list[Picture]:
         source = data.open_source(config["source"], config["root"], config["split"] or "train", **options)
         return _usable(source, count, str(workdir))
     except (OSError, ValueError, KeyError, ImportError) as error:
-        logging.info("The pictures of %s cannot be used (%s)", workdir, error)
+        logging.info("The images of %s cannot be used (%s)", workdir, error)
         return []
 
 
-def bundled_pictures(count: int) -> list[Picture]:
+def bundled_images(count: int) -> list[NamedImage]:
     """`count` crops of scikit-learn's two sample photographs, as PNG."""
     from PIL import Image
     from sklearn.datasets import load_sample_images
@@ -70,19 +70,19 @@ def bundled_pictures(count: int) -> list[Picture]:
     return crops
 
 
-def _usable(source: data.Source, count: int, where: str) -> list[Picture]:
+def _usable(source: data.Source, count: int, where: str) -> list[NamedImage]:
     found = []
     for name, content in _spread(source, count):
-        if reason := unusable_picture(content):
+        if reason := unusable_image(content):
             logging.warning("Not compared on %s: %s", name, reason)
         else:
             found.append((name, content))
     if not found:
-        raise ValueError(f"{where}: none of the pictures tried can be used")
+        raise ValueError(f"{where}: none of the images tried can be used")
     return found
 
 
-def _spread(source: data.Source, count: int) -> Iterator[Picture]:
+def _spread(source: data.Source, count: int) -> Iterator[NamedImage]:
     for row in np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype("int64")):
         fetched = source.fetch(tf.constant(row))
         content = fetched if source.encoded else tf.io.encode_png(fetched)
@@ -103,7 +103,7 @@ class Limit:
     Attributes:
         difference: largest difference of two values: absolute up to values of 1, relative to the output's
             largest beyond.
-        cosine: least cosine between the two values of an output for any one picture.
+        cosine: least cosine between the two values of an output for any one image.
     """
 
     difference: float
@@ -127,7 +127,7 @@ class OutputParity:
         precision: of the form; a key of `LIMITS`.
         max_difference: largest absolute difference.
         max_value: the largest absolute value of the model's output.
-        min_cosine: least cosine between the two values of one picture.
+        min_cosine: least cosine between the two values of one image.
     """
 
     form: str
@@ -170,7 +170,7 @@ def measure_parity(
     Args:
         forms: the exported forms.
         images: float32 [N, S, S, 3], prepared as in evaluation.
-        files: the bytes of the N pictures.
+        files: the bytes of the N images.
         batch_size: images in a batch.
 
     Raises:
@@ -260,13 +260,13 @@ _PACKAGES = ("tensorflow", "keras", "onnx", "onnxruntime", "tf2onnx")
 
 
 def parity_entry(
-    parities: Sequence[OutputParity], pictures: Sequence[str], staging: Path, *, source: str, **facts
+    parities: Sequence[OutputParity], images: Sequence[str], staging: Path, *, source: str, **facts
 ) -> dict:
     """The figures by form and output, with their limits and how they came about.
 
     Args:
         parities: the figures.
-        pictures: names of those that were compared on.
+        images: names of those that were compared on.
         staging: the folder with what was written.
         source: where the model came from.
         **facts: of the export, besides.
@@ -284,7 +284,7 @@ def parity_entry(
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **facts,
         "files": sorted(path.name for path in staging.iterdir()),
-        "pictures": list(pictures),
+        "pictures": list(images),
         "forms": figures,
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
     }

@@ -105,14 +105,14 @@ def write_warmup_requests(
     Args:
         saved_model: folder of the version.
         info: facts of the model.
-        sample_images: encoded pictures, at least one; repeated where a batch needs more.
+        sample_images: encoded images, at least one; repeated where a batch needs more.
         batch_sizes: ascending.
 
     Raises:
         ValueError: on no sample images, or one that cannot be used.
     """
     if not sample_images:
-        raise ValueError("`sample_images` is empty: warm-up requests need a picture")
+        raise ValueError("`sample_images` is empty: warm-up requests need an image")
     for position, content in enumerate(sample_images):
         check_image_file(content, f"sample image {position}")
     write_requests(saved_model, _requests(info, sample_images, batch_sizes))
@@ -188,7 +188,7 @@ def write_serving_files(
         out: the export's folder; holds `saved_model/VERSION/`.
         info: facts of the model.
         version: at least 1.
-        sample_images: encoded pictures that the warm-up requests are made of, at least one.
+        sample_images: encoded images that the warm-up requests are made of, at least one.
         make_stable: moves `stable` to this version.
         published: the folder that `out` will be merged into, with the versions and the configuration that are
             in use; by default `out` is that folder.

@@ -21,11 +21,11 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.utils.shared import Shared
 
 from rfd_tf import data
-from rfd_tf.data.image_folder import DECODABLE, has_picture_ending, kind_of_file
+from rfd_tf.data.image_folder import DECODABLE, has_image_ending, kind_of_file
 from rfd_tf.data.image_list import parse_image_list
 from rfd_tf.features.extract import check_values, close, extract_shard
 from rfd_tf.features.extractor import FeatureExtractor
-from rfd_tf.features.images import PictureReader
+from rfd_tf.features.images import ImageReader
 from rfd_tf.features.open_extractor import SERVING_SCHEMES
 from rfd_tf.features.store import (
     ExtractionError,
@@ -98,7 +98,7 @@ LIST_ENDINGS = (".txt", ".csv", ".tsv")
 
 
 class BeamFiles(data.Source):
-    """Picture files below a folder of any of Beam's file systems.
+    """Image files below a folder of any of Beam's file systems.
 
     Args:
         root: the folder.
@@ -151,10 +151,10 @@ def open_beam_files(location: str, root: str = "") -> BeamFiles:
     root = location.rstrip("/")
     found = FileSystems.match([f"{root}/**"])[0].metadata_list
     paths = [metadata.path.removeprefix(root).lstrip("/") for metadata in found]
-    others = [path for path in paths if not has_picture_ending(path)]
-    paths = [path for path in paths if has_picture_ending(path)]
+    others = [path for path in paths if not has_image_ending(path)]
+    paths = [path for path in paths if has_image_ending(path)]
     if not paths:
-        raise FileNotFoundError(f"{location} holds no picture (a file that ends in {', '.join(DECODABLE)})")
+        raise FileNotFoundError(f"{location} holds no image (a file that ends in {', '.join(DECODABLE)})")
     source = BeamFiles(root, *_in_order(paths))
     source.left_out = Counter(kind_of_file(path.rpartition("/")[2]) for path in others)
     return source
@@ -209,13 +209,13 @@ def extract_on_beam(
 ) -> list[Skipped]:
     """`extract` on a cluster: the same shards and manifest, and what is there already is kept.
 
-    The launcher lists the pictures and writes each shard's part of the list into the folder; a worker opens
+    The launcher lists the images and writes each shard's part of the list into the folder; a worker opens
     the model once, and makes one shard after the other. A shard appears whole, so that retries do no harm.
-    Counted for each worker and shown by the runner: `rfd_tf/pictures`, `skipped`, `shards`.
+    Counted for each worker and shown by the runner: `rfd_tf/images`, `skipped`, `shards`.
 
     Args:
         open_model: opens the model on a worker; it must pickle.
-        source: the pictures: files, with an address that the workers can read from.
+        source: the images: files, with an address that the workers can read from.
         settings: `settings.describe_extraction`.
         out: the folder, in any of Beam's file systems.
         runner: of Beam; `DirectRunner` runs in this process.
@@ -223,14 +223,14 @@ def extract_on_beam(
         batch_size, on_error: as of `extract`.
 
     Returns:
-        The skipped pictures, those of earlier calls too.
+        The skipped images, those of earlier calls too.
 
     Raises:
         ExtractionError: as `extract`, and if the pipeline fails.
         BadImageError, ValueError, OSError: as `extract`.
     """
     if getattr(source, "files", None) is None:
-        raise ValueError(f"On Beam the pictures must be files. Received: {source.name}")
+        raise ValueError(f"On Beam the images must be files. Received: {source.name}")
     shard_format(settings.format)
     storage = BeamStorage(out)
     claim(storage, settings)
@@ -269,7 +269,7 @@ class ExtractShards(beam.DoFn):
 
     Args:
         open_model, settings, out, batch_size, on_error: as of `extract_on_beam`.
-        root: folder that the pictures' names are relative to.
+        root: folder that the images' names are relative to.
     """
 
     def __init__(
@@ -299,14 +299,14 @@ class ExtractShards(beam.DoFn):
             return  # a retry of what was done
         listing = json.loads(storage.read(_listing(settings, number)))
         source = BeamFiles(self._root, listing["files"], listing["labels"], settings.class_names)
-        reader = PictureReader(source, self._extractor.info.preprocessing, settings.max_pixels)
+        reader = ImageReader(source, self._extractor.info.preprocessing, settings.max_pixels)
         first = settings.rows(number).start
         shard = extract_shard(
             reader, self._extractor, settings, number, self._batch_size, self._on_error, offset=first
         )
         write_shard(storage, settings, number, shard)
-        for picture in shard.skipped:
-            logging.warning("skipped %s: %s", picture.path, picture.reason)
+        for image in shard.skipped:
+            logging.warning("skipped %s: %s", image.path, image.reason)
         for name, count in (("shards", 1), ("pictures", len(shard.index)), ("skipped", len(shard.skipped))):
             Metrics.counter(_COUNTERS, name).inc(count)
 

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from rfd_tf.data import BadImageError, Source
 from rfd_tf.features.extractor import FeatureExtractor
-from rfd_tf.features.images import PictureReader
+from rfd_tf.features.images import ImageReader
 from rfd_tf.features.store import (
     MANIFEST_FILE,
     ExtractionError,
@@ -18,8 +18,8 @@ from rfd_tf.features.store import (
     Shard,
     Skipped,
     claim,
+    image_name,
     pending_shards,
-    picture_name,
     read_shard,
     shard_format,
     write_manifest,
@@ -32,31 +32,31 @@ ON_ERROR = ("skip", "raise")
 
 
 def extract_shard(
-    reader: PictureReader,
+    reader: ImageReader,
     extractor: FeatureExtractor,
     settings: Settings,
     number: int,
     batch_size: int,
     on_error: str = "skip",
-    on_batch: Callable[[int], None] = lambda pictures: None,
+    on_batch: Callable[[int], None] = lambda count: None,
     offset: int = 0,
 ) -> Shard:
-    """The features of one shard's pictures.
+    """The features of one shard's images.
 
     Args:
-        reader: of the pictures.
+        reader: of the images.
         extractor: the model.
         settings: which shards there are, and of what.
         number: the shard.
-        batch_size: pictures that the model is given at once.
-        on_error: `"skip"` notes bad pictures, `"raise"` stops at the first.
-        on_batch: called after each batch with the number of pictures that it took, bad ones included.
-        offset: instance index of the source's first picture, where the source is a part of the pictures.
+        batch_size: images that the model is given at once.
+        on_error: `"skip"` notes bad images, `"raise"` stops at the first.
+        on_batch: called after each batch with the number of images that it took, bad ones included.
+        offset: instance index of the source's first image, where the source is a part of the images.
 
     Raises:
-        BadImageError: on a bad picture, with `"raise"`; its name first.
+        BadImageError: on a bad image, with `"raise"`; its name first.
         ValueError: if float16 cannot hold a feature.
-        OSError: if none of several pictures can be read.
+        OSError: if none of several images can be read.
     """
     source, rows = reader.source, np.asarray(settings.rows(number)) - offset
     index, skipped = np.zeros(0, "int64"), []
@@ -72,11 +72,11 @@ def extract_shard(
             for name, values in found.items():
                 features[name][len(index) : len(index) + len(images)] = _cast(values, settings.dtype, name)
         index = np.concatenate([index, batch_index])
-        skipped += [Skipped(row + offset, picture_name(source, row), reason) for row, reason in bad.items()]
+        skipped += [Skipped(row + offset, image_name(source, row), reason) for row, reason in bad.items()]
         on_batch(len(images) + len(bad))
     return Shard(
         index + offset,
-        [picture_name(source, row) for row in index.tolist()],
+        [image_name(source, row) for row in index.tolist()],
         None if source.labels is None else source.labels[index],
         {name: values[: len(index)] for name, values in features.items()},
         skipped,
@@ -94,7 +94,7 @@ def _cast(values: np.ndarray, dtype: str, name: str) -> np.ndarray:
     return cast
 
 
-NAMED = 20  # skipped pictures that are printed
+NAMED = 20  # skipped images that are printed
 
 
 class ExtractionStopped(Stopped):
@@ -109,23 +109,23 @@ def extract(
     batch_size: int = 64,
     on_error: str = "skip",
 ) -> list[Skipped]:
-    """Write the features of all pictures; continue where an earlier call was interrupted.
+    """Write the features of all images; continue where an earlier call was interrupted.
 
     Args:
         extractor: the model.
-        source: the pictures.
+        source: the images.
         settings: `settings.describe_extraction` of both.
-        storage: the folder; ends with `settings.json`, a shard for each `shard_size` pictures, and
+        storage: the folder; ends with `settings.json`, a shard for each `shard_size` images, and
             `manifest.json`, written last. Whoever calls holds its lock.
-        batch_size: pictures that the model is given at once.
-        on_error: `"skip"` notes bad pictures and goes on, `"raise"` stops at the first.
+        batch_size: images that the model is given at once.
+        on_error: `"skip"` notes bad images and goes on, `"raise"` stops at the first.
 
     Returns:
-        The skipped pictures, those of earlier calls too.
+        The skipped images, those of earlier calls too.
 
     Raises:
         ExtractionError: if the folder holds something else, or features of other settings.
-        BadImageError: on a bad picture with `"raise"`, or if none is good.
+        BadImageError: on a bad image with `"raise"`, or if none is good.
         ExtractionStopped: on SIGTERM or Ctrl-C, after the batch in work; the shard in work is not kept.
         ValueError: on an argument out of range.
         OSError: where reading or writing fails.
@@ -137,13 +137,13 @@ def extract(
     shard_format(settings.format)  # refused before the work rather than after the first shard
     claim(storage, settings)
     pending = pending_shards(storage, settings, on_error)
-    reader = PictureReader(source, extractor.info.preprocessing, settings.max_pixels)
+    reader = ImageReader(source, extractor.info.preprocessing, settings.max_pixels)
     with StopSignals() as signals, _progress(settings, pending) as bar:
         named = 0
         for done, number in enumerate(pending, start=settings.num_shards - len(pending)):
 
-            def on_batch(pictures: int, done: int = done) -> None:
-                bar.update(pictures)
+            def on_batch(images: int, done: int = done) -> None:
+                bar.update(images)
                 if signals.received is not None:
                     raise ExtractionStopped(
                         signals.received, f"{done} of {settings.num_shards} shards are written"
@@ -151,8 +151,8 @@ def extract(
 
             shard = extract_shard(reader, extractor, settings, number, batch_size, on_error, on_batch)
             write_shard(storage, settings, number, shard)
-            for picture in shard.skipped[: NAMED - named]:
-                bar.write(f"skipped {picture.path}: {picture.reason}", file=sys.stderr)
+            for image in shard.skipped[: NAMED - named]:
+                bar.write(f"skipped {image.path}: {image.reason}", file=sys.stderr)
                 named += 1
     return write_manifest(storage, settings, source.left_out)
 
@@ -174,7 +174,7 @@ def load_features(
 
     Returns:
         features, name -> [N, ...] of the type they are kept in; index, int64 [N], the instance indices,
-        ascending; paths, N names relative to the pictures' root (see docs/extraction.md for unusual ones);
+        ascending; paths, N names relative to the images' root (see docs/extraction.md for unusual ones);
         labels, int64 [N], or None.
 
     Raises:

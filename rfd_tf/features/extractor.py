@@ -30,11 +30,11 @@ class ModelInfo:
 
     Attributes:
         name: letters, digits, `_`, `-` and `.`; the name that it is served under.
-        preprocessing: its `eval_image` prepares a picture; image_size S.
+        preprocessing: its `eval_image` prepares an image; image_size S.
         outputs: shape of each output for one image, in order: `features`, then for models of RFD `rotation`
             and `invariant`, then feature maps, `rotation_probabilities`, `embedding`.
         input: `"normalized"`: float32 [B, S, S, 3], prepared entirely; `"uint8"`: RGB pixels [B, S, S, 3] of
-            the resized and cropped picture, normalised inside.
+            the resized and cropped image, normalised inside.
         class_names: of the C classes that an output `logits` [C] scores, in order; () if unknown.
 
     Raises:

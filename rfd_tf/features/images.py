@@ -10,21 +10,21 @@ import tensorflow as tf
 from rfd_tf import data
 from rfd_tf.data import Preprocessing, Source
 from rfd_tf.data.bad_images import one_line
-from rfd_tf.data.image_folder import DECODABLE, UNDECODABLE, pictures_below
+from rfd_tf.data.image_folder import DECODABLE, UNDECODABLE, images_below
 from rfd_tf.data.source import host_constant
 from rfd_tf.image_header import MAX_PIXELS, check_encoded
 
 PREFETCHED_BATCHES = 2
 
 
-class PictureReader:
-    """Pictures of a source, ready for the network; the bad ones are told apart, not fatal.
+class ImageReader:
+    """Images of a source, ready for the network; the bad ones are told apart, not fatal.
 
-    Reading and decoding run in parallel, each picture once. One that fails is dropped by the pipeline, which
+    Reading and decoding run in parallel, each image once. One that fails is dropped by the pipeline, which
     goes on; its gap in the order is seen, and it alone is tried again, to learn why.
 
     Args:
-        source: the pictures.
+        source: the images.
         preprocessing: its `eval_image` prepares them.
         max_pixels: larger ones are refused by their header (`image_header.check_encoded`).
     """
@@ -39,15 +39,15 @@ class PictureReader:
     def batches(
         self, rows: Sequence[int], batch_size: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray, dict[int, str]]]:
-        """The pictures `rows`, ascending, in order.
+        """The images `rows`, ascending, in order.
 
         Yields:
-            (indices of the good pictures, int64 [b]; these, float32 [b, S, S, 3]; the reason for each bad
-            picture since the last batch, by index); b is about `batch_size` or less, and may be 0.
+            (indices of the good images, int64 [b]; these, float32 [b, S, S, 3]; the reason for each bad
+            image since the last batch, by index); b is about `batch_size` or less, and may be 0.
 
         Raises:
-            OSError: at the end, if of several pictures none could be read at all: a disk that is gone, rather
-                than bad pictures.
+            OSError: at the end, if of several images none could be read at all: a disk that is gone, rather
+                than bad images.
         """
         rows = np.asarray(rows, dtype="int64")
         dataset = tf.data.Dataset.from_tensor_slices(host_constant(rows))
@@ -64,7 +64,7 @@ class PictureReader:
             none = np.zeros(0, "int64"), np.zeros((0, size, size, 3), "float32")
             yield self._with_missing(rows[start : start + batch_size], *none)
         if len(self._unread) == len(rows) > 1:
-            raise OSError(f"None of {len(rows)} pictures can be read, as {self._unread[0]}")
+            raise OSError(f"None of {len(rows)} images can be read, as {self._unread[0]}")
 
     def _with_missing(self, rows: np.ndarray, index: np.ndarray, images: np.ndarray):
         """The batch, with those of the dropped `rows` put in that succeed when tried again."""
@@ -72,7 +72,7 @@ class PictureReader:
         for row in np.setdiff1d(rows, index).tolist():
             try:
                 image = self._alone(row)
-            except Exception as error:  # whatever the source or a decoder raises is this picture's reason
+            except Exception as error:  # whatever the source or a decoder raises is this image's reason
                 bad[row] = one_line(error)
                 continue
             at = np.searchsorted(index, row)
@@ -101,48 +101,48 @@ class PictureReader:
         return check_encoded(content, self.max_pixels) is None
 
 
-IMAGES_HELP = "a folder of pictures or of one folder per class, a list of pictures, or an .npz file"
+IMAGES_HELP = "a folder of images or of one folder per class, a list of images, or an .npz file"
 
 
 def open_images(location: str | os.PathLike, root: str | os.PathLike = "", key: str = "") -> data.Source:
-    """Opens pictures without refusing any by its name or for being missing: that is found when they are read.
+    """Opens images without refusing any by its name or for being missing: that is found when they are read.
 
     Args:
         location: one of
-            a folder with at least two folders in it, each with pictures below, and no picture beside them:
+            a folder with at least two folders in it, each with images below, and no image beside them:
                 an `ImageFolder`, labelled by them;
             another folder: a `FlatFolder`;
-            a text file: an `ImageList` (`.npz` and pictures' endings excepted);
+            a text file: an `ImageList` (`.npz` and images' endings excepted);
             an `.npz` file.
         root: of an `ImageList`, by default its folder.
         key: of an `.npz` file: which array; by default `images`, or the one that ends in `images`. The labels
             are the array of that name with `labels`, if there is one.
 
     Raises:
-        FileNotFoundError: if there is nothing, or no picture.
+        FileNotFoundError: if there is nothing, or no image.
         ValueError: on another file, a malformed list, or an unclear `key`.
     """
     path = Path(location)
     if not path.exists():
-        raise FileNotFoundError(f"No pictures at {path}: it must be {IMAGES_HELP}")
+        raise FileNotFoundError(f"No images at {path}: it must be {IMAGES_HELP}")
     if path.is_dir():
         kind = data.ImageFolder if has_class_folders(path) else data.FlatFolder
         return kind(path, on_error="skip")
     if path.suffix.lower() == ".npz":
         return _open_npz(path, key)
     if path.name.lower().endswith(DECODABLE + UNDECODABLE):
-        raise ValueError(f"{path} is one picture: give {IMAGES_HELP}")
+        raise ValueError(f"{path} is one image: give {IMAGES_HELP}")
     return data.ImageList(root or path.parent, path, every_class=False, on_error="skip")
 
 
 def has_class_folders(root: Path) -> bool:
-    """Whether `root` holds two folders or more, pictures below each, and no picture beside them."""
-    _, beside = next(pictures_below(root))
+    """Whether `root` holds two folders or more, images below each, and no image beside them."""
+    _, beside = next(images_below(root))
     folders = [entry.path for entry in os.scandir(root) if entry.is_dir()]
     return (
         not beside
         and len(folders) > 1
-        and all(any(names for _, names in pictures_below(Path(folder))) for folder in folders)
+        and all(any(names for _, names in images_below(Path(folder))) for folder in folders)
     )
 
 

@@ -100,7 +100,7 @@ def keras_extractor(
     size = preprocessing.image_size
     if tuple(model.input_shape[1:]) not in ((size, size, 3), (None, None, 3)):
         raise ValueError(
-            f"{location}: the network takes {model.input_shape[1:]}, the pictures have side {size}"
+            f"{location}: the network takes {model.input_shape[1:]}, the images have side {size}"
         )
     shapes = model.compute_output_shape((None, size, size, 3))
     outputs = {output: tuple(shapes[output][1:]) for output in model.output}

@@ -32,10 +32,10 @@ class SavedModelExtractor(FeatureExtractor):
         return {name: value.numpy() for name, value in outputs.items()}
 
     def from_files(self, files: Sequence[bytes]) -> dict[str, np.ndarray]:
-        """All outputs for encoded pictures, prepared within the model as in evaluation (signature `jpeg`).
+        """All outputs for encoded images, prepared within the model as in evaluation (signature `jpeg`).
 
         Raises:
-            ValueError: on an empty batch, and on pictures that are refused or cannot be decoded: all are
+            ValueError: on an empty batch, and on images that are refused or cannot be decoded: all are
                 listed by position, from 0.
         """
         encoded = tf.constant(list(files), tf.string, shape=[len(files)])

@@ -23,8 +23,8 @@ from rfd_tf.features.shard_formats import shard_format
 from rfd_tf.files import atomic_file, differences, fits, parse_json
 
 
-def picture_name(source: Source, index: int) -> str:
-    """The path relative to the pictures' root, with `/`, or `FILE.npz[12]`: text that UTF-8 can hold.
+def image_name(source: Source, index: int) -> str:
+    """The path relative to the images' root, with `/`, or `FILE.npz[12]`: text that UTF-8 can hold.
 
     File names may be any bytes. A backslash is written `\\\\`, and a byte that is no UTF-8 `\\xNN`, so that
     different names stay different; other names are as they are.
@@ -35,17 +35,17 @@ def picture_name(source: Source, index: int) -> str:
 
 
 def escaped(name: str) -> str:
-    """A file name, as Python gives it, in UTF-8; see `picture_name`."""
+    """A file name, as Python gives it, in UTF-8; see `image_name`."""
     if "\\" not in name and name.isascii():
         return name
     return os.fsencode(name.replace("\\", "\\\\")).decode("utf-8", "backslashreplace")
 
 
 def listing_digest(source: Source) -> str:
-    """SHA-256 over the names of all pictures, and their labels, in order."""
+    """SHA-256 over the names of all images, and their labels, in order."""
     digest = hashlib.sha256()
     for index in range(len(source)):
-        digest.update(picture_name(source, index).encode() + b"\0")
+        digest.update(image_name(source, index).encode() + b"\0")
     if source.labels is not None:
         digest.update(source.labels.astype("<i8").tobytes())
     return digest.hexdigest()
@@ -143,16 +143,16 @@ class Settings:
         model: location of the model.
         info: its facts.
         outputs: shape of each output that is kept.
-        check: some values of each output for a fixed picture, by which other weights are known.
-        images: location of the pictures.
+        check: some values of each output for a fixed image, by which other weights are known.
+        images: location of the images.
         num_images: N.
-        listing: digest of the pictures' names and labels.
+        listing: digest of the images' names and labels.
         labelled: whether they have labels.
         class_names: of the labels, or None.
         format: of the shards, one of FORMATS.
         dtype: of the features, one of DTYPES.
-        shard_size: pictures of a shard.
-        max_pixels: of a picture.
+        shard_size: images of a shard.
+        max_pixels: of an image.
 
     Raises:
         ValueError: on a value out of range, an output whose name is taken, or shards too large for memory.
@@ -184,7 +184,7 @@ class Settings:
         size = np.dtype(self.dtype).itemsize * sum(math.prod(shape) for shape in self.outputs.values())
         if size * min(self.shard_size, self.num_images) > MAX_SHARD_BYTES:
             raise ValueError(
-                f"A shard of {self.shard_size} pictures with {', '.join(self.outputs)} takes "
+                f"A shard of {self.shard_size} images with {', '.join(self.outputs)} takes "
                 f"{size * self.shard_size / 2**30:.1f} GiB, made in memory: give a `shard_size` of at most "
                 f"{max(1, MAX_SHARD_BYTES // size)}"
             )
@@ -242,7 +242,7 @@ def describe_extraction(
 
     Args:
         extractor, model: the open model and its location.
-        source, images: the open pictures and their location.
+        source, images: the open images and their location.
         outputs: those to keep.
         **options: `format`, `dtype`, `shard_size`, `max_pixels`.
     """
@@ -289,7 +289,7 @@ def claim(storage: Storage, settings: Settings) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Skipped:
-    """A picture that could not be used.
+    """An image that could not be used.
 
     Attributes:
         index: its instance index.
@@ -304,14 +304,14 @@ class Skipped:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """Features of n pictures.
+    """Features of n images.
 
     Attributes:
         index: int64 [n], instance indices, ascending.
-        paths: n names (`names.picture_name`).
+        paths: n names (`names.image_name`).
         labels: int64 [n] or None.
         features: name -> [n, ...].
-        skipped: the other pictures of the shard's rows.
+        skipped: the other images of the shard's rows.
     """
 
     index: np.ndarray
@@ -342,7 +342,7 @@ def read_shard(storage: Storage, settings: Settings, number: int, outputs: list[
 
 
 def read_skipped(storage: Storage, settings: Settings, number: int) -> list[Skipped]:
-    """The skipped pictures of a shard, from its metadata; errors as `read_shard`."""
+    """The skipped images of a shard, from its metadata; errors as `read_shard`."""
     name = settings.shard_file(number)
     with storage.open(name) as file, _naming(storage, name):
         metadata = parse_json(shard_format(settings.format).read_metadata(file))
@@ -361,7 +361,7 @@ def shard_metadata(settings: Settings, number: int, shard: Shard) -> str:
             "settings": settings.to_dict(),
             "first": rows.start,
             "stop": rows.stop,
-            "skipped": [dataclasses.asdict(picture) for picture in shard.skipped],
+            "skipped": [dataclasses.asdict(image) for image in shard.skipped],
         }
     )
 
@@ -386,7 +386,7 @@ def pending_shards(storage: Storage, settings: Settings, on_error: str = "skip")
 
     Raises:
         ExtractionError: if one that is there is damaged or of other settings.
-        BadImageError: if one has skipped a picture and `on_error` is `"raise"`.
+        BadImageError: if one has skipped an image and `on_error` is `"raise"`.
     """
     names, pending = storage.names(), []
     for number in range(settings.num_shards):
@@ -400,14 +400,14 @@ def pending_shards(storage: Storage, settings: Settings, on_error: str = "skip")
 def write_manifest(
     storage: Storage, settings: Settings, left_out: Mapping[str, int] | None = None
 ) -> list[Skipped]:
-    """Write `manifest.json` once every shard is there; the skipped pictures.
+    """Write `manifest.json` once every shard is there; the skipped images.
 
     Args:
         storage, settings: of the extraction.
         left_out: of the source; none by default.
 
     Raises:
-        BadImageError: if no picture could be used.
+        BadImageError: if no image could be used.
         ExtractionError: if a shard is missing, damaged or of other settings.
     """
     shards, skipped = [], []
@@ -425,7 +425,7 @@ def write_manifest(
         )
     if len(skipped) == settings.num_images:
         raise BadImageError(
-            f"None of the {len(skipped)} pictures can be used, as {skipped[0].path}: {skipped[0].reason}"
+            f"None of the {len(skipped)} images can be used, as {skipped[0].path}: {skipped[0].reason}"
         )
     manifest = {
         "format": MANIFEST_FORMAT,
@@ -434,7 +434,7 @@ def write_manifest(
         "outputs": settings.outputs,
         "dtype": settings.dtype,
         "shards": shards,
-        "skipped": [dataclasses.asdict(picture) for picture in skipped],
+        "skipped": [dataclasses.asdict(image) for image in skipped],
         "left_out": dict(left_out or {}),
         "settings": settings.to_dict(),
         "versions": _versions(),
@@ -459,7 +459,7 @@ _TOLERANCE = 1e-2  # relative: devices and runtimes differ by less, other weight
 
 
 def check_values(extractor: FeatureExtractor, outputs: Sequence[str]) -> dict[str, list[float]]:
-    """A few values of each output for a fixed picture; ValueError where they are not finite."""
+    """A few values of each output for a fixed image; ValueError where they are not finite."""
     rows, columns, _ = np.indices(extractor.info.image_shape)
     channel = np.arange(3)
     pixels = (rows * (3 + channel) + columns * (5 - channel) + 40 * channel) % 256
@@ -467,7 +467,7 @@ def check_values(extractor: FeatureExtractor, outputs: Sequence[str]) -> dict[st
     found = {}
     for name, value in features.items():
         if not np.isfinite(value).all():
-            raise ValueError(f"{extractor.location}: its output {name!r} is not finite for a plain picture")
+            raise ValueError(f"{extractor.location}: its output {name!r} is not finite for a plain image")
         flat = value.ravel()
         picked = flat[np.linspace(0, len(flat) - 1, _VALUES).astype("int64")]
         found[name] = [float(np.sqrt((flat.astype("float64") ** 2).mean())), *map(float, picked)]

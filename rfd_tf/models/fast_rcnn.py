@@ -12,13 +12,13 @@ BACKGROUND = 0  # class c of the data is class c + 1 here
 
 @keras.saving.register_keras_serializable(package="rfd_tf")
 class FastRCNN(keras.Model):
-    """A detector: a map of the whole picture, pooled for each proposed region, dense layers, two heads.
+    """A detector: a map of the whole image, pooled for each proposed region, dense layers, two heads.
 
     Of each region one head tells the class, the background among them, the other how its box is to be moved
     and stretched for each class (`rfd_tf.detection.boxes`). The targets of the latter are normalised by their
     mean and deviation in the training set, `(delta - mean) / deviation`, which the model holds.
 
-    The trunk's batch norm, if any, stays as it is: two pictures a step cannot estimate its statistics.
+    The trunk's batch norm, if any, stays as it is: two images a step cannot estimate its statistics.
 
     Args:
         trunk: functional model from images [B, H, W, 3], H and W unknown, to maps [B, h, w, C].
@@ -91,7 +91,7 @@ class FastRCNN(keras.Model):
 
     @property
     def longest_side(self) -> int:
-        """Of pictures, in pixels: what the region pooling covers."""
+        """Of images, in pixels: what the region pooling covers."""
         return self.pool.max_side * self.stride
 
     def set_delta_statistics(self, means, deviations) -> None:

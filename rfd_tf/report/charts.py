@@ -158,13 +158,13 @@ _LOSSES = (
     (
         "invariance_loss",
         "Invariance loss",
-        "How much the invariant features change when the picture is turned. Their size counts too, so a fall "
+        "How much the invariant features change when the image is turned. Their size counts too, so a fall "
         "alone is no proof of invariance.",
     ),
     (
         "instance_loss",
         "Instance loss",
-        "How badly a picture is told from others by its invariant features. Validation pictures have no "
+        "How badly an image is told from others by its invariant features. Validation images have no "
         "place in the memory bank and are compared with themselves, turned: the two lines are not the same "
         "quantity.",
     ),
@@ -193,7 +193,7 @@ def _accuracies(history, epochs) -> LineChart | None:
         "Rotation accuracy",
         epochs,
         series,
-        "How often the rotation of a picture is told rightly. From the rotation features it should rise; "
+        "How often the rotation of an image is told rightly. From the rotation features it should rise; "
         "from the invariant features it should stay at chance, 25 %.",
         percent=True,
         reference=(0.25, "chance"),
@@ -207,7 +207,7 @@ def _knn(history, epochs) -> LineChart | None:
         "kNN accuracy",
         epochs,
         [Series("validation, leave one out", history["knn_accuracy"], "blue")],
-        "Share of validation pictures whose class their nearest neighbours among the others tell.",
+        "Share of validation images whose class their nearest neighbours among the others tell.",
         percent=True,
     )
 
@@ -267,7 +267,7 @@ class PointGroup:
 
 @dataclasses.dataclass(frozen=True)
 class PlacedThumbnail:
-    """A picture on the map, by its upper left corner."""
+    """An image on the map, by its upper left corner."""
 
     x: float
     y: float
@@ -279,7 +279,7 @@ def point_groups(section: MapSection) -> list[PointGroup]:
     """The points by class, the ten largest classes in colour, the others grey and first."""
     places = _places(section.points)
     if section.labels is None:
-        return [_group("pictures", 0, places, 0)]
+        return [_group("images", 0, places, 0)]
     coloured = _coloured(section)
     rest = places[~np.isin(section.labels, list(coloured))]
     groups = [_group("other classes", None, rest, 0)] if len(rest) else []
@@ -289,7 +289,7 @@ def point_groups(section: MapSection) -> list[PointGroup]:
 
 
 def placed_thumbnails(section: MapSection) -> list[PlacedThumbnail]:
-    """On a grid, in every cell that holds points, the picture that is nearest to its centre."""
+    """On a grid, in every cell that holds points, the image that is nearest to its centre."""
     places = _places(section.points)
     coloured = {} if section.labels is None else _coloured(section)
     cells = (places // _CELL).astype("int64")
@@ -302,7 +302,7 @@ def placed_thumbnails(section: MapSection) -> list[PlacedThumbnail]:
     for row in nearest.values():
         colour = None if section.labels is None else coloured.get(int(section.labels[row]))
         x, y = corners[row].tolist()
-        placed.append(PlacedThumbnail(x, y, picture_uri(section.thumbnails[row], THUMBNAIL), colour))
+        placed.append(PlacedThumbnail(x, y, image_uri(section.thumbnails[row], THUMBNAIL), colour))
     return placed
 
 
@@ -326,10 +326,10 @@ def _group(name: str, colour: int | None, places: np.ndarray, shape: int) -> Poi
 _FILTERS_WIDTH = 480  # pixels that a grid of filters is enlarged to, about
 
 
-_LOSSLESS_BELOW = 48  # pixels; JPEG would blur pictures smaller than that
+_LOSSLESS_BELOW = 48  # pixels; JPEG would blur images smaller than that
 
 
-def picture_uri(pixels: np.ndarray, size: int | None = None) -> str:
+def image_uri(pixels: np.ndarray, size: int | None = None) -> str:
     """A data URI of uint8 [H, W, 3], JPEG, or PNG where it is small; shrunk to `size` pixels if larger."""
     image = Image.fromarray(np.ascontiguousarray(pixels))
     kind = "PNG" if image.width < _LOSSLESS_BELOW else "JPEG"

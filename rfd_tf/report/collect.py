@@ -32,17 +32,17 @@ from rfd_tf.report.sample import Sample, take_sample
 from rfd_tf.report.sections import feature_map, neighbour_section, rotation_section
 from rfd_tf.runs import provenance
 from rfd_tf.runs.build import measured_feature
-from rfd_tf.runs.images import Pictures, open_run_pictures
+from rfd_tf.runs.images import ImageSet, open_run_images
 from rfd_tf.runs.workdir import BACKBONE_FILE, HISTORY_FILE, read_history, read_run_config
 
 TRAINING, VALIDATION = "training", "validation"
 _NEIGHBOURS, _TEMPERATURE = 20, 0.07  # of the kNN of a model alone
-UNREADABLE = (OSError, ValueError, ImportError, tf.errors.OpError)  # what pictures that have moved can raise
+UNREADABLE = (OSError, ValueError, ImportError, tf.errors.OpError)  # what images that have moved can raise
 
 
 @dataclasses.dataclass
 class OpenedRun:
-    """A finished run, or a model alone, with those of its pictures that can be opened.
+    """A finished run, or a model alone, with those of its images that can be opened.
 
     Attributes:
         workdir: the run's folder; None for a model alone.
@@ -50,8 +50,8 @@ class OpenedRun:
         extractor: the network.
         feature: the backbone's feature that is looked at: the one its kNN accuracy is measured on.
         output: the extractor's name for it.
-        pictures: role -> pictures: `"training"`, then `"validation"` if there are any.
-        problem: why pictures are missing; None where they are not.
+        images: role -> images: `"training"`, then `"validation"` if there are any.
+        problem: why images are missing; None where they are not.
     """
 
     workdir: Path | None
@@ -59,7 +59,7 @@ class OpenedRun:
     extractor: KerasExtractor
     feature: str
     output: str
-    pictures: dict[str, Pictures]
+    images: dict[str, ImageSet]
     problem: str | None
 
     def facts(self) -> RunFacts:
@@ -76,7 +76,7 @@ class OpenedRun:
                 workdir=model.location,
                 finished=None,
                 network=model.info.name,
-                data=[_source_facts(role, found.source.name, found) for role, found in self.pictures.items()],
+                data=[_source_facts(role, found.source.name, found) for role, found in self.images.items()],
                 config={"preprocessing": dataclasses.asdict(model.info.preprocessing)},
                 **shared,
             )
@@ -90,7 +90,7 @@ class OpenedRun:
             workdir=str(folder),
             finished=datetime.datetime.fromtimestamp(finished, datetime.UTC),
             network=self.config.backbone.name,
-            data=[_data_facts(role, given, self.pictures.get(role)) for role, given in roles.items()],
+            data=[_data_facts(role, given, self.images.get(role)) for role, given in roles.items()],
             config=self.config.to_dict(),
             **shared,
         )
@@ -114,11 +114,11 @@ def model_alone(extractor: FeatureExtractor, training: Source, validation: Sourc
         )
     sources = {TRAINING: training} | ({VALIDATION: validation} if validation is not None else {})
     prepared = extractor.info.preprocessing
-    pictures = {
-        role: Pictures(source, prepared, np.arange(len(source)), []) for role, source in sources.items()
+    images = {
+        role: ImageSet(source, prepared, np.arange(len(source)), []) for role, source in sources.items()
     }
     config = ConfigDict({"knn": {"k": _NEIGHBOURS, "temperature": _TEMPERATURE}})
-    return OpenedRun(None, config, extractor, FEATURES, FEATURES, pictures, None)
+    return OpenedRun(None, config, extractor, FEATURES, FEATURES, images, None)
 
 
 def open_run(workdir: Path) -> OpenedRun:
@@ -132,48 +132,48 @@ def open_run(workdir: Path) -> OpenedRun:
     feature = measured_feature(config)
     main = config.backbone.feature
     extractor = open_keras(workdir, [] if feature == main else [feature])
-    pictures, problem = _open_pictures(config, workdir)
+    images, problem = _open_images(config, workdir)
     output = FEATURES if feature == main else feature
-    return OpenedRun(workdir, config, extractor, feature, output, pictures, problem)
+    return OpenedRun(workdir, config, extractor, feature, output, images, problem)
 
 
-def _open_pictures(config: ConfigDict, workdir: Path) -> tuple[dict[str, Pictures], str | None]:
-    """The pictures that can be opened: all, or those of training, or none; and what the problem is."""
+def _open_images(config: ConfigDict, workdir: Path) -> tuple[dict[str, ImageSet], str | None]:
+    """The images that can be opened: all, or those of training, or none; and what the problem is."""
     try:
-        opened = open_run_pictures(config, workdir)
+        opened = open_run_images(config, workdir)
         problem = None
     except UNREADABLE as error:
         problem = str(error)
         alone = ConfigDict(config.to_dict())
         alone.validation.source = ""
         try:
-            opened = open_run_pictures(alone, workdir)
+            opened = open_run_images(alone, workdir)
         except UNREADABLE as training_error:
-            return {}, f"The pictures of the run cannot be opened: {training_error}"
-        problem = f"The validation pictures cannot be opened: {problem}"
+            return {}, f"The images of the run cannot be opened: {training_error}"
+        problem = f"The validation images cannot be opened: {problem}"
     return {role: found for role, found in zip((TRAINING, VALIDATION), opened, strict=True) if found}, problem
 
 
-def _data_facts(role: str, given: ConfigDict, pictures: Pictures | None) -> DataFacts:
+def _data_facts(role: str, given: ConfigDict, images: ImageSet | None) -> DataFacts:
     place = " ".join(filter(None, (given.source, given.name, given.root)))
     if given.split:
         place += f" (split {given.split})"
     tail = given.get("long_tail")
     if tail and tail.profile:
         place += f", long-tailed: {tail.profile}, ratio {tail.ratio:g}"
-    return _source_facts(role, place, pictures)
+    return _source_facts(role, place, images)
 
 
-def _source_facts(role: str, place: str, pictures: Pictures | None) -> DataFacts:
-    if pictures is None:
+def _source_facts(role: str, place: str, images: ImageSet | None) -> DataFacts:
+    if images is None:
         return DataFacts(role, place, None, None, 0)
-    source = pictures.source
+    source = images.source
     left_out = left_out_text(source.left_out)
-    return DataFacts(role, place, len(pictures.valid), source.num_classes, len(pictures.skipped), left_out)
+    return DataFacts(role, place, len(images.valid), source.num_classes, len(images.skipped), left_out)
 
 
-_VIEWED_SHARE = 4  # every so many pictures are shown four times, so that no more views than pictures pass
-_OF_PICTURES = ("rotations", "neighbours", "map")  # sections that need some
+_VIEWED_SHARE = 4  # every so many images are shown four times, so that no more views than images pass
+_OF_IMAGES = ("rotations", "neighbours", "map")  # sections that need some
 
 
 def collect_report(run: OpenedRun | Path, max_images: int = 1000, control: bool = True) -> RunReport:
@@ -181,11 +181,11 @@ def collect_report(run: OpenedRun | Path, max_images: int = 1000, control: bool 
 
     Args:
         run: the run's folder, or `model_alone(...)`.
-        max_images: pictures of each source, training and validation, to pass through the network.
+        max_images: images of each source, training and validation, to pass through the network.
         control: whether to measure an untrained control of a run, too, where there are labels.
 
     Returns:
-        The report. What cannot be made (pictures have moved, there are no labels) is None in it, with a note.
+        The report. What cannot be made (images have moved, there are no labels) is None in it, with a note.
 
     Raises:
         FileNotFoundError: if the folder is no run, or one that has not finished.
@@ -205,7 +205,7 @@ class _Collection:
         self.max_images = max_images
         self.notes: dict[str, list[str]] = defaultdict(list)
         if run.problem:
-            self._note("pictures", run.problem)
+            self._note("images", run.problem)
 
     def report(self, control: bool) -> RunReport:
         run = self.run
@@ -265,7 +265,7 @@ class _Collection:
         if classifier is None:
             self._note(
                 "classes",
-                "Left out: it needs an evaluation by classes, or labelled pictures that can be read.",
+                "Left out: it needs an evaluation by classes, or labelled images that can be read.",
             )
         return classifier, key_figures(history, evaluations, knn, knn_control)
 
@@ -273,27 +273,27 @@ class _Collection:
         """A sample of each of the run's sources that can be read."""
         samples = {}
         run = self.run
-        for role, pictures in run.pictures.items():
-            logging.info("Features of up to %d %s pictures", self.max_images, role)
+        for role, images in run.images.items():
+            logging.info("Features of up to %d %s images", self.max_images, role)
             try:
-                sample, bad = take_sample(run.extractor, run.output, pictures, role, self.max_images)
+                sample, bad = take_sample(run.extractor, run.output, images, role, self.max_images)
             except UNREADABLE as error:
-                self._note("pictures", f"The {role} pictures cannot be used: {error}")
+                self._note("images", f"The {role} images cannot be used: {error}")
                 continue
             samples[role] = sample
             if bad:
-                self._note("pictures", f"{len(bad)} {role} pictures cannot be read, such as {bad[0]}")
+                self._note("images", f"{len(bad)} {role} images cannot be read, such as {bad[0]}")
         if not samples:
-            for section in _OF_PICTURES:
-                self._note(section, "Left out: it needs the run's pictures, and they cannot be read.")
+            for section in _OF_IMAGES:
+                self._note(section, "Left out: it needs the run's images, and they cannot be read.")
         return samples
 
     def _class_counts(self) -> np.ndarray | None:
-        """Training pictures of each class."""
-        pictures = self.run.pictures.get(TRAINING)
-        if pictures is None or pictures.source.labels is None:
+        """Training images of each class."""
+        images = self.run.images.get(TRAINING)
+        if images is None or images.source.labels is None:
             return None
-        return class_counts_of(pictures.source.labels[pictures.valid], pictures.source.num_classes)
+        return class_counts_of(images.source.labels[images.valid], images.source.num_classes)
 
     def _knn(self, samples: dict[str, Sample], counts, control: bool):
         """The kNN figures and the control's accuracy; None each where they cannot be had."""
@@ -301,7 +301,7 @@ class _Collection:
         if TRAINING not in samples or any(sample.labels is None for sample in sets):
             return None, None
         if sets[0].class_names != sets[-1].class_names:
-            self._note("classes", "Training and validation pictures have other classes: no kNN between them.")
+            self._note("classes", "Training and validation images have other classes: no kNN between them.")
             return None, None
         if len(sets[0]) < 2:
             return None, None
@@ -310,7 +310,7 @@ class _Collection:
         if not control:
             return knn, None
         logging.info("The same of an untrained control")
-        pairs = [(self.run.pictures[sample.source], sample) for sample in sets]
+        pairs = [(self.run.images[sample.source], sample) for sample in sets]
         return knn, control_knn_accuracy(config, feature, pairs)
 
     def _rotations(self, sample: Sample | None):
@@ -326,9 +326,9 @@ class _Collection:
             )
             return None
         viewed = -(-self.max_images // _VIEWED_SHARE)
-        logging.info("Predicted rotations of up to %d %s pictures", viewed, sample.source)
-        pictures = self.run.pictures[sample.source]
-        return rotation_section(self.run.extractor, pictures, sample, viewed)
+        logging.info("Predicted rotations of up to %d %s images", viewed, sample.source)
+        images = self.run.images[sample.source]
+        return rotation_section(self.run.extractor, images, sample, viewed)
 
     def _neighbours(self, samples: dict[str, Sample], counts):
         if not samples:

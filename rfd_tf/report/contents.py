@@ -12,7 +12,7 @@ from rfd_tf.rotations import NUM_ROTATIONS
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """A picture as it is shown: uint8 [T, T, 3], where it is kept, and its class's name if it has one."""
+    """An image as it is shown: uint8 [T, T, 3], where it is kept, and its class's name if it has one."""
 
     pixels: np.ndarray
     name: str
@@ -21,10 +21,10 @@ class Card:
 
 @dataclasses.dataclass(frozen=True)
 class RotatedView:
-    """A picture turned `turned` times by 90 degrees, as shown to the network, and what that made of it.
+    """An image turned `turned` times by 90 degrees, as shown to the network, and what that made of it.
 
     Attributes:
-        card: the picture, turned.
+        card: the image, turned.
         turned: quarter turns, counter-clockwise, 0 to 3.
         probabilities: float [4], of having been turned 0 to 3 times.
     """
@@ -44,13 +44,13 @@ class RotatedView:
 
 @dataclasses.dataclass(frozen=True)
 class RotationSection:
-    """Predicted rotations of `images` pictures of `source`.
+    """Predicted rotations of `images` images of `source`.
 
     Attributes:
-        samples: the four views of some pictures, chosen by chance.
-        mistakes: the views that the network is surest about and wrong, at most one of a picture.
+        samples: the four views of some images, chosen by chance.
+        mistakes: the views that the network is surest about and wrong, at most one of an image.
         confusion: views turned `row` times that were taken for `column`, [4][4].
-        images: pictures that were shown four times.
+        images: images that were shown four times.
         source: `"training"` or `"validation"`.
     """
 
@@ -68,7 +68,7 @@ class RotationSection:
 
 @dataclasses.dataclass(frozen=True)
 class Neighbour:
-    """A picture near another: `right` tells whether it has the same class, None without labels."""
+    """An image near another: `right` tells whether it has the same class, None without labels."""
 
     card: Card
     similarity: float  # cosine
@@ -86,7 +86,7 @@ class NeighbourRow:
 
 @dataclasses.dataclass(frozen=True)
 class NeighbourSection:
-    """Nearest neighbours of pictures of `query_source` among `searched` pictures of `searched_source`."""
+    """Nearest neighbours of images of `query_source` among `searched` images of `searched_source`."""
 
     rows: list[NeighbourRow]
     query_source: str
@@ -117,7 +117,7 @@ class ClassifierSection:
 
 @dataclasses.dataclass(frozen=True)
 class MapSection:
-    """Pictures in the plane.
+    """Images in the plane.
 
     Attributes:
         points: float [N, 2], in [0, 1].
@@ -148,7 +148,7 @@ class KeyFigure:
 
 @dataclasses.dataclass(frozen=True)
 class DataFacts:
-    """Pictures of a run: their part in it, where they are, how many; None where they cannot be opened."""
+    """Images of a run: their part in it, where they are, how many; None where they cannot be opened."""
 
     role: str
     location: str
@@ -168,7 +168,7 @@ class RunFacts:
         network: the backbone's name.
         parameters: of backbone and heads.
         feature, feature_width: the feature that sections on features are about, and its length.
-        data: the run's pictures.
+        data: the run's images.
         config: the whole config.
     """
 
@@ -195,7 +195,7 @@ class RunReport:
         rotations, neighbours, classifier, feature_map: see there.
         evaluations: every result found, by name of its folder.
         notes: section -> sentences about what is missing there.
-        sample: the pictures that the map shows, with their features.
+        sample: the images that the map shows, with their features.
         machine, versions: where and by what the report was made.
     """
 

@@ -20,7 +20,7 @@ from rfd_tf.metrics import weighted_knn_predict
 from rfd_tf.models.feature_model import FEATURES
 from rfd_tf.report.contents import ClassifierSection, KeyFigure
 from rfd_tf.report.sample import Sample, features_of
-from rfd_tf.runs.images import Pictures
+from rfd_tf.runs.images import ImageSet
 
 LINEAR, KNN, ROTATION = "linear", "knn", "rotation"  # protocols
 
@@ -169,7 +169,7 @@ def _knn(
     title = "Classes by kNN"
     evaluated = _of_protocol(title, KNN, evaluations)
     if quick is None:
-        return evaluated or KeyFigure(title, None, None, "needs labelled pictures that can be read")
+        return evaluated or KeyFigure(title, None, None, "needs labelled images that can be read")
     if evaluated is None:
         meaning = f"{quick.title}, a quick check on {quick.test_images} images"
         return KeyFigure(title, quick.figures.top1, control, meaning)
@@ -202,28 +202,28 @@ def knn_section(
     )
 
 
-def control_knn_accuracy(config: ConfigDict, feature: str, sets: list[tuple[Pictures, Sample]]) -> float:
+def control_knn_accuracy(config: ConfigDict, feature: str, sets: list[tuple[ImageSet, Sample]]) -> float:
     """Accuracy of the same kNN on an untrained control of the same architecture.
 
     Args:
         config: the run's.
         feature: the backbone's feature.
-        sets: training pictures with their sample, then those to classify, if they are others.
+        sets: training images with their sample, then those to classify, if they are others.
     """
-    pictures, reference = sets[0]
+    images, reference = sets[0]
     # The control's batch-norm statistics come from the sample: a whole data set would take too long.
-    backbone = untrained_control(config, dataclasses.replace(pictures, valid=reference.indices))
+    backbone = untrained_control(config, dataclasses.replace(images, valid=reference.indices))
     control = keras_extractor(
         backbone,
-        pictures.preprocessing,
+        images.preprocessing,
         "the control",
         feature_name=feature,
         feature_maps=(),
         decoupled=False,
     )
     features = [
-        features_of(control, FEATURES, pictures, sample.indices, f"control, {sample.source} pictures")
-        for pictures, sample in sets
+        features_of(control, FEATURES, images, sample.indices, f"control, {sample.source} images")
+        for images, sample in sets
     ]
     predicted = _predict(config, features[0], reference.labels, features[1] if len(sets) > 1 else None)
     return float(np.mean(predicted == sets[-1][1].labels))

@@ -7,11 +7,11 @@ import numpy as np
 
 from rfd_tf.imbalance import shot_groups
 from rfd_tf.report import charts
-from rfd_tf.report.charts import filters_uri, history_charts, picture_uri
+from rfd_tf.report.charts import filters_uri, history_charts, image_uri
 from rfd_tf.report.contents import ClassifierSection, RunReport
 from rfd_tf.report.figures import most_confused
 
-MATRIX_CLASSES = 30  # larger confusion matrices are drawn as a picture
+MATRIX_CLASSES = 30  # larger confusion matrices are drawn as an image
 _SHOTS = {"many": "more than 100", "medium": "20 to 100", "few": "fewer than 20"}
 
 
@@ -38,7 +38,7 @@ def report_page(report: RunReport, made: datetime.datetime, command: str) -> str
     environment.filters |= {
         "percent": _percent,
         "count": _count,
-        "picture": picture_uri,
+        "image": image_uri,
         "plain": _plain,
         "fields": lambda config: list(_fields(config)),
     }
@@ -65,7 +65,7 @@ def _of(part, make):
 
 
 def _confusion(section: ClassifierSection) -> dict:
-    """Shares of each row, with a picture instead of cells where there are many classes."""
+    """Shares of each row, with an image instead of cells where there are many classes."""
     counts = np.asarray(section.figures.confusion, dtype="float64")
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     found = {"counts": section.figures.confusion, "shares": shares.tolist(), "uri": None}
@@ -73,7 +73,7 @@ def _confusion(section: ClassifierSection) -> dict:
         shade = np.rint(255 * (1 - shares)).astype("uint8")
         pixels = np.stack([shade, 255 - (255 - shade) // 2, np.full_like(shade, 255)], axis=2)
         scale = max(1, 600 // len(counts))
-        found["uri"] = picture_uri(pixels.repeat(scale, axis=0).repeat(scale, axis=1))
+        found["uri"] = image_uri(pixels.repeat(scale, axis=0).repeat(scale, axis=1))
     return found | {"pairs": most_confused(section)}
 
 

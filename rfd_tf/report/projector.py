@@ -15,10 +15,10 @@ _TILE = 64
 
 
 def write_projector(sample: Sample, log_dir: Path) -> Path:
-    """Writes the features of a sample, with classes and pictures, for TensorBoard's projector.
+    """Writes the features of a sample, with classes and images, for TensorBoard's projector.
 
     Args:
-        sample: N pictures.
+        sample: N images.
         log_dir: TensorBoard's folder of the run. `log_dir/projector` gets `tensors.tsv`, `metadata.tsv`,
             `sprite.png` and their config; with a second config in `log_dir`,
             `tensorboard --logdir=log_dir` (or of a folder above) finds them as well.
@@ -37,20 +37,20 @@ def write_projector(sample: Sample, log_dir: Path) -> Path:
 
 
 def sprite_of(thumbnails: np.ndarray) -> tuple[Image.Image, int]:
-    """All thumbnails [N, T, T, 3] in one square picture, row by row, with the side of a tile in pixels."""
+    """All thumbnails [N, T, T, 3] in one square image, row by row, with the side of a tile in pixels."""
     columns = int(np.ceil(np.sqrt(len(thumbnails))))
     tile = max(1, min(_TILE, thumbnails.shape[1], MAX_SPRITE // columns))
     sprite = Image.new("RGB", (columns * tile, columns * tile))
     for position, thumbnail in enumerate(thumbnails):
-        picture = Image.fromarray(thumbnail)
-        if picture.width != tile:
-            picture = picture.resize((tile, tile), Image.Resampling.LANCZOS)
-        sprite.paste(picture, (position % columns * tile, position // columns * tile))
+        image = Image.fromarray(thumbnail)
+        if image.width != tile:
+            image = image.resize((tile, tile), Image.Resampling.LANCZOS)
+        sprite.paste(image, (position % columns * tile, position // columns * tile))
     return sprite, tile
 
 
 def _metadata(sample: Sample) -> str:
-    """A row for each picture; the heading is needed where there is more than one column."""
+    """A row for each image; the heading is needed where there is more than one column."""
     rows = ["class\tindex\tfile"]
     for row, index in enumerate(sample.indices):
         cells = (sample.label_name(row) or "unlabelled", str(index), sample.names[row])
@@ -64,7 +64,7 @@ def _config(sample: Sample, place: str, tile: int) -> str:
 
     config = ProjectorConfig()
     embedding = config.embeddings.add()
-    embedding.tensor_name = f"features of {sample.source} pictures"
+    embedding.tensor_name = f"features of {sample.source} images"
     embedding.tensor_shape.extend(sample.features.shape)
     embedding.tensor_path = f"{place}tensors.tsv"
     embedding.metadata_path = f"{place}metadata.tsv"

@@ -8,16 +8,16 @@ from tqdm import tqdm
 
 from rfd_tf import data
 from rfd_tf.features import FeatureExtractor
-from rfd_tf.runs.images import Pictures
+from rfd_tf.runs.images import ImageSet
 
-THUMBNAIL = 96  # pixels; smaller pictures stay as they are
+THUMBNAIL = 96  # pixels; smaller images stay as they are
 BATCH = 32
 SEED = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """Some pictures of a source, chosen by chance, in the source's order.
+    """Some images of a source, chosen by chance, in the source's order.
 
     Attributes:
         source: `"training"` or `"validation"`.
@@ -26,7 +26,7 @@ class Sample:
         thumbnails: uint8 [N, T, T, 3], what the network saw.
         labels: int64 [N], or None.
         class_names: a name for each label, or None.
-        names: where each picture is kept.
+        names: where each image is kept.
     """
 
     source: str
@@ -41,45 +41,43 @@ class Sample:
         return len(self.indices)
 
     def label_name(self, row: int) -> str | None:
-        """The name of the class of picture `row`."""
+        """The name of the class of image `row`."""
         return None if self.labels is None else self.class_names[self.labels[row]]
 
 
 def take_sample(
-    extractor: FeatureExtractor, feature: str, pictures: Pictures, source: str, max_images: int
+    extractor: FeatureExtractor, feature: str, images: ImageSet, source: str, max_images: int
 ) -> tuple[Sample, list[str]]:
-    """A sample with features and thumbnails; pictures that cannot be read are left out.
+    """A sample with features and thumbnails; images that cannot be read are left out.
 
     Args:
         extractor: the model.
         feature: its output; a map is averaged over space.
-        pictures: where they come from.
+        images: where they come from.
         source: what to call them.
         max_images: how many at most.
 
     Returns:
-        The sample, and `path: reason` of each picture left out.
+        The sample, and `path: reason` of each image left out.
 
     Raises:
-        ValueError: if no picture can be read or features are not finite.
+        ValueError: if no image can be read or features are not finite.
     """
-    chosen = choose(pictures.valid, max_images)
+    chosen = choose(images.valid, max_images)
     bad = []
     try:
-        found = _pass(extractor, feature, pictures, source, chosen)
+        found = _pass(extractor, feature, images, source, chosen)
     except tf.errors.OpError:
-        reasons = data.find_bad_images(pictures.source, chosen)
-        bad = [f"{pictures.source.describe(index)}: {reason}" for index, reason in reasons.items()]
+        reasons = data.find_bad_images(images.source, chosen)
+        bad = [f"{images.source.describe(index)}: {reason}" for index, reason in reasons.items()]
         chosen = np.setdiff1d(chosen, np.fromiter(reasons, "int64", len(reasons)))
         if not bad or not len(chosen):
-            raise ValueError(
-                f"none of the {source} pictures can be read, as {bad[0]}" if bad else ""
-            ) from None
-        found = _pass(extractor, feature, pictures, source, chosen)
+            raise ValueError(f"none of the {source} images can be read, as {bad[0]}" if bad else "") from None
+        found = _pass(extractor, feature, images, source, chosen)
     features, thumbnails = found
     if not np.isfinite(features).all():
-        raise ValueError(f"the features of the {source} pictures are not finite: the training diverged")
-    origin = pictures.source
+        raise ValueError(f"the features of the {source} images are not finite: the training diverged")
+    origin = images.source
     labels = None if origin.labels is None else origin.labels[chosen]
     names = None if labels is None else class_names_of(origin)
     described = [origin.describe(int(index)) for index in chosen]
@@ -99,11 +97,11 @@ def class_names_of(source: data.Source) -> list[str]:
 
 
 def features_of(
-    extractor: FeatureExtractor, feature: str, pictures: Pictures, indices: np.ndarray, what: str
+    extractor: FeatureExtractor, feature: str, image_set: ImageSet, indices: np.ndarray, what: str
 ) -> np.ndarray:
-    """Features [N, D] of the pictures at `indices`; a map is averaged over space."""
+    """Features [N, D] of the images at `indices`; a map is averaged over space."""
     return np.concatenate(
-        [pooled(extractor(images, [feature])[feature]) for images in batches(pictures, indices, what)]
+        [pooled(extractor(images, [feature])[feature]) for images in batches(image_set, indices, what)]
     )
 
 
@@ -112,9 +110,9 @@ def pooled(features: np.ndarray) -> np.ndarray:
     return features.mean(axis=(1, 2)) if features.ndim == 4 else features
 
 
-def batches(pictures: Pictures, indices: np.ndarray, what: str) -> Iterator[np.ndarray]:
+def batches(image_set: ImageSet, indices: np.ndarray, what: str) -> Iterator[np.ndarray]:
     """Prepared images [b, S, S, 3] in order, with a progress bar where someone watches."""
-    dataset = data.evaluation_dataset(pictures.source, pictures.preprocessing, BATCH, indices)
+    dataset = data.evaluation_dataset(image_set.source, image_set.preprocessing, BATCH, indices)
     with tqdm(total=len(indices), desc=what, unit="image", disable=None, leave=False) as progress:
         for batch in dataset:
             images = (batch[0] if isinstance(batch, tuple) else batch)["image"].numpy()
@@ -128,12 +126,12 @@ def thumbnails_of(to_pixels: Callable[[np.ndarray], np.ndarray], images: np.ndar
     if pixels.shape[1] <= THUMBNAIL:
         return pixels
     size = (THUMBNAIL, THUMBNAIL)
-    return np.stack([Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS) for picture in pixels])
+    return np.stack([Image.fromarray(image).resize(size, Image.Resampling.LANCZOS) for image in pixels])
 
 
-def _pass(extractor, feature, pictures, source, indices) -> tuple[np.ndarray, np.ndarray]:
+def _pass(extractor, feature, image_set, source, indices) -> tuple[np.ndarray, np.ndarray]:
     features, thumbnails = [], []
-    for images in batches(pictures, indices, f"{source} pictures"):
+    for images in batches(image_set, indices, f"{source} images"):
         features.append(pooled(extractor(images, [feature])[feature]))
         thumbnails.append(thumbnails_of(extractor.info.to_pixels, images))
     return np.concatenate(features), np.concatenate(thumbnails)

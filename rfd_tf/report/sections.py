@@ -18,7 +18,7 @@ from rfd_tf.report.contents import (
 )
 from rfd_tf.report.sample import SEED, Sample, batches
 from rfd_tf.rotations import NUM_ROTATIONS, four_views
-from rfd_tf.runs.images import Pictures
+from rfd_tf.runs.images import ImageSet
 
 NEIGHBOURS = 8
 PER_GROUP, WITHOUT_GROUPS = 4, 8
@@ -32,8 +32,8 @@ def neighbour_section(
     Args:
         queries: where queries are taken from, by chance: of each shot group some of different classes, or
             some of all without labels.
-        searched: where neighbours are looked for; may be `queries`, whose own picture is then left out.
-        class_counts: training pictures of each class, for the shot groups; None without labels.
+        searched: where neighbours are looked for; may be `queries`, whose own image is then left out.
+        class_counts: training images of each class, for the shot groups; None without labels.
 
     Raises:
         ValueError: where there is nothing to be found.
@@ -42,7 +42,7 @@ def neighbour_section(
     rows = [row for row, _ in chosen]
     alone = queries is searched
     wanted = queries.features[rows]
-    # A picture's nearest neighbour among its own sample is itself, or another that is equal to it.
+    # An image's nearest neighbour among its own sample is itself, or another that is equal to it.
     cosines, found = nearest_neighbours(searched.features, wanted, NEIGHBOURS + alone)
     result = []
     for (row, group), near, similar in zip(chosen, found, cosines, strict=True):
@@ -51,7 +51,7 @@ def neighbour_section(
         neighbours = [_neighbour(searched, query, n, c) for n, c in others[:NEIGHBOURS]]
         result.append(NeighbourRow(query, group, neighbours))
     if not any(row.neighbours for row in result):
-        raise ValueError("there is one picture only, and it has no neighbour")
+        raise ValueError("there is one image only, and it has no neighbour")
     return NeighbourSection(result, queries.source, searched.source, len(searched))
 
 
@@ -65,7 +65,7 @@ def _chosen_queries(queries: Sample, class_counts: np.ndarray | None) -> list[tu
     chosen = []
     for name, classes in groups.items():
         of_group = order[np.isin(queries.labels[order], classes)]
-        # Pictures of classes that have not had their turn come first.
+        # Images of classes that have not had their turn come first.
         _, firsts = np.unique(queries.labels[of_group], return_index=True)
         turns = [*np.sort(firsts).tolist(), *np.setdiff1d(np.arange(len(of_group)), firsts).tolist()]
         chosen += [(int(of_group[turn]), name) for turn in turns[:each]]
@@ -86,15 +86,15 @@ SHOWN, MISTAKES = 12, 24
 
 
 def rotation_section(
-    extractor: FeatureExtractor, pictures: Pictures, sample: Sample, max_images: int
+    extractor: FeatureExtractor, image_set: ImageSet, sample: Sample, max_images: int
 ) -> RotationSection:
-    """Shows up to `max_images` pictures of the sample to the network four times each.
+    """Shows up to `max_images` images of the sample to the network four times each.
 
     The extractor must have the output `rotation_probabilities`.
     """
     rng = np.random.default_rng(SEED)
     rows = np.sort(rng.permutation(len(sample))[:max_images])
-    probabilities = _probabilities(extractor, pictures, sample.indices[rows])
+    probabilities = _probabilities(extractor, image_set, sample.indices[rows])
     predicted = probabilities.argmax(axis=2)
     confusion = np.zeros((NUM_ROTATIONS, NUM_ROTATIONS), dtype="int64")
     np.add.at(confusion, (np.arange(NUM_ROTATIONS)[None], predicted), 1)
@@ -111,17 +111,17 @@ def rotation_section(
     )
 
 
-def _probabilities(extractor: FeatureExtractor, pictures: Pictures, indices: np.ndarray) -> np.ndarray:
-    """float32 [N, 4, 4]: of picture, view, rotation."""
+def _probabilities(extractor: FeatureExtractor, image_set: ImageSet, indices: np.ndarray) -> np.ndarray:
+    """float32 [N, 4, 4]: of image, view, rotation."""
     found = []
-    for images in batches(pictures, indices, "four views"):
+    for images in batches(image_set, indices, "four views"):
         views = keras.ops.convert_to_numpy(four_views(keras.ops.convert_to_tensor(images)))
         found.append(extractor(views, [ROTATION_PROBABILITIES])[ROTATION_PROBABILITIES])
     return np.concatenate(found).reshape(-1, NUM_ROTATIONS, NUM_ROTATIONS)
 
 
 def _surest_mistakes(sample: Sample, rows, probabilities, predicted) -> list[RotatedView]:
-    """One view of a picture at most, the surest first."""
+    """One view of an image at most, the surest first."""
     wrong = predicted != np.arange(NUM_ROTATIONS)
     sureness = np.where(wrong, probabilities.max(axis=2), 0)
     order = np.argsort(-sureness.max(axis=1), kind="stable")
@@ -130,8 +130,8 @@ def _surest_mistakes(sample: Sample, rows, probabilities, predicted) -> list[Rot
 
 
 def _view(sample: Sample, row: int, turned: int, probabilities: np.ndarray) -> RotatedView:
-    turned_picture = np.rot90(sample.thumbnails[row], turned)
-    card = Card(turned_picture, sample.names[row], sample.label_name(row))
+    turned_image = np.rot90(sample.thumbnails[row], turned)
+    card = Card(turned_image, sample.names[row], sample.label_name(row))
     return RotatedView(card, turned, probabilities[turned])
 
 
@@ -142,13 +142,13 @@ _FEWEST = 5
 
 
 def feature_map(sample: Sample) -> MapSection:
-    """A t-SNE map of up to 1,500 pictures of a sample.
+    """A t-SNE map of up to 1,500 images of a sample.
 
-    Features are scaled to unit length, so that distances order pictures as cosines do, and reduced to 50
+    Features are scaled to unit length, so that distances order images as cosines do, and reduced to 50
     dimensions by PCA before.
 
     Raises:
-        ValueError: if the pictures are too few, or their features all alike.
+        ValueError: if the images are too few, or their features all alike.
 
     Reference: van der Maaten and Hinton, "Visualizing Data using t-SNE", JMLR 2008; the PCA start: Kobak and
         Berens, "The art of using t-SNE for single-cell transcriptomics", Nature Communications 2019.
@@ -159,11 +159,11 @@ def feature_map(sample: Sample) -> MapSection:
 
     rows = np.sort(np.random.default_rng(SEED).permutation(len(sample))[:MAX_POINTS])
     if len(rows) < _FEWEST:
-        raise ValueError(f"a map needs at least {_FEWEST} pictures; there are {len(rows)}")
+        raise ValueError(f"a map needs at least {_FEWEST} images; there are {len(rows)}")
     features = sample.features[rows].astype("float64")
     features /= np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     if features.std(axis=0).max() < 1e-6:
-        raise ValueError("the features of all pictures are alike: the training collapsed")
+        raise ValueError("the features of all images are alike: the training collapsed")
     reduced = min(_DIMENSIONS, *features.shape)
     features = PCA(reduced, svd_solver="full", random_state=SEED).fit_transform(features)
     perplexity = min(_PERPLEXITY, (len(rows) - 1) / 3)

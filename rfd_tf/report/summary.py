@@ -15,7 +15,7 @@ from rfd_tf.metrics import weighted_knn_predict
 from rfd_tf.models import extract_features
 from rfd_tf.models.keras_file import read_keras
 from rfd_tf.runs.build import measured_feature
-from rfd_tf.runs.images import Pictures, open_run_pictures
+from rfd_tf.runs.images import ImageSet, open_run_images
 from rfd_tf.runs.rotation_probabilities import agnosticness, shown_images
 from rfd_tf.runs.workdir import read_history, read_run_config
 
@@ -51,7 +51,7 @@ def summarize_run(workdir: Path) -> RunSummary:
     config = read_run_config(workdir)
     if config.kind != "pretrain":
         raise ValueError(f"{workdir} is a run on labels, not a pretraining: evaluation.json has its figures")
-    training, test = open_run_pictures(config, workdir)
+    training, test = open_run_images(config, workdir)
     if test is None:
         raise ValueError("The run has no validation source, so that there is nothing to measure on")
     if training.source.labels is None or test.source.labels is None:
@@ -68,7 +68,7 @@ def summarize_run(workdir: Path) -> RunSummary:
 
 
 def _accuracies(
-    backbone: keras.Model, training: Pictures, test: Pictures, config: ConfigDict
+    backbone: keras.Model, training: ImageSet, test: ImageSet, config: ConfigDict
 ) -> dict[str, float]:
     reference, labels = _labelled_features(backbone, training, config)
     queries, expected = _labelled_features(backbone, test, config)
@@ -80,21 +80,21 @@ def _accuracies(
     }
 
 
-def _labelled_features(backbone, pictures: Pictures, config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
+def _labelled_features(backbone, images: ImageSet, config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
     features, index = extract_features(
-        backbone, evaluation_batches(pictures, config.batch_size), measured_feature(config)
+        backbone, evaluation_batches(images, config.batch_size), measured_feature(config)
     )
-    return features, pictures.source.labels[index]
+    return features, images.source.labels[index]
 
 
-def _most_agnostic(config: ConfigDict, pictures: Pictures, count: int = 16):
+def _most_agnostic(config: ConfigDict, images: ImageSet, count: int = 16):
     path = config.rotation_probabilities.path
     if not path:
         return None
-    probabilities = data.load_rotation_probabilities(path, len(pictures.source))
+    probabilities = data.load_rotation_probabilities(path, len(images.source))
     agnostic = agnosticness(probabilities)
-    chosen = pictures.valid[np.argsort(-agnostic[pictures.valid])[:count]]
-    return shown_images(pictures, chosen), agnostic[chosen]
+    chosen = images.valid[np.argsort(-agnostic[images.valid])[:count]]
+    return shown_images(images, chosen), agnostic[chosen]
 
 
 def summary_table(summary: RunSummary) -> str:

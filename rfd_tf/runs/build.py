@@ -14,7 +14,7 @@ from rfd_tf.models.backbone import check_feature_names
 from rfd_tf.models.create_backbone import default_feature_names
 from rfd_tf.optimizers import CoupledSGD
 from rfd_tf.optimizers.milestone_schedule import milestone_schedule
-from rfd_tf.runs.images import Pictures, negatives_per_image
+from rfd_tf.runs.images import ImageSet, negatives_per_image
 
 ROTATION_HEADS = ("softmax", "ldam")
 # Training images that are watched for collapse, and how many of them TensorBoard shows.
@@ -143,7 +143,7 @@ def state_callbacks(config: ConfigDict, model: RotationDecoupling) -> list[keras
 
 
 def measuring_callbacks(
-    config: ConfigDict, workdir: Path, training: Pictures, validation: Pictures | None
+    config: ConfigDict, workdir: Path, training: ImageSet, validation: ImageSet | None
 ) -> list[keras.callbacks.Callback]:
     """The callbacks that measure features and record them."""
     examples = _example_images(training)
@@ -156,20 +156,20 @@ def measuring_callbacks(
     return measuring
 
 
-def _example_images(pictures: Pictures) -> np.ndarray:
-    count = min(_EXAMPLES, len(pictures.valid))
-    indices = pictures.valid[np.linspace(0, len(pictures.valid) - 1, count).astype("int64")]
-    examples = data.evaluation_dataset(pictures.source, pictures.preprocessing, count, indices)
+def _example_images(images: ImageSet) -> np.ndarray:
+    count = min(_EXAMPLES, len(images.valid))
+    indices = images.valid[np.linspace(0, len(images.valid) - 1, count).astype("int64")]
+    examples = data.evaluation_dataset(images.source, images.preprocessing, count, indices)
     try:
         batch = next(iter(examples))
     except tf.errors.OpError as error:
-        pictures.name_bad_image(error, indices)
+        images.name_bad_image(error, indices)
         raise
     features = batch[0] if isinstance(batch, tuple) else batch
     return features["image"].numpy()
 
 
-def _knn_monitor(config: ConfigDict, validation: Pictures) -> callbacks.KNNMonitor:
+def _knn_monitor(config: ConfigDict, validation: ImageSet) -> callbacks.KNNMonitor:
     chosen = validation.valid
     if len(chosen) > config.knn.max_images:
         chosen = chosen[np.linspace(0, len(chosen) - 1, config.knn.max_images).astype("int64")]

@@ -26,11 +26,11 @@ MOST_WHOLE_BANK, DRAWN_NEGATIVES = 65_536, 4_096
 
 
 @dataclasses.dataclass
-class Pictures:
+class ImageSet:
     """A source with what a run knows about it.
 
     Attributes:
-        source: N pictures.
+        source: N images.
         preprocessing: how they become inputs.
         valid: int64 indices of those that can be used.
         skipped: (path, reason) of the others.
@@ -42,50 +42,50 @@ class Pictures:
     skipped: list[tuple[str, str]]
 
     def name_bad_image(self, error: tf.errors.OpError, indices: np.ndarray) -> None:
-        """Raise `BadImageError` from `error` where one of the pictures at `indices` cannot be read."""
+        """Raise `BadImageError` from `error` where one of the images at `indices` cannot be read."""
         if bad := data.first_bad_image(self.source, np.unique(indices)):
             raise bad from error
 
 
-def open_training_pictures(config: ConfigDict, workdir: Path) -> Pictures:
-    """The training pictures of a run."""
+def open_training_images(config: ConfigDict, workdir: Path) -> ImageSet:
+    """The training images of a run."""
     cache = workdir / CACHE_FOLDER
     cache.mkdir(exist_ok=True)
     preprocessing = data.Preprocessing.of_config(config)
-    return open_pictures(config.data, preprocessing, cache / "skipped_training.json")
+    return open_image_set(config.data, preprocessing, cache / "skipped_training.json")
 
 
-def open_run_pictures(config: ConfigDict, workdir: Path) -> tuple[Pictures, Pictures | None]:
-    """The training and, where there are any, the validation pictures of a run."""
-    training = open_training_pictures(config, workdir)
+def open_run_images(config: ConfigDict, workdir: Path) -> tuple[ImageSet, ImageSet | None]:
+    """The training and, where there are any, the validation images of a run."""
+    training = open_training_images(config, workdir)
     if not config.validation.source:
         return training, None
     cache_file = workdir / CACHE_FOLDER / "skipped_validation.json"
-    return training, open_pictures(config.validation, training.preprocessing, cache_file)
+    return training, open_image_set(config.validation, training.preprocessing, cache_file)
 
 
-def list_skipped(*all_pictures: Pictures | None) -> None:
-    """Log the pictures that were left out."""
-    for pictures in filter(None, all_pictures):
-        if pictures.skipped:
-            listed = "\n".join(f"  {path}: {reason}" for path, reason in pictures.skipped)
+def list_skipped(*all_images: ImageSet | None) -> None:
+    """Log the images that were left out."""
+    for images in filter(None, all_images):
+        if images.skipped:
+            listed = "\n".join(f"  {path}: {reason}" for path, reason in images.skipped)
             logging.warning(
                 "%d corrupt images of %s were skipped:\n%s",
-                len(pictures.skipped),
-                pictures.source.name,
+                len(images.skipped),
+                images.source.name,
                 listed,
             )
 
 
 def name_bad_image(
     config: ConfigDict,
-    training: Pictures,
-    validation: Pictures | None,
+    training: ImageSet,
+    validation: ImageSet | None,
     step: int,
     error: tf.errors.OpError,
     sampling_weights: np.ndarray | None = None,
 ) -> None:
-    """Raise `BadImageError` for a failed decoding, if it came of a picture.
+    """Raise `BadImageError` for a failed decoding, if it came of an image.
 
     The culprit is looked for among the batches that follow `step`, then in the validation set.
     """
@@ -103,26 +103,26 @@ def name_bad_image(
         validation.name_bad_image(error, validation.valid)
 
 
-def check_same_on_all_workers(pictures: Pictures, strategy) -> None:
-    """Raise ValueError where workers would train on different lists of pictures."""
-    checksum = zlib.crc32(np.ascontiguousarray(pictures.valid))
-    found = distribution.gather_over_workers(strategy, [len(pictures.source), len(pictures.valid), checksum])
+def check_same_on_all_workers(images: ImageSet, strategy) -> None:
+    """Raise ValueError where workers would train on different lists of images."""
+    checksum = zlib.crc32(np.ascontiguousarray(images.valid))
+    found = distribution.gather_over_workers(strategy, [len(images.source), len(images.valid), checksum])
     if len(np.unique(found, axis=0)) > 1:
         counts = ", ".join(f"worker {i}: {usable} of {n}" for i, (n, usable, _) in enumerate(found))
         raise ValueError(
-            f"The workers do not have the same pictures (usable ones of all: {counts}). Give all of them the "
+            f"The workers do not have the same images (usable ones of all: {counts}). Give all of them the "
             "same files, and delete their `cache` folders"
         )
 
 
-def open_pictures(
+def open_image_set(
     config: ConfigDict, preprocessing: data.Preprocessing, cache_file: Path, classes: tuple[str, ...] = ()
-) -> Pictures:
+) -> ImageSet:
     """Open `config.source`, long-tail it if asked, and leave out corrupt images with `on_error="skip"`.
 
     Args:
         config: the `data` or `validation` of a config.
-        preprocessing: how the pictures become inputs, but for `exif_orientation`, which the config says.
+        preprocessing: how the images become inputs, but for `exif_orientation`, which the config says.
         cache_file: keeps which of them are corrupt.
         classes: of a source in VOC's format; by default those that the config names.
     """
@@ -144,7 +144,7 @@ def open_pictures(
     valid, skipped = np.arange(len(source)), []
     if config.on_error == "skip":
         valid, skipped = data.valid_indices(source, cache_file)
-    return Pictures(source, preprocessing, valid, skipped)
+    return ImageSet(source, preprocessing, valid, skipped)
 
 
 def negatives_per_image(config: ConfigDict, num_instances: int) -> int:
@@ -157,23 +157,23 @@ def negatives_per_image(config: ConfigDict, num_instances: int) -> int:
     return asked if asked or num_instances <= MOST_WHOLE_BANK else DRAWN_NEGATIVES
 
 
-def training_batches(pictures: Pictures, config: ConfigDict, strategy, start_step: int, epochs: int):
+def training_batches(images: ImageSet, config: ConfigDict, strategy, start_step: int, epochs: int):
     """Batches for `fit`: `image`, `index`, and as configured `negatives` and `second_image`.
 
     They go from `start_step` to the end of `epochs`.
     """
-    num_negatives = negatives_per_image(config, len(pictures.source))
+    num_negatives = negatives_per_image(config, len(images.source))
 
     def make(num_workers, worker_index, replicas_per_worker):
         return data.training_dataset(
-            pictures.source,
-            pictures.preprocessing,
+            images.source,
+            images.preprocessing,
             batch_size=config.batch_size,
             seed=config.seed,
             epochs=epochs,
             start_step=start_step,
             num_negatives=num_negatives,
-            valid_indices=pictures.valid,
+            valid_indices=images.valid,
             num_workers=num_workers,
             worker_index=worker_index,
             replicas_per_worker=replicas_per_worker,
@@ -182,10 +182,10 @@ def training_batches(pictures: Pictures, config: ConfigDict, strategy, start_ste
     return distribution.distribute_dataset(strategy, make)
 
 
-def validation_batches(pictures: Pictures, config: ConfigDict, strategy, num_instances: int):
-    """One pass over `pictures`, each with any negatives drawn by (seed, index) from the training instances.
+def validation_batches(images: ImageSet, config: ConfigDict, strategy, num_instances: int):
+    """One pass over `images`, each with any negatives drawn by (seed, index) from the training instances.
 
-    On several replicas the pictures beyond the last whole batch are left out, since a replica cannot go
+    On several replicas the images beyond the last whole batch are left out, since a replica cannot go
     without any; on one all are used.
     """
 
@@ -203,8 +203,8 @@ def validation_batches(pictures: Pictures, config: ConfigDict, strategy, num_ins
         return {**features, "negatives": negatives}
 
     def make(*place):
-        indices, batch = validation_share(pictures.valid, config.batch_size, *place)
-        dataset = data.evaluation_dataset(pictures.source, pictures.preprocessing, batch, indices)
+        indices, batch = validation_share(images.valid, config.batch_size, *place)
+        dataset = data.evaluation_dataset(images.source, images.preprocessing, batch, indices)
         return dataset.map(with_negatives, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
     return distribution.distribute_dataset(strategy, make)

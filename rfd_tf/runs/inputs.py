@@ -12,7 +12,7 @@ from rfd_tf import data, distribution
 from rfd_tf.data.schedule import Schedule
 from rfd_tf.features import FeatureExtractor
 from rfd_tf.rotations import NUM_ROTATIONS, four_views, rotation_labels
-from rfd_tf.runs.images import Pictures, check_same_on_all_workers, name_bad_image, validation_share
+from rfd_tf.runs.images import ImageSet, check_same_on_all_workers, name_bad_image, validation_share
 
 
 class Inputs(abc.ABC):
@@ -62,8 +62,8 @@ class ImageInputs(Inputs):
 
     def __init__(
         self,
-        training: Pictures,
-        test: Pictures,
+        training: ImageSet,
+        test: ImageSet,
         to_examples: Callable[[tf.data.Dataset], tf.data.Dataset] | None = None,
         test_labels: np.ndarray | None = None,
         sampling: np.ndarray | None = None,
@@ -128,7 +128,7 @@ class ExtractedInputs(ImageInputs):
         names: the features that it shall give.
     """
 
-    def __init__(self, training: Pictures, test: Pictures, extractor: FeatureExtractor, names: Sequence[str]):
+    def __init__(self, training: ImageSet, test: ImageSet, extractor: FeatureExtractor, names: Sequence[str]):
         super().__init__(training, test, self._extracted)
         self.extractor = extractor
         self.names = tuple(names)
@@ -158,7 +158,7 @@ class ExtractedInputs(ImageInputs):
         super().name_bad_image(config, step, error)
 
 
-def rotation_inputs(training: Pictures, test: Pictures) -> ImageInputs:
+def rotation_inputs(training: ImageSet, test: ImageSet) -> ImageInputs:
     """The four views of images, labelled by their rotations; a batch of b images is 4 b examples."""
 
     def views(features, *_label):
@@ -169,7 +169,7 @@ def rotation_inputs(training: Pictures, test: Pictures) -> ImageInputs:
     return ImageInputs(training, test, lambda dataset: dataset.map(views), labels)
 
 
-def multi_label_inputs(training: Pictures, test: Pictures) -> ImageInputs:
+def multi_label_inputs(training: ImageSet, test: ImageSet) -> ImageInputs:
     """Images that show any number of classes, of sources with `targets` [N, C] as of `MultiLabelLoss`."""
     targets = data.host_constant(training.source.targets)
 
@@ -181,7 +181,7 @@ def multi_label_inputs(training: Pictures, test: Pictures) -> ImageInputs:
 
 
 def image_crops(
-    images: Pictures, training: data.Preprocessing, crops: int, config: ConfigDict
+    images: ImageSet, training: data.Preprocessing, crops: int, config: ConfigDict
 ) -> tf.data.Dataset:
     """One pass over images in order, each in several crops: float32 [b, K, S, S, 3].
 
@@ -207,7 +207,7 @@ _PREFETCHED_BATCHES = 4
 class FeatureInputs(Inputs):
     """Features that were computed once: arrays in memory, or mapped from files, of which a batch is read.
 
-    The order of the examples is that of pictures: a function of (seed, epoch, row).
+    The order of the examples is that of images: a function of (seed, epoch, row).
 
     Args:
         training: feature name -> float array [N, ...].

@@ -14,12 +14,12 @@ from rfd_tf.models import RotationDecoupling
 from rfd_tf.runs.build import build_model, load_instance_weights, measuring_callbacks, state_callbacks
 from rfd_tf.runs.fit import Training, fit
 from rfd_tf.runs.images import (
-    Pictures,
+    ImageSet,
     check_same_on_all_workers,
     list_skipped,
     name_bad_image,
     negatives_per_image,
-    open_run_pictures,
+    open_run_images,
     training_batches,
     validation_batches,
 )
@@ -50,7 +50,7 @@ def pretrain(config: ConfigDict, workdir: str | os.PathLike, initialize: Callabl
     """
     run = start_run(config, workdir)
     with run.hold_folder(config.to_dict()) as folder:
-        training, validation = open_run_pictures(config, run.workdir)
+        training, validation = open_run_images(config, run.workdir)
         try:
             model = fit(run, _training(run, training, validation, initialize), ready=folder.claim)
         finally:
@@ -59,7 +59,7 @@ def pretrain(config: ConfigDict, workdir: str | os.PathLike, initialize: Callabl
 
 
 def _training(
-    run: Run, training: Pictures, validation: Pictures | None, initialize: Callable | None
+    run: Run, training: ImageSet, validation: ImageSet | None, initialize: Callable | None
 ) -> Training:
     config, num_instances = run.config, len(training.source)
     instance_weights = load_instance_weights(config, num_instances)

@@ -18,7 +18,7 @@ from rfd_tf.models import ProbedModel
 from rfd_tf.models.backbone import check_feature_names, dense
 from rfd_tf.rotations import NUM_ROTATIONS
 from rfd_tf.runs.build import build_backbone
-from rfd_tf.runs.images import Pictures, list_skipped, open_training_pictures
+from rfd_tf.runs.images import ImageSet, list_skipped, open_training_images
 from rfd_tf.runs.inputs import rotation_inputs
 from rfd_tf.runs.probes import fit_probes, probe_scores
 from rfd_tf.runs.run import Run, start_run
@@ -35,12 +35,12 @@ class OutOfSample:
         probabilities: float32 [N, 4]; column k is how likely view k looks upright. Zero for images that were
             skipped: what is not known to be ambiguous counts in full.
         accuracies: the share of views of each fold whose rotation was told, in [0, 1].
-        pictures: the N images.
+        images: the N images.
     """
 
     probabilities: np.ndarray
     accuracies: tuple[float, ...]
-    pictures: Pictures
+    images: ImageSet
 
 
 def predict_out_of_sample(
@@ -65,20 +65,20 @@ def predict_out_of_sample(
     """
     run = start_run(config, workdir)
     with run.hold_folder({**config.to_dict(), "folds": folds}) as folder:
-        pictures = open_training_pictures(config, run.workdir)
-        parts = deal(pictures.valid, folds, config.seed)
+        images = open_training_images(config, run.workdir)
+        parts = deal(images.valid, folds, config.seed)
         folder.claim()
-        probabilities = np.zeros((len(pictures.source), NUM_ROTATIONS), "float32")
+        probabilities = np.zeros((len(images.source), NUM_ROTATIONS), "float32")
         accuracies = []
         try:
             for number, held_out in enumerate(parts):
                 fold = run.part(f"fold-{number + 1}-of-{folds}")
-                found = _predict_fold(fold, pictures, held_out, initialize)
+                found = _predict_fold(fold, images, held_out, initialize)
                 probabilities[held_out] = found[:, :, 0]
                 accuracies.append(float(np.mean(found.argmax(axis=2) == np.arange(NUM_ROTATIONS))))
         finally:
-            list_skipped(pictures)
-    return OutOfSample(probabilities, tuple(accuracies), pictures)
+            list_skipped(images)
+    return OutOfSample(probabilities, tuple(accuracies), images)
 
 
 def deal(valid: np.ndarray, folds: int, seed: int) -> list[np.ndarray]:
@@ -91,7 +91,7 @@ def deal(valid: np.ndarray, folds: int, seed: int) -> list[np.ndarray]:
     return [np.sort(part) for part in np.array_split(shuffled, folds)]
 
 
-def _predict_fold(run: Run, pictures: Pictures, held_out: np.ndarray, initialize) -> np.ndarray:
+def _predict_fold(run: Run, images: ImageSet, held_out: np.ndarray, initialize) -> np.ndarray:
     """What a network that never saw the held-out images says of them: float32 [M, 4 views, 4 rotations]."""
     path = run.workdir / _PROBABILITIES
     if path.exists():
@@ -101,8 +101,8 @@ def _predict_fold(run: Run, pictures: Pictures, held_out: np.ndarray, initialize
     keras.backend.clear_session()
     keras.utils.set_random_seed(run.config.seed)
     inputs = rotation_inputs(
-        dataclasses.replace(pictures, valid=np.setdiff1d(pictures.valid, held_out)),
-        dataclasses.replace(pictures, valid=held_out),
+        dataclasses.replace(images, valid=np.setdiff1d(images.valid, held_out)),
+        dataclasses.replace(images, valid=held_out),
     )
     model = fit_probes(run, inputs, lambda synchronized: _rotnet(run.config, synchronized, initialize))
     logits = (
@@ -143,7 +143,7 @@ def rotation_counts(probabilities: np.ndarray, valid: np.ndarray, gamma: float) 
     return effective_rotation_counts(rotation_instance_weights(probabilities[valid], gamma))
 
 
-def write_parquet(path: str | os.PathLike, probabilities: np.ndarray, pictures: Pictures) -> None:
+def write_parquet(path: str | os.PathLike, probabilities: np.ndarray, images: ImageSet) -> None:
     """One row for each view of each usable image: `index`, `file`, `view` (quarter turns), `probability`.
 
     Raises:
@@ -152,10 +152,10 @@ def write_parquet(path: str | os.PathLike, probabilities: np.ndarray, pictures: 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = pictures.valid
+    rows = images.valid
     columns = {
         "index": np.repeat(rows, NUM_ROTATIONS),
-        "file": np.repeat([pictures.source.describe(int(row)) for row in rows], NUM_ROTATIONS),
+        "file": np.repeat([images.source.describe(int(row)) for row in rows], NUM_ROTATIONS),
         "view": np.tile(np.arange(NUM_ROTATIONS, dtype="int8"), len(rows)),
         "probability": np.asarray(probabilities, "float32")[rows].ravel(),
     }
@@ -163,16 +163,16 @@ def write_parquet(path: str | os.PathLike, probabilities: np.ndarray, pictures: 
         pq.write_table(pa.table(columns), temporary)
 
 
-def draw_rotatability(path: Path, probabilities: np.ndarray, pictures: Pictures) -> None:
+def draw_rotatability(path: Path, probabilities: np.ndarray, images: ImageSet) -> None:
     """Write a PNG: histogram of all probabilities, the most and the least rotatable images by class."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    classes = _by_class(pictures)
+    classes = _by_class(images)
     figure = Figure(figsize=(13, 3.2 + 1.1 * len(classes)), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(2, 1, height_ratios=[3.2, 1.1 * len(classes)])
-    _draw_histogram(figure.add_subplot(grid[0]), probabilities[pictures.valid])
+    _draw_histogram(figure.add_subplot(grid[0]), probabilities[images.valid])
     scores = agnosticness(probabilities)
     inner = grid[1].subgridspec(len(classes), 2 * _SHOWN + 1)
     for line, (name, rows) in enumerate(classes.items()):
@@ -182,7 +182,7 @@ def draw_rotatability(path: Path, probabilities: np.ndarray, pictures: Pictures)
         title = figure.add_subplot(inner[line, _SHOWN])
         title.axis("off")
         title.text(0.5, 0.5, name[:16], ha="center", va="center")
-        for position, image in enumerate(shown_images(pictures, shown)):
+        for position, image in enumerate(shown_images(images, shown)):
             column = position if position < count else position + 1 + 2 * (_SHOWN - count)
             axes = figure.add_subplot(inner[line, column])
             axes.imshow(image)
@@ -197,9 +197,9 @@ def draw_rotatability(path: Path, probabilities: np.ndarray, pictures: Pictures)
         figure.savefig(file, format="png", dpi=110)
 
 
-def _by_class(pictures: Pictures, most: int = 20) -> dict[str, np.ndarray]:
+def _by_class(images: ImageSet, most: int = 20) -> dict[str, np.ndarray]:
     """Usable images by the name of their class, of two images at least; the first classes where many."""
-    source, valid = pictures.source, pictures.valid
+    source, valid = images.source, images.valid
     if source.labels is None:
         return {"all": valid}
     names = source.class_names or tuple(map(str, range(source.num_classes)))
@@ -219,10 +219,10 @@ def _draw_histogram(axes, probabilities: np.ndarray) -> None:
     axes.legend()
 
 
-def shown_images(pictures: Pictures, rows: np.ndarray) -> np.ndarray:
+def shown_images(images: ImageSet, rows: np.ndarray) -> np.ndarray:
     """The images at `rows` as the network sees them, [n, S, S, 3] in [0, 1]."""
     if not len(rows):
         return np.zeros((0, 1, 1, 3))
-    batch = next(iter(data.evaluation_dataset(pictures.source, pictures.preprocessing, len(rows), rows)))
+    batch = next(iter(data.evaluation_dataset(images.source, images.preprocessing, len(rows), rows)))
     features = batch[0] if isinstance(batch, tuple) else batch
-    return np.clip(features["image"].numpy() * pictures.preprocessing.std + pictures.preprocessing.mean, 0, 1)
+    return np.clip(features["image"].numpy() * images.preprocessing.std + images.preprocessing.mean, 0, 1)

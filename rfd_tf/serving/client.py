@@ -77,12 +77,12 @@ def read_image_file(given: str | os.PathLike | bytes, position: int, max_bytes: 
 
 
 def image_name(given: object, position: int) -> str:
-    """How messages call a picture: its path, or its place in the batch, counted from 0."""
+    """How messages call an image: its path, or its place in the batch, counted from 0."""
     return os.fspath(given) if isinstance(given, str | os.PathLike) else f"image {position} of the batch"
 
 
 def check_image_file(content: bytes, name: str) -> None:
-    """Looks at a picture's header as exported models do, then decodes it once.
+    """Looks at an image's header as exported models do, then decodes it once.
 
     Args:
         content: the file's bytes.
@@ -213,7 +213,7 @@ class ServingClient:
             the system trusts.
         client_certificate, client_key: PEM files, where the server asks for them (mutual TLS).
         max_message_bytes: largest request and answer.
-        max_image_bytes: largest encoded picture.
+        max_image_bytes: largest encoded image.
         max_batch: most images in a request.
         version, label: the model's version by number or label, as in the address.
 
@@ -282,7 +282,7 @@ class ServingClient:
     def features_of_files(
         self, files: Sequence[ImageFile], names: Sequence[str] | None = None
     ) -> dict[str, np.ndarray]:
-        """Features of pictures, which the server decodes, resizes and crops as in evaluation.
+        """Features of images, which the server decodes, resizes and crops as in evaluation.
 
         All are looked at before the first is sent.
 
@@ -294,7 +294,7 @@ class ServingClient:
             name -> float32 [B, ...].
 
         Raises:
-            BadInputError: on a file that cannot be read, is no picture, CMYK, damaged or too large; by name.
+            BadInputError: on a file that cannot be read, is no image, CMYK, damaged or too large; by name.
         """
         if isinstance(files, str | bytes | os.PathLike):
             raise BadInputError("`files` must be a list of paths or contents. Received only one")

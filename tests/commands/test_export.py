@@ -10,7 +10,7 @@ import pytest
 
 from rfd_tf import cli
 from tests.commands.test_cli import rfd
-from tests.export.models import encode, picture, small_backbone, write_run
+from tests.export.models import encode, image, small_backbone, write_run
 from tests.training.processes import ROOT
 
 # Ends within the export, once everything is written and compared, before anything has its name.
@@ -30,26 +30,26 @@ sys.exit(cli.main(["rfd", "export", *sys.argv[2:]]))
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
     for width in (30, 50, 70):
-        (folder / f"{width}.jpg").write_bytes(encode(picture(width)))
-    (folder / "bad.jpg").write_bytes(encode(picture())[:300])
+        (folder / f"{width}.jpg").write_bytes(encode(image(width)))
+    (folder / "bad.jpg").write_bytes(encode(image())[:300])
     return folder
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, pictures):
-    data = {"source": "flat_folder", "root": str(pictures), "name": "", "split": "train"}
+def run(tmp_path_factory, images):
+    data = {"source": "flat_folder", "root": str(images), "name": "", "split": "train"}
     return write_run(tmp_path_factory.mktemp("run"), data, small_backbone())
 
 
-def test_in_a_process_of_its_own(run, pictures, tmp_path):
+def test_in_a_process_of_its_own(run, images, tmp_path):
     out = tmp_path / "net"
     done = rfd("export", f"--model={run}", f"--out={out}", "--features=conv1", "--formats=saved_model,onnx")
     assert done.returncode == 0, done.stderr
-    assert "compared on 3 pictures" in done.stdout  # the run's own, but the bad one
-    assert f"{pictures}/bad.jpg: damaged or cut short" in done.stderr
+    assert "compared on 3 images" in done.stdout  # the run's own, but the bad one
+    assert f"{images}/bad.jpg: damaged or cut short" in done.stderr
     assert done.stdout.rstrip().endswith(f"Exported: {out}")
     assert (out / "saved_model" / "1" / "saved_model.pb").exists()
     forms = json.loads((out / "parity.json").read_text())["versions"]["1"]["forms"]
@@ -78,7 +78,7 @@ def test_killed_before_the_end(run, tmp_path):
         assert all(name.startswith(".net.") for name in names)
 
 
-def test_refusals(run, pictures, tmp_path, capsys):
+def test_refusals(run, images, tmp_path, capsys):
     def status(*arguments):
         code = cli.main(["rfd", "export", *arguments])
         error = capsys.readouterr().err
@@ -94,8 +94,8 @@ def test_refusals(run, pictures, tmp_path, capsys):
         ([f"--model={run}", "--formats=tflite"], "`formats`"),
         ([f"--model={run}", "--onnx_precision=int4"], "`onnx_precisions`"),
         ([f"--model={run}", "--input=bgr"], "`input`"),
-        ([f"--model={run}", "--images=/nowhere"], "No picture or folder of pictures at /nowhere"),
-        ([f"--model={run}", f"--images={pictures / 'bad.jpg'}"], "bad.jpg: damaged or cut short"),
+        ([f"--model={run}", "--images=/nowhere"], "No image or folder of images at /nowhere"),
+        ([f"--model={run}", f"--images={images / 'bad.jpg'}"], "bad.jpg: damaged or cut short"),
         (["--model=/nowhere"], "No model at /nowhere"),
         (["--model=zoo:nothing"], "nothing"),
     ]:
@@ -105,12 +105,12 @@ def test_refusals(run, pictures, tmp_path, capsys):
         assert message in error
 
 
-def test_only_keras_models(run, pictures, tmp_path, capsys):
+def test_only_keras_models(run, images, tmp_path, capsys):
     arguments = [
         f"--model={run}",
         f"--out={tmp_path / 'net'}",
         "--formats=saved_model",
-        f"--images={pictures}",
+        f"--images={images}",
     ]
     assert cli.main(["rfd", "export", *arguments]) == 0
     assert cli.main(["rfd", "export", f"--model={tmp_path / 'net'}", f"--out={tmp_path / 'again'}"]) == 1

@@ -33,8 +33,8 @@ SLOPES, PLAIN = 30, 10
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """Slopes, bright at the top, whose rotation can be told, and plain pictures, whose rotation cannot."""
+def images(tmp_path_factory):
+    """Slopes, bright at the top, whose rotation can be told, and plain images, whose rotation cannot."""
     root = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     for name, count in (("plain", PLAIN), ("slope", SLOPES)):
@@ -59,7 +59,7 @@ def trained_and_tested():
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory, pictures, trained_and_tested):
+def out(tmp_path_factory, images, trained_and_tested):
     def recorded(training, test):
         trained_and_tested.append((set(training.valid), set(test.valid)))
         return rotation_inputs(training, test)
@@ -67,7 +67,7 @@ def out(tmp_path_factory, pictures, trained_and_tested):
     path = tmp_path_factory.mktemp("out") / "prob.dat"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rotation_probabilities, "rotation_inputs", recorded)
-        assert rotations(path, pictures) == 0
+        assert rotations(path, images) == 0
     return path
 
 
@@ -79,13 +79,13 @@ def test_tells_rotatable_from_agnostic_images(out):
     assert plain[:, 1:].mean() > 0.1  # nothing to go by: a quarter each
 
 
-def test_parquet_and_picture(out, pictures):
+def test_parquet_and_image(out, images):
     table = pq.read_table(out.with_suffix(".parquet")).to_pydict()
     expected = load_rotation_probabilities(out, PLAIN + SLOPES)
     np.testing.assert_array_equal(np.array(table["probability"], "float32").reshape(-1, 4), expected)
     assert table["index"][:6] == [0, 0, 0, 0, 1, 1]
     assert table["view"][:6] == [0, 1, 2, 3, 0, 1]
-    assert table["file"][-1] == str(pictures / "slope" / f"{SLOPES - 1:02}.png")
+    assert table["file"][-1] == str(images / "slope" / f"{SLOPES - 1:02}.png")
     assert Image.open(out.with_suffix(".png")).size > (800, 400)
 
 
@@ -98,7 +98,7 @@ def test_every_image_is_predicted_by_a_network_that_never_saw_it(out, trained_an
     assert sorted(index for _, test in trained_and_tested for index in test) == sorted(everything)
 
 
-def test_goes_on_with_the_folds_that_are_missing(out, pictures, monkeypatch):
+def test_goes_on_with_the_folds_that_are_missing(out, images, monkeypatch):
     trained = []
     fit = rotation_probabilities.fit_probes
 
@@ -111,7 +111,7 @@ def test_goes_on_with_the_folds_that_are_missing(out, pictures, monkeypatch):
     out.unlink()
     folds = out.parent / "prob.dat.folds"
     (folds / "fold-2-of-2" / "probabilities.npy").unlink()  # its checkpoints are there: nothing to train
-    assert rotations(out, pictures) == 0
+    assert rotations(out, images) == 0
     assert trained == ["fold-2-of-2"]
     np.testing.assert_allclose(
         np.loadtxt(out), np.array(before.split(), dtype="float64"), rtol=1e-4, atol=1e-6
@@ -127,8 +127,8 @@ def test_goes_on_with_the_folds_that_are_missing(out, pictures, monkeypatch):
         ("--config.backbone.feature=conv9", "conv9"),
     ],
 )
-def test_bad_values(override, message, tmp_path, pictures, capsys):
-    assert rotations(tmp_path / "prob.dat", pictures, override) == 1
+def test_bad_values(override, message, tmp_path, images, capsys):
+    assert rotations(tmp_path / "prob.dat", images, override) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "prob.dat").exists()
 
@@ -147,8 +147,8 @@ def test_bad_flags(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_another_config_is_refused(out, pictures, capsys):
-    assert rotations(out, pictures, "--config.seed=7") == 1
+def test_another_config_is_refused(out, images, capsys):
+    assert rotations(out, images, "--config.seed=7") == 1
     assert "seed" in capsys.readouterr().err
 
 

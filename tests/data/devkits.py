@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.data.pictures import encoded, picture
+from tests.data.images import encoded, random_image
 
 OBJECT = """<object><name>{name}</name><pose>Left</pose><truncated>0</truncated>
 <difficult>{difficult}</difficult>
@@ -12,7 +12,7 @@ OBJECT = """<object><name>{name}</name><pose>Left</pose><truncated>0</truncated>
 
 
 def annotation(*objects, size=(40, 30)) -> str:
-    """An annotation file of (class, box counted from 1, difficult) in a picture of (width, height)."""
+    """An annotation file of (class, box counted from 1, difficult) in an image of (width, height)."""
     found = "".join(
         OBJECT.format(name=name, box=box, difficult=int(difficult)) for name, box, difficult in objects
     )
@@ -29,14 +29,14 @@ def write_devkit(
 
     Args:
         folder: such as `VOC2007`.
-        contents: name -> its objects; every picture is 40 x 30.
+        contents: name -> its objects; every image is 40 x 30.
         lists: "trainval" ... -> the names in it.
-        draw: makes a picture of its objects; by default coloured noise.
+        draw: makes an image of its objects; by default coloured noise.
     """
     for name in ("Annotations", "ImageSets/Main", "JPEGImages"):
         (folder / name).mkdir(parents=True)
     for number, (name, objects) in enumerate(contents.items()):
-        image = picture(30, 40, seed=number) if draw is None else draw(objects, number)
+        image = random_image(30, 40, seed=number) if draw is None else draw(objects, number)
         (folder / "JPEGImages" / f"{name}.jpg").write_bytes(encoded(image))
         (folder / "Annotations" / f"{name}.xml").write_text(annotation(*objects))
     for split, names in lists.items():

@@ -1,4 +1,4 @@
-"""Small TFDS builders. Pictures come from `CONTENT`: class name -> {file name: encoded bytes}."""
+"""Small TFDS builders. Images come from `CONTENT`: class name -> {file name: encoded bytes}."""
 
 import io
 from typing import ClassVar
@@ -69,7 +69,7 @@ class MiniNumbered(MiniImagenet):
 
 
 class MiniUnlabelled(MiniImagenet):
-    """Pictures only."""
+    """Images only."""
 
     __module__ = "mini_builders"
     FEATURES: ClassVar = ("image",)

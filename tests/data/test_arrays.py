@@ -28,7 +28,7 @@ def test_grey_becomes_rgb():
         (IMAGES.astype("float32"), None, None, "must be uint8. Received: float32"),
         (IMAGES[0, 0], None, None, "shape"),
         (np.zeros((2, 5, 6, 4), "uint8"), None, None, "shape"),
-        (IMAGES[:0], None, None, "no picture"),
+        (IMAGES[:0], None, None, "no image"),
         (IMAGES, LABELS[:3], None, "4 integers"),
         (IMAGES, LABELS / 2, None, "float64"),
         (IMAGES, LABELS, ["a", "b"], r"\[0, 2\). Received: 2"),

@@ -4,7 +4,7 @@ import tensorflow as tf
 from PIL import Image
 
 from rfd_tf.data import augmentation
-from tests.data.pictures import decoded, encoded, picture
+from tests.data.images import decoded, encoded, random_image
 
 
 def pil_resize(image: Image.Image, width: int, height: int) -> np.ndarray:
@@ -32,7 +32,7 @@ def seeds(count):
     ],
 )
 def test_decodes_as_pil_does(mode, kind, options):
-    content = encoded(picture().convert(mode), kind, **options)
+    content = encoded(random_image().convert(mode), kind, **options)
     mine = augmentation.decode(tf.constant(content))
     assert mine.dtype == tf.uint8
     np.testing.assert_array_equal(mine, decoded(content))
@@ -45,20 +45,20 @@ def test_sixteen_bits_are_cut_to_eight():
 
 
 def test_pixels_pass_through_decode():
-    pixels = tf.constant(np.asarray(picture()))
+    pixels = tf.constant(np.asarray(random_image()))
     assert augmentation.decode(pixels) is pixels
 
 
 @pytest.mark.parametrize(("height", "width"), [(20, 30), (37, 23), (90, 140), (40, 50)])
 def test_resize_equals_pil(height, width):
-    image = picture()
+    image = random_image()
     mine = augmentation.resize(tf.constant(np.asarray(image)), height, width)
     np.testing.assert_allclose(mine, pil_resize(image, width, height), atol=1.01)
 
 
-def test_a_picture_of_the_wanted_size_stays():
+def test_a_image_of_the_wanted_size_stays():
     """As TensorFlow's own resizing leaves it, where the size is known early and where it is not."""
-    image = tf.constant(np.asarray(picture()))
+    image = tf.constant(np.asarray(random_image()))
     height, width = image.shape[:2]
     late = tf.function(
         augmentation.resize, input_signature=[tf.TensorSpec([None, None, 3], tf.uint8), *sides()]
@@ -66,7 +66,7 @@ def test_a_picture_of_the_wanted_size_stays():
     for mine in (augmentation.resize(image, height, width), late(image, height, width)):
         assert mine.dtype == tf.float32
         np.testing.assert_array_equal(mine, tf.cast(image, tf.float32))
-    # A size that is known, but not early, with a picture whose shape is.
+    # A size that is known, but not early, with an image whose shape is.
     known = tf.function(lambda side: augmentation.resize(image, side, side))
     assert known(tf.constant(7)).shape == (7, 7, 3)
 
@@ -77,7 +77,7 @@ def sides():
 
 @pytest.mark.parametrize(("height", "width"), [(40, 50), (50, 40), (33, 33), (100, 37), (17, 64)])
 def test_short_side_and_centre_follow_torchvision(height, width):
-    image = picture(height, width)
+    image = random_image(height, width)
     size, crop = 32, 27
     if height <= width:
         new_height, new_width = size, int(size * width / height)
@@ -109,8 +109,8 @@ def test_random_crop_reaches_every_position_alike():
     assert ((counts - 100) ** 2 / 100).sum() < 20.5  # chi-square, 5 degrees of freedom, p = 0.001
 
 
-def test_pad_crop_is_a_window_of_the_framed_picture():
-    image = np.asarray(picture(8, 8)).astype("float32") + 1
+def test_pad_crop_is_a_window_of_the_framed_image():
+    image = np.asarray(random_image(8, 8)).astype("float32") + 1
     framed = np.pad(image, ((4, 4), (4, 4), (0, 0)))
     windows = {framed[y : y + 8, x : x + 8].tobytes() for y in range(9) for x in range(9)}
     found = {augmentation.pad_crop(tf.constant(image), 8, seed).numpy().tobytes() for seed in seeds(40)}
@@ -119,7 +119,7 @@ def test_pad_crop_is_a_window_of_the_framed_picture():
 
 
 def test_flip_mirrors_half_of_the_time():
-    image = tf.constant(np.asarray(picture(4, 5)))
+    image = tf.constant(np.asarray(random_image(4, 5)))
     flipped = [augmentation.random_flip(image, seed).numpy() for seed in seeds(200)]
     mirrored = np.array([np.array_equal(f, np.asarray(image)[:, ::-1]) for f in flipped])
     same = np.array([np.array_equal(f, image) for f in flipped])
@@ -128,11 +128,11 @@ def test_flip_mirrors_half_of_the_time():
 
 
 def test_normalize():
-    image = np.asarray(picture())
+    image = np.asarray(random_image())
     expected = (image / 255 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
     mine = augmentation.normalize(image, augmentation.IMAGENET_MEAN, augmentation.IMAGENET_STD)
     assert mine.dtype == tf.float32
     np.testing.assert_allclose(mine, expected, atol=1e-5)
-    # By rows, as one picture is normalised, or by channels, as a batch is: bit for bit the same.
+    # By rows, as one image is normalised, or by channels, as a batch is: bit for bit the same.
     batch = augmentation.normalize(image[None], augmentation.IMAGENET_MEAN, augmentation.IMAGENET_STD)
     np.testing.assert_array_equal(mine, batch[0])

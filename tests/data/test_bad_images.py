@@ -18,7 +18,7 @@ from rfd_tf.data import (
     training_indices,
     valid_indices,
 )
-from tests.data.pictures import encoded, picture, write
+from tests.data.images import encoded, random_image, write
 
 BAD = ["a/dangling.jpg", "a/folder.jpg", "a/half.jpg", "a/text.jpg", "a/zero.jpg", "b/half.png", "b/scan.tif"]
 
@@ -27,19 +27,19 @@ BAD = ["a/dangling.jpg", "a/folder.jpg", "a/half.jpg", "a/text.jpg", "a/zero.jpg
 def source(tmp_path):
     write(tmp_path, "a/1.jpg", "a/folder.jpg", "b/2.png", "b/3.jpg", "c/4.bmp")
     (tmp_path / "a/zero.jpg").touch()
-    (tmp_path / "a/text.jpg").write_text("this is no picture")
+    (tmp_path / "a/text.jpg").write_text("this is no image")
     (tmp_path / "a/dangling.jpg").symlink_to(tmp_path / "gone.jpg")
     for path, kind in (("a/half.jpg", "JPEG"), ("b/half.png", "PNG")):
-        content = encoded(picture(200, 200), kind)
+        content = encoded(random_image(200, 200), kind)
         (tmp_path / path).write_bytes(content[: len(content) // 2])
-    (tmp_path / "b/scan.tif").write_bytes(encoded(picture(), "TIFF"))
+    (tmp_path / "b/scan.tif").write_bytes(encoded(random_image(), "TIFF"))
     source = ImageFolder(tmp_path, on_error="skip")
     (tmp_path / "a/folder.jpg").unlink()  # became a folder after it was listed
     (tmp_path / "a/folder.jpg").mkdir()
     return source
 
 
-def test_each_bad_picture_has_its_reason(source):
+def test_each_bad_image_has_its_reason(source):
     found = {source.files[index]: reason for index, reason in find_bad_images(source).items()}
     assert list(found) == BAD
     assert "empty" in found["a/zero.jpg"]
@@ -88,7 +88,7 @@ def test_valid_indices_are_found_once_and_cached(source, tmp_path):
     assert len(valid_indices(source)[0]) == 3
 
 
-def test_a_cache_of_other_pictures_is_not_used(source, tmp_path):
+def test_a_cache_of_other_images_is_not_used(source, tmp_path):
     cache = tmp_path / "bad.json"
     valid_indices(Subset(source, [source.files.index("a/1.jpg")]), cache)
     assert json.loads(cache.read_text())["bad"] == []
@@ -103,7 +103,7 @@ def test_a_damaged_cache_is_made_anew(source, tmp_path):
 
 def test_nothing_usable(tmp_path):
     (tmp_path / "zero.jpg").touch()
-    with pytest.raises(BadImageError, match=r"None of the 1 pictures.*zero\.jpg: .*empty"):
+    with pytest.raises(BadImageError, match=r"None of the 1 images.*zero\.jpg: .*empty"):
         valid_indices(FlatFolder(tmp_path))
 
 
@@ -113,7 +113,7 @@ def test_arrays_are_never_bad():
     assert skipped == []
 
 
-def test_training_with_skipped_pictures(source):
+def test_training_with_skipped_images(source):
     valid, _ = valid_indices(source)
     dataset = training_dataset(
         source, Preprocessing(8, resize=8), batch_size=4, seed=0, epochs=2, valid_indices=valid

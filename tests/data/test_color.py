@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from rfd_tf.data import color
 from rfd_tf.data.schedule import stream
-from tests.data.pictures import picture
+from tests.data.images import random_image
 
 SIDE = 24
 ADJUSTMENTS = (color.adjust_brightness, color.adjust_contrast, color.adjust_saturation, color.adjust_hue)
@@ -17,7 +17,7 @@ ADJUSTMENTS = (color.adjust_brightness, color.adjust_contrast, color.adjust_satu
 
 @pytest.fixture(scope="module")
 def image():
-    return picture(SIDE, SIDE, seed=3)
+    return random_image(SIDE, SIDE, seed=3)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from rfd_tf.data import FlatFolder, ImageFolder, Subset
 from rfd_tf.data.image_folder import kind_of_file, left_out_text
-from tests.data.pictures import write
+from tests.data.images import write
 
 
 def torchvision_order(root):
@@ -32,7 +32,7 @@ def test_order_labels_and_bytes(tmp_path):
             assert source.fetch(tf.constant(i, tf.int64)).numpy() == file.read()
 
 
-def test_files_that_are_no_pictures_are_left_out_and_counted(tmp_path, caplog):
+def test_files_that_are_no_images_are_left_out_and_counted(tmp_path, caplog):
     write(tmp_path, "a/1.jpg", "b/1.jpg", "loose.jpg")
     for name in ("a/notes.txt", "a/1.HEIC", "b/2.heic", "b/3.gif", "b/.DS_Store", ".hidden.gif", "README"):
         (tmp_path / name).write_text("x")
@@ -62,7 +62,7 @@ def test_files_that_are_no_pictures_are_left_out_and_counted(tmp_path, caplog):
 def test_a_folder_of_nothing_else_says_what_it_holds(tmp_path):
     for number in range(3):
         (tmp_path / f"{number}.avif").write_text("x")
-    with pytest.raises(FileNotFoundError, match=r"holds no picture.*; it holds 3 \.avif$"):
+    with pytest.raises(FileNotFoundError, match=r"holds no image.*; it holds 3 \.avif$"):
         FlatFolder(tmp_path)
 
 
@@ -99,7 +99,7 @@ def test_errors_name_the_folder(tmp_path):
     with pytest.raises(ValueError, match="one class folder only"):
         ImageFolder(tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="empty holds no picture"):
+    with pytest.raises(FileNotFoundError, match="empty holds no image"):
         ImageFolder(tmp_path)
     write(tmp_path, "empty/1.jpg")
     with pytest.raises(ValueError, match="on_error"):
@@ -134,7 +134,7 @@ def test_flat_folder_sorts_by_relative_path(tmp_path):
 
 
 def test_flat_folder_errors(tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no picture"):
+    with pytest.raises(FileNotFoundError, match="holds no image"):
         FlatFolder(tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         FlatFolder(tmp_path / "nowhere")

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from rfd_tf.data import ImageList, find_bad_images, open_source, places205
-from tests.data.pictures import decoded, write
+from tests.data.images import decoded, write
 
 
 def listed(tmp_path, text, name="train.txt", **options):
@@ -14,7 +14,7 @@ def listed(tmp_path, text, name="train.txt", **options):
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     return write(
         tmp_path,
         "a/1.jpg",
@@ -39,15 +39,15 @@ def pictures(tmp_path):
         ("a/1.jpg 0\nb/1.png 0\n", ("a/1.jpg", "b/1.png"), [0, 0], None),  # a class of two folders
     ],
 )
-def test_rows(pictures, text, files, labels, class_names):
-    source = listed(pictures, text)
+def test_rows(images, text, files, labels, class_names):
+    source = listed(images, text)
     assert source.files == files
     assert source.class_names == class_names
     assert labels is None if source.labels is None else source.labels.tolist() == labels
     for index, file in enumerate(files):
         content = source.fetch(tf.constant(index, tf.int64)).numpy()
-        np.testing.assert_array_equal(decoded(content), decoded((pictures / file).read_bytes()))
-        assert source.describe(index) == str(pictures / file)
+        np.testing.assert_array_equal(decoded(content), decoded((images / file).read_bytes()))
+        assert source.describe(index) == str(images / file)
 
 
 @pytest.mark.parametrize(
@@ -70,24 +70,24 @@ def test_rows(pictures, text, files, labels, class_names):
         ("a/1.jpg\na/\0.jpg\n", r"train\.txt:2: .* is no path"),
     ],
 )
-def test_broken_lists_are_refused_by_line(pictures, text, message):
+def test_broken_lists_are_refused_by_line(images, text, message):
     with pytest.raises(ValueError, match=message):
-        listed(pictures, text)
+        listed(images, text)
 
 
-def test_missing_files(pictures):
-    with pytest.raises(FileNotFoundError, match="No list of pictures"):
-        ImageList(pictures, pictures / "none.txt")
-    (pictures / "list.txt").write_text("a.jpg")
-    with pytest.raises(FileNotFoundError, match="No folder of pictures"):
-        ImageList(pictures / "none", pictures / "list.txt")
+def test_missing_files(images):
+    with pytest.raises(FileNotFoundError, match="No list of images"):
+        ImageList(images, images / "none.txt")
+    (images / "list.txt").write_text("a.jpg")
+    with pytest.raises(FileNotFoundError, match="No folder of images"):
+        ImageList(images / "none", images / "list.txt")
     text = "a/1.jpg 0\nb/none.jpg 1\n"
     with pytest.raises(FileNotFoundError, match=r"lists 'b/none.jpg', .*1 of the 2 files"):
-        listed(pictures, text)
-    source = listed(pictures, text, on_error="skip")
+        listed(images, text)
+    source = listed(images, text, on_error="skip")
     assert "No such file" in find_bad_images(source)[1]
     with pytest.raises(FileNotFoundError, match="2 of the 2"):
-        listed(pictures, "x/1.jpg\nx/2.jpg", on_error="skip")
+        listed(images, "x/1.jpg\nx/2.jpg", on_error="skip")
 
 
 def test_what_the_sample_misses_is_found_when_read(tmp_path):
@@ -98,12 +98,12 @@ def test_what_the_sample_misses_is_found_when_read(tmp_path):
     assert list(find_bad_images(source)) == [1]
 
 
-def test_options(pictures):
-    source = listed(pictures, "a/1.jpg 0\nb/1.png 2\n", every_class=False)
+def test_options(images):
+    source = listed(images, "a/1.jpg 0\nb/1.png 2\n", every_class=False)
     assert source.num_classes == 3
     assert source.class_names is None
-    write(pictures, "photo 1", "photo 2")
-    assert listed(pictures, "photo 1\nphoto 2\n", labelled=False).files == ("photo 1", "photo 2")
+    write(images, "photo 1", "photo 2")
+    assert listed(images, "photo 1\nphoto 2\n", labelled=False).files == ("photo 1", "photo 2")
 
 
 def test_names_that_are_no_utf8(tmp_path):
@@ -115,12 +115,12 @@ def test_names_that_are_no_utf8(tmp_path):
     assert not find_bad_images(source)
 
 
-def test_lists_by_split(pictures):
-    (pictures / "val.csv").write_text("b/1.png,0\n")
-    assert open_source("image_list", pictures, "val").files == ("b/1.png",)
-    assert open_source("image_list", pictures, list_file=pictures / "val.csv").files == ("b/1.png",)
+def test_lists_by_split(images):
+    (images / "val.csv").write_text("b/1.png,0\n")
+    assert open_source("image_list", images, "val").files == ("b/1.png",)
+    assert open_source("image_list", images, list_file=images / "val.csv").files == ("b/1.png",)
     with pytest.raises(FileNotFoundError, match=r"train\.txt"):
-        open_source("image_list", pictures)
+        open_source("image_list", images)
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ def batches(source, **options):
     return list(training_dataset(source, RECIPE, **options).as_numpy_iterator())
 
 
-def test_batches_hold_turned_pictures_and_what_was_done(source):
+def test_batches_hold_turned_images_and_what_was_done(source):
     upright = next(iter(evaluation_dataset(source, RECIPE, 20)))[0]["image"].numpy()
     found = batches(source)
     seen = {}

@@ -48,7 +48,7 @@ def test_subset_keeps_classes_and_renumbers():
 
 
 def test_long_tail_errors():
-    with pytest.raises(ValueError, match=r"Class 0 \(a\) of arrays has 40 pictures, .* needs 41"):
+    with pytest.raises(ValueError, match=r"Class 0 \(a\) of arrays has 40 images, .* needs 41"):
         long_tailed(SOURCE, 2, max_count=41)
     with pytest.raises(ValueError, match="needs labels"):
         long_tailed(ArraySource(SOURCE.images), 10)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rfd_tf.data import open_source
-from tests.data.pictures import write
+from tests.data.images import write
 
 
 def test_image_folder_splits(tmp_path):

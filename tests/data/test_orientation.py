@@ -14,7 +14,7 @@ from rfd_tf.data.augmentation import decode, random_resized_crop
 from rfd_tf.data.orientation import exif_orientation, stored_window, upright
 from rfd_tf.image_header import exif_orientation as exif_orientation_of_bytes
 from rfd_tf.image_header import upright as upright_in_numpy
-from tests.data.pictures import encoded, oriented, picture
+from tests.data.images import encoded, oriented, random_image
 
 ORIENTATIONS = range(1, 9)
 in_graph = tf.function(exif_orientation, input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
@@ -29,7 +29,7 @@ def shown(content: bytes) -> np.ndarray:
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 def test_images_are_decoded_as_they_are_shown(kind, orientation):
     for order in "<>":
-        content = oriented(picture(), orientation, kind, order)
+        content = oriented(random_image(), orientation, kind, order)
         assert int(in_graph(content)) == int(exif_orientation(tf.constant(content))) == orientation
     image = decode(tf.constant(content), exif_orientation=True)
     np.testing.assert_array_equal(image, shown(content))
@@ -54,7 +54,7 @@ def test_a_window_of_what_is_shown_is_found_in_what_is_stored(orientation):
 def test_damaged_files_are_read_alike(data):
     """The reader in graphs agrees with that in Python, whatever the bytes."""
     kind = data.draw(st.sampled_from(["JPEG", "PNG", "WEBP"]))
-    content = bytearray(oriented(picture(9, 8), data.draw(st.integers(2, 8)), kind))
+    content = bytearray(oriented(random_image(9, 8), data.draw(st.integers(2, 8)), kind))
     start = 0 if kind == "JPEG" else content.index(b"eXIf" if kind == "PNG" else b"EXIF") - 8
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(start, min(start + 110, len(content) - 1)))] = data.draw(
@@ -72,7 +72,7 @@ def as_stored(orientation: int, image: Image.Image) -> tf.Tensor:
 def test_eight_orientations_give_one_training_image(train):
     """With one seed the same crop, up to JPEG's rounding."""
     recipe = Preprocessing(24, train, 30)
-    image = picture(90, 131)
+    image = random_image(90, 131)
     for number in range(4):
         seed = tf.constant([number, 5], tf.int64)
         expected = recipe.train_image(as_stored(1, image), seed)
@@ -84,7 +84,7 @@ def test_eight_orientations_give_one_training_image(train):
 
 
 def test_fast_crops_are_nearly_the_same():
-    image = picture(300, 420)
+    image = random_image(300, 420)
     for number in range(4):
         seed = tf.constant([number, 6], tf.int64)
         crops = [
@@ -96,7 +96,7 @@ def test_fast_crops_are_nearly_the_same():
 
 
 def test_pipelines_see_what_is_shown(tmp_path):
-    image = picture(60, 80)
+    image = random_image(60, 80)
     for orientation in ORIENTATIONS:
         (tmp_path / f"{orientation}.jpg").write_bytes(oriented(image, orientation, quality=98, subsampling=0))
     source, recipe = FlatFolder(tmp_path), Preprocessing(24, "random_resized_crop", 30)

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from rfd_tf.data import ArraySource, ImageFolder, Preprocessing, evaluation_dataset, training_dataset
-from tests.data.pictures import write
+from tests.data.images import write
 
 COUNT = 22
 RECIPE = Preprocessing(12, resize=14)
@@ -59,7 +59,7 @@ def test_shapes_and_types(source):
     }
 
 
-def test_every_epoch_shows_each_picture_at_most_once(uninterrupted):
+def test_every_epoch_shows_each_image_at_most_once(uninterrupted):
     assert len(uninterrupted) == 3 * (COUNT // 4)
     orders = joined(uninterrupted)["index"].reshape(3, -1)
     assert all(len(set(order)) == 20 for order in orders.tolist())
@@ -122,8 +122,8 @@ def test_another_seed_gives_other_everything(source, uninterrupted):
 
 def test_augmentation_changes_with_the_epoch(uninterrupted):
     every = joined(uninterrupted)
-    picture = every["index"][0]
-    seen = every["image"][every["index"] == picture]
+    image = every["index"][0]
+    seen = every["image"][every["index"] == image]
     assert len(seen) >= 2
     assert not np.array_equal(seen[0], seen[1])
 
@@ -158,7 +158,7 @@ def test_evaluation_keeps_order_and_last_batch(source):
     np.testing.assert_allclose(parts[1][0]["image"][1], RECIPE.eval_image(fetched), atol=1e-5)
 
 
-def test_evaluation_of_chosen_pictures_without_labels():
+def test_evaluation_of_chosen_images_without_labels():
     images = np.random.default_rng(0).integers(0, 256, (6, 5, 5, 3), dtype="uint8")
     recipe = Preprocessing(5, train="resize", mean=(0, 0, 0), std=(1, 1, 1))
     (features,) = evaluation_dataset(ArraySource(images), recipe, 8, indices=[4, 1]).as_numpy_iterator()
@@ -168,7 +168,7 @@ def test_evaluation_of_chosen_pictures_without_labels():
 
 def test_errors(source):
     unlabelled = ImageFolder(source.root, labelled=False)
-    with pytest.raises(ValueError, match="22 usable pictures, fewer than one batch"):
+    with pytest.raises(ValueError, match="22 usable images, fewer than one batch"):
         batches(source, batch_size=32)
     with pytest.raises(ValueError, match="Labels were asked for"):
         batches(unlabelled, with_labels=True)

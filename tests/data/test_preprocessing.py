@@ -6,7 +6,7 @@ from PIL import Image
 from rfd_tf.data import CIFAR_MEAN, CIFAR_STD, Preprocessing, augmentation, color
 from rfd_tf.data.augmentation import random_resized_crop
 from rfd_tf.data.preprocessing import RECIPES
-from tests.data.pictures import encoded, picture
+from tests.data.images import encoded, random_image
 
 SEED = tf.constant([1, 2], tf.int64)
 
@@ -14,7 +14,7 @@ SEED = tf.constant([1, 2], tf.int64)
 @pytest.mark.parametrize("train", RECIPES)
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "pixels"])
 def test_every_recipe_on_every_input(train, kind):
-    image = picture(60, 45)
+    image = random_image(60, 45)
     fetched = tf.constant(np.asarray(image) if kind == "pixels" else encoded(image, kind))
     recipe = Preprocessing(24, train=train, resize=30)
     in_graph = tf.function(recipe.train_image)
@@ -28,7 +28,7 @@ def test_every_recipe_on_every_input(train, kind):
 
 
 def test_evaluation_of_the_crops_equals_pil():
-    image = picture(60, 45)
+    image = random_image(60, 45)
     resized = image.resize((30, 40), Image.Resampling.BILINEAR).crop((3, 8, 27, 32))
     expected = (np.asarray(resized) / 255 - CIFAR_MEAN) / CIFAR_STD
     recipe = Preprocessing(24, resize=30, mean=CIFAR_MEAN, std=CIFAR_STD)
@@ -37,14 +37,14 @@ def test_evaluation_of_the_crops_equals_pil():
 
 
 def test_small_arrays_pass_unchanged_when_the_size_fits():
-    image = np.asarray(picture(32, 32))
+    image = np.asarray(random_image(32, 32))
     recipe = Preprocessing(32, train="resize", flip=False, mean=(0, 0, 0), std=(1, 1, 1))
     for mine in (recipe.eval_image(tf.constant(image)), recipe.train_image(tf.constant(image), SEED)):
         np.testing.assert_allclose(mine * 255, image, atol=1e-3)
 
 
 def test_fast_decoding_is_for_training_only():
-    fetched = tf.constant(encoded(picture(400, 500)))
+    fetched = tf.constant(encoded(random_image(400, 500)))
     exact, fast = (Preprocessing(24, resize=30, fast_decoding=on) for on in (False, True))
     np.testing.assert_array_equal(fast.eval_image(fetched), exact.eval_image(fetched))
     differences = np.abs(fast.train_image(fetched, SEED) - exact.train_image(fetched, SEED))
@@ -53,7 +53,7 @@ def test_fast_decoding_is_for_training_only():
 
 @pytest.mark.parametrize("colors", [{}, {"color_jitter": (0.4,) * 4, "grayscale": 0.5, "blur": 1.0}])
 def test_colors_leave_crop_and_flip_as_they_are(colors):
-    fetched = tf.constant(encoded(picture(60, 45)))
+    fetched = tf.constant(encoded(random_image(60, 45)))
     recipe = Preprocessing(24, resize=30, **colors)
     for seed in (SEED + n for n in range(8)):
         crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
@@ -66,7 +66,7 @@ def test_colors_leave_crop_and_flip_as_they_are(colors):
 
 
 def test_evaluation_keeps_its_colors():
-    fetched = tf.constant(encoded(picture(60, 45)))
+    fetched = tf.constant(encoded(random_image(60, 45)))
     plain, changed = (
         Preprocessing(24, resize=30, **options)
         for options in ({}, {"color_jitter": (0.8, 0.8, 0.8, 0.2), "grayscale": 1.0, "blur": 1.0, "crops": 2})
@@ -76,7 +76,7 @@ def test_evaluation_keeps_its_colors():
 
 def test_no_flip_means_none():
     recipe = Preprocessing(8, train="resize", flip=False)
-    image = tf.constant(np.asarray(picture()))
+    image = tf.constant(np.asarray(random_image()))
     assert len({recipe.train_image(image, SEED + n).numpy().tobytes() for n in range(10)}) == 1
 
 

@@ -10,7 +10,7 @@ RECIPE = Preprocessing(16, "random_resized_crop", resize=16, min_area=0.1, max_a
 
 
 def crops(*arguments) -> dict[int, np.ndarray]:
-    """Picture -> its crops [K, S, S, 3]."""
+    """Image -> its crops [K, S, S, 3]."""
     batches = random_crops_dataset(SOURCE, RECIPE, *arguments).as_numpy_iterator()
     return {
         int(index): images
@@ -19,7 +19,7 @@ def crops(*arguments) -> dict[int, np.ndarray]:
     }
 
 
-def test_a_function_of_seed_picture_and_number():
+def test_a_function_of_seed_image_and_number():
     found = crops(2, 3, 7)
     assert list(found) == [0, 1, 2, 3, 4]
     again = crops(1, 3, 7, np.array([4, 1]))

@@ -7,7 +7,7 @@ import tensorflow as tf
 from PIL import Image
 
 from rfd_tf.data.augmentation import crop_window, decode_window, decode_window_fast, random_resized_crop
-from tests.data.pictures import decoded, encoded, picture
+from tests.data.images import decoded, encoded, random_image
 
 
 def oracle_window(height, width, rng, min_area=0.08, max_area=1.0):
@@ -78,7 +78,7 @@ def test_what_never_fits_gives_the_centre(height, width):
 
 
 @pytest.mark.parametrize("side", [1, 2, 3])
-def test_tiny_pictures(side):
+def test_tiny_images(side):
     top, _, height, width = my_windows(side, side, 50).T
     assert (height >= 1).all()
     assert (width >= 1).all()
@@ -88,7 +88,7 @@ def test_tiny_pictures(side):
 @pytest.mark.parametrize("options", [{}, {"subsampling": 1}, {"subsampling": 0}, {"progressive": True}])
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_window_of_a_jpeg_equals_the_whole_decoded_then_cut(mode, options):
-    content = encoded(picture(75, 91).convert(mode), **options)
+    content = encoded(random_image(75, 91).convert(mode), **options)
     whole, rng = decoded(content), random.Random(1)
     for _ in range(40):
         h, w = rng.randint(1, 75), rng.randint(1, 91)
@@ -99,7 +99,7 @@ def test_window_of_a_jpeg_equals_the_whole_decoded_then_cut(mode, options):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "pixels"])
 def test_crop_equals_pil(kind):
-    image = picture(120, 160)
+    image = random_image(120, 160)
     fetched = tf.constant(np.asarray(image) if kind == "pixels" else encoded(image, kind))
     pixels = np.asarray(image) if kind == "pixels" else decoded(encoded(image, kind))
     for n in range(5):
@@ -130,7 +130,7 @@ def test_real_photo_equals_pil(test_data):
 )
 def test_fast_window_is_the_exact_one_averaged(size, ratio):
     """As small as the side that is wanted allows, beginning and ending at the next whole pixel outwards."""
-    content = encoded(picture(400, 500), quality=95)
+    content = encoded(random_image(400, 500), quality=95)
     top, left, height, width = 52, 99, 300, 333
     window = map(tf.constant, (top, left, height, width))
     mine = tf.cast(decode_window_fast(tf.constant(content), *window, size), tf.float32)
@@ -143,7 +143,7 @@ def test_fast_window_is_the_exact_one_averaged(size, ratio):
 
 @pytest.mark.parametrize("size", [(400, 500), (53, 400), (31, 33)])
 def test_fast_crop_shows_the_same_as_the_exact_one(size):
-    fetched = tf.constant(encoded(picture(*size), quality=95))
+    fetched = tf.constant(encoded(random_image(*size), quality=95))
     for n in range(10):
         exact, fast = (random_resized_crop(fetched, 24, tf.constant([3, n]), fast=f) for f in (False, True))
         assert np.abs(fast - exact).mean() < 8
@@ -151,6 +151,6 @@ def test_fast_crop_shows_the_same_as_the_exact_one(size):
 
 
 def test_fast_is_for_jpegs_only():
-    fetched = tf.constant(encoded(picture(), "PNG"))
+    fetched = tf.constant(encoded(random_image(), "PNG"))
     exact, fast = (random_resized_crop(fetched, 24, tf.constant([3, 4]), fast=f) for f in (False, True))
     np.testing.assert_array_equal(fast, exact)

@@ -22,7 +22,7 @@ def test_every_epoch_is_a_permutation(count):
     np.testing.assert_array_equal(np.sort(orders, axis=1), np.tile(np.arange(count), (4, 1)))
 
 
-def test_pictures_come_to_every_place_alike():
+def test_images_come_to_every_place_alike():
     count, epochs = 12, 1500
     orders = permutations(count, epochs)
     table = np.stack([np.bincount(orders[:, place], minlength=count) for place in range(count)])
@@ -77,7 +77,7 @@ def test_order_is_pinned():
 
 def test_steps_per_epoch():
     assert steps_per_epoch(10, 3) == 3
-    with pytest.raises(ValueError, match=r"10 usable pictures, fewer than one batch.*batch_size=11"):
+    with pytest.raises(ValueError, match=r"10 usable images, fewer than one batch.*batch_size=11"):
         steps_per_epoch(10, 11)
     with pytest.raises(ValueError, match="batch_size=0"):
         steps_per_epoch(10, 0)
@@ -139,7 +139,7 @@ def test_valid_indices_are_drawn_by_their_own_weights():
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ([1.0] * 3, "one for each of the 4 pictures"),
+        ([1.0] * 3, "one for each of the 4 images"),
         ([1, 1, 1, -1], "not negative"),
         ([1, 1, 1, np.nan], "finite"),
         ([0.0] * 4, "not all zero"),

@@ -12,7 +12,7 @@ from rfd_tf.data import (
     training_dataset,
 )
 from rfd_tf.data.tfds_source import _numbers
-from tests.data.pictures import write
+from tests.data.images import write
 
 mini_builders = pytest.importorskip("tests.data.mini_builders", reason="needs tensorflow_datasets")
 FORMATS = ("array_record", "tfrecord")
@@ -20,7 +20,7 @@ FORMATS = ("array_record", "tfrecord")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The same pictures as a folder; later letters come first, so that no order is right by accident."""
+    """The same images as a folder; later letters come first, so that no order is right by accident."""
     paths = [f"{label}/{label}_{n}.jpg" for label in ("n03", "n01", "n02") for n in (12, 3, 40, 101)]
     root = write(tmp_path_factory.mktemp("folder"), *paths)
     mini_builders.CONTENT.clear()
@@ -149,7 +149,7 @@ def test_errors(prepared, tmp_path):
         TfdsSource("mini_labelled", tmp_path)
     with pytest.raises(ValueError, match="no split 'test'; it has train"):
         TfdsSource("mini_labelled", prepared["tfrecord"], "test")
-    with pytest.raises(ValueError, match=r"no image 'picture' .*it has image"):
+    with pytest.raises(ValueError, match=r"no image 'image' .*it has image"):
         TfdsSource("mini_labelled", prepared["tfrecord"], image_key="picture")
     with pytest.raises(ValueError, match="no builder 'mini_nothing'") as error:
         TfdsSource("mini_nothing", tmp_path)

@@ -10,7 +10,7 @@ from PIL import Image
 from rfd_tf.data import VOC_CLASSES, VocDevkit, VocError, clipping_note, open_source, open_voc
 from rfd_tf.data.voc import read_annotation
 from tests.data.devkits import annotation, write_devkit
-from tests.data.pictures import encoded, picture
+from tests.data.images import encoded, random_image
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ TAGS = """<annotation verified="yes"><folder>x</folder><filename>a2.png</filenam
 def test_tags_as_other_tools_write_them(stocks, tag, difficult):
     (stocks / "Annotations" / "a2.xml").write_text(TAGS.format(difficult=tag))
     (stocks / "JPEGImages" / "a2.jpg").unlink()
-    (stocks / "JPEGImages" / "a2.PNG").write_bytes(encoded(picture(30, 40), "PNG"))
+    (stocks / "JPEGImages" / "a2.PNG").write_bytes(encoded(random_image(30, 40), "PNG"))
     source = VocDevkit(stocks, "val", classes=("*",))
     (found,) = source.annotations
     assert found.difficult.tolist() == [difficult]
@@ -171,7 +171,7 @@ def test_tags_as_other_tools_write_them(stocks, tag, difficult):
         ((2, 3, 4, 5), (2, 3, 4, 5), 0),
     ],
 )
-def test_boxes_beyond_the_picture_are_clipped_where_that_is_asked_for(stocks, box, clipped, overhang):
+def test_boxes_beyond_the_image_are_clipped_where_that_is_asked_for(stocks, box, clipped, overhang):
     path = stocks / "Annotations" / "a2.xml"
     path.write_text(annotation(("headstock", (9, 9, 10, 10), False), ("headstock", box, False)))
     found = read_annotation(path, ("headstock",), "clip")
@@ -185,11 +185,11 @@ def test_boxes_beyond_the_picture_are_clipped_where_that_is_asked_for(stocks, bo
 
 
 @pytest.mark.parametrize("box", [(9, 1, 4, 3), (1, 9, 4, 3), (41, 1, 50, 30), (1, -5, 3, 0.5)])
-def test_boxes_with_nothing_of_the_picture_are_refused_all_the_same(stocks, box):
+def test_boxes_with_nothing_of_the_image_are_refused_all_the_same(stocks, box):
     path = stocks / "Annotations" / "a2.xml"
     path.write_text(annotation(("headstock", box, False)))
     for boxes in ("strict", "clip"):
-        with pytest.raises(VocError, match=r"is not within the picture of 40 x 30 pixels$"):
+        with pytest.raises(VocError, match=r"is not within the image of 40 x 30 pixels$"):
             read_annotation(path, ("headstock",), boxes)
     with pytest.raises(ValueError, match="boxes='cut'"):
         VocDevkit(stocks, "train", boxes="cut")
@@ -228,7 +228,7 @@ def test_a_file_that_is_missing_is_named(devkit):
 
 @pytest.mark.parametrize(
     ("lines", "message"),
-    [("../../secret\n", "'../../secret'"), ("\n", "no pictures"), ("000005\n000005\n", "000005 twice")],
+    [("../../secret\n", "'../../secret'"), ("\n", "no images"), ("000005\n000005\n", "000005 twice")],
 )
 def test_broken_lists_are_named(devkit, lines, message):
     (devkit / "ImageSets" / "Main" / "trainval.txt").write_text(lines)

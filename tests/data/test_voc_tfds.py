@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from rfd_tf.data import VOC_CLASSES, VocDevkit, VocError, VocTfds, clipping_note, open_voc
 from tests.data.devkits import write_devkit
-from tests.data.pictures import encoded, picture
+from tests.data.images import encoded, random_image
 from tests.data.test_tfds_source import FORMATS, contents
 
 mini_voc = pytest.importorskip("tests.data.mini_voc", reason="needs tensorflow_datasets")
@@ -23,7 +23,7 @@ LISTS = {
 
 
 def _objects(rng) -> list:
-    """Boxes at every place, the picture's corners among them, and one with a fraction."""
+    """Boxes at every place, the image's corners among them, and one with a fraction."""
     found = [
         ("dog", (1, 1, 40, 30), False),
         ("cat", (40, 30, 40, 30), True),
@@ -40,9 +40,9 @@ def devkit(tmp_path_factory):
     root = tmp_path_factory.mktemp("archive") / "VOCdevkit"
     rng = np.random.default_rng(0)
     for year in ("2007", "2012"):
-        pictures = {name: _objects(rng) for name in [*LISTS["trainval"], *LISTS["test"]]}
-        pictures["000007"] = []
-        write_devkit(root / f"VOC{year}", pictures, LISTS)
+        images = {name: _objects(rng) for name in [*LISTS["trainval"], *LISTS["test"]]}
+        images["000007"] = []
+        write_devkit(root / f"VOC{year}", images, LISTS)
     return root
 
 
@@ -93,7 +93,7 @@ def test_open_voc_takes_either(prepared, devkit, monkeypatch):
 
 def test_errors_name_what_and_where(prepared, tmp_path):
     root = prepared["tfrecord"]
-    with pytest.raises(VocError, match="None of the 2 pictures of mini_voc/2012/test is annotated"):
+    with pytest.raises(VocError, match="None of the 2 images of mini_voc/2012/test is annotated"):
         VocTfds(root, "test", "2012", name="mini_voc")  # as TFDS builds that split
     with pytest.raises(ValueError, match="split='validation'"):
         VocTfds(root, "validation", name="mini_voc")
@@ -106,8 +106,8 @@ def test_errors_name_what_and_where(prepared, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image": b"no picture"}, r"0000\d\d\.jpg.*no JPEG"),
-        ({"image": None}, r"000001\.jpg.*not within the picture of 20 x 10"),
+        ({"image": b"no image"}, r"0000\d\d\.jpg.*no JPEG"),
+        ({"image": None}, r"000001\.jpg.*not within the image of 20 x 10"),
         ({"objects": None}, r"0000\d\d\.jpg has no 'objects'"),
     ],
 )
@@ -115,7 +115,7 @@ def test_records_that_cannot_be_used(prepared, monkeypatch, change, message):
     columns = VocTfds._columns
 
     def changed(self, records):
-        change_of = {"image": encoded(picture(10, 20))} if change == {"image": None} else change
+        change_of = {"image": encoded(random_image(10, 20))} if change == {"image": None} else change
         records = [{**record, **change_of} for record in records]
         if change == {"objects": None}:
             records = [{key: record[key] for key in record if key != "objects"} for record in records]
@@ -128,7 +128,9 @@ def test_records_that_cannot_be_used(prepared, monkeypatch, change, message):
 
 def test_boxes_are_clipped_where_that_is_asked_for(prepared, monkeypatch):
     columns = VocTfds._columns
-    small = {"image": encoded(picture(10, 20))}  # boxes are kept as shares: some begin before the first pixel
+    small = {
+        "image": encoded(random_image(10, 20))
+    }  # boxes are kept as shares: some begin before the first pixel
     monkeypatch.setattr(
         VocTfds, "_columns", lambda self, records: columns(self, ({**found, **small} for found in records))
     )

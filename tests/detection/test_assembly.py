@@ -67,7 +67,7 @@ def test_trunk_and_dense_layers_are_the_networks(forms, form):
 
 @pytest.mark.parametrize(("ceil_pools", "cells"), [(True, 37), (False, 36)])
 def test_pools_round_as_caffes(forms, ceil_pools, cells):
-    """At a side of 600, which is what pictures are tested at, Caffe's conv5 has one cell more."""
+    """At a side of 600, which is what images are tested at, Caffe's conv5 has one cell more."""
     network, _ = forms["Caffe"]
     model = build_detector(config_of(ceil_pools=ceil_pools), network, CLASSES)
     image = np.random.default_rng(2).normal(size=(1, 600, 63, 3)).astype("float32")

@@ -48,7 +48,7 @@ def test_exclusive_encoding_is_that_of_fast_rcnns_code():
 def test_encoding_and_decoding_returns_the_box():
     rng = np.random.default_rng(2)
     proposals, targets = random_boxes(rng, 500), random_boxes(rng, 500)
-    # As large as VOC's pictures. A delta is a share of the proposal's size, so tiny proposals round more.
+    # As large as VOC's images. A delta is a share of the proposal's size, so tiny proposals round more.
     large = (proposals[:, 2:] - proposals[:, :2]).min(axis=1) > 16
     decoded = to_numpy(boxes.decode(proposals[large], boxes.encode(proposals[large], targets[large])))
     np.testing.assert_allclose(decoded, targets[large], rtol=1e-6, atol=1e-4)
@@ -59,10 +59,10 @@ def test_clip_and_mirror():
     np.testing.assert_array_equal(boxes.clip([[-3, 5, 60, 31]], height=30, width=40), [[0, 5, 39, 29]])
     mirrored = boxes.mirror([[0, 2, 9, 4]], 40)
     np.testing.assert_array_equal(mirrored, [[30, 2, 39, 4]])
-    picture = np.zeros((30, 40))
-    picture[2:5, 0:10] = 1
+    image = np.zeros((30, 40))
+    image[2:5, 0:10] = 1
     x1, y1, x2, y2 = mirrored[0].astype(int)
-    assert picture[:, ::-1][y1 : y2 + 1, x1 : x2 + 1].sum() == picture.sum()
+    assert image[:, ::-1][y1 : y2 + 1, x1 : x2 + 1].sum() == image.sum()
 
 
 def test_no_boxes():

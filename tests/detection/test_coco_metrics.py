@@ -34,7 +34,7 @@ def averaged(right, num_objects):
 
 
 def matched(found, truth, label, threshold):
-    """(score, right) of a picture's counted detections: each takes the free object that it overlaps most, a
+    """(score, right) of an image's counted detections: each takes the free object that it overlaps most, a
     difficult one only where there is none else, and any number of detections may take that one."""
     own, there = found.labels == label, truth.labels == label
     overlaps = (
@@ -52,10 +52,10 @@ def matched(found, truth, label, threshold):
     return verdicts
 
 
-def random_scenes(seed, pictures=6):
+def random_scenes(seed, images=6):
     rng = np.random.default_rng(seed)
     found, truth = {}, {}
-    for number in range(pictures):
+    for number in range(images):
         corners = rng.integers(0, 120, (7, 2))
         boxes = np.concatenate([corners, corners + rng.integers(5, 150, (7, 2))], axis=1)
         truth[f"p{number}"] = annotation(*((box, rng.integers(2), rng.random() < 0.3) for box in boxes))
@@ -143,6 +143,6 @@ def test_nothing_to_find():
     assert "| AP, IoU 0.50 to 0.95 | - |" in figures.table()
 
 
-def test_other_pictures():
+def test_other_images():
     with pytest.raises(ValueError, match="b is in one only"):
         coco_figures({"a": detections(), "b": detections()}, {"a": annotation()}, NAMES)

@@ -53,49 +53,49 @@ def test_selection_equals_a_loop(seed):
 def fast_rcnns_test(scores, boxes, average=40, most_of_class=100):
     """As Fast R-CNN's code tests: of scores [N, P, C] and boxes [N, P, C, 4] the rows that are kept.
 
-    By class and picture; heaps of each class's best scores over the set, then suppression.
+    By class and image; heaps of each class's best scores over the set, then suppression.
     """
-    pictures, _, classes = scores.shape
+    images, _, classes = scores.shape
     floors, best, kept = np.full(classes, -np.inf), [[] for _ in range(classes)], {}
-    for picture in range(pictures):
+    for image in range(images):
         for label in range(classes):
-            rows = np.flatnonzero(scores[picture, :, label] > floors[label])
-            rows = rows[np.argsort(-scores[picture, rows, label], kind="stable")[:most_of_class]]
-            for score in scores[picture, rows, label]:
+            rows = np.flatnonzero(scores[image, :, label] > floors[label])
+            rows = rows[np.argsort(-scores[image, rows, label], kind="stable")[:most_of_class]]
+            for score in scores[image, rows, label]:
                 heapq.heappush(best[label], score)
-            if len(best[label]) > average * pictures:
-                while len(best[label]) > average * pictures:
+            if len(best[label]) > average * images:
+                while len(best[label]) > average * images:
                     heapq.heappop(best[label])
                 floors[label] = best[label][0]
-            kept[label, picture] = rows
-    for (label, picture), rows in kept.items():
-        rows = rows[scores[picture, rows, label] > floors[label]]
-        own = boxes[picture, rows, label]
-        kept[label, picture] = rows[suppressed(own, scores[picture, rows, label], 0.3)]
+            kept[label, image] = rows
+    for (label, image), rows in kept.items():
+        rows = rows[scores[image, rows, label] > floors[label]]
+        own = boxes[image, rows, label]
+        kept[label, image] = rows[suppressed(own, scores[image, rows, label], 0.3)]
     return kept
 
 
 @pytest.mark.parametrize(("average", "most_of_class"), [(4, 10), (10, 10), (3, 40)])
 def test_a_set_is_tested_as_in_fast_rcnns_code(average, most_of_class):
     rng = np.random.default_rng(average)
-    pictures, proposals, classes = 5, 30, 3
-    boxes = np.stack([random_boxes(rng, proposals, side=60) for _ in range(pictures)])
-    probabilities = rng.dirichlet(np.full(classes + 1, 0.3), (pictures, proposals)).astype("float32")
-    probabilities[0] **= 3  # one picture in which little is likely
+    images, proposals, classes = 5, 30, 3
+    boxes = np.stack([random_boxes(rng, proposals, side=60) for _ in range(images)])
+    probabilities = rng.dirichlet(np.full(classes + 1, 0.3), (images, proposals)).astype("float32")
+    probabilities[0] **= 3  # one image in which little is likely
     deltas = np.zeros((proposals, classes + 1, 4), "float32")
     options = DetectionOptions(score=0.0, nms_iou=0.3, most=0, most_of_class=most_of_class)
     found = {
-        str(picture): Detections(**select(boxes[picture], probabilities[picture], deltas, 90, 90, options))
-        for picture in range(pictures)
+        str(image): Detections(**select(boxes[image], probabilities[image], deltas, 90, 90, options))
+        for image in range(images)
     }
     assert found["0"].candidates.shape == (classes, min(most_of_class, proposals))
     kept = limit_average(found, average)
     moved = np.repeat(boxes[:, :, None], classes, axis=2)
     expected = fast_rcnns_test(probabilities[..., 1:], moved, average, most_of_class)
-    for (label, picture), rows in expected.items():
-        own = kept[str(picture)].labels == label
-        np.testing.assert_array_equal(kept[str(picture)].scores[own], probabilities[picture, rows, label + 1])
-        np.testing.assert_allclose(kept[str(picture)].boxes[own], boxes[picture, rows], atol=1e-4)
+    for (label, image), rows in expected.items():
+        own = kept[str(image)].labels == label
+        np.testing.assert_array_equal(kept[str(image)].scores[own], probabilities[image, rows, label + 1])
+        np.testing.assert_allclose(kept[str(image)].boxes[own], boxes[image, rows], atol=1e-4)
     counts = [len(of.scores) for of in kept.values()], [len(of.scores) for of in found.values()]
     assert (counts[0] == counts[1]) == (average == most_of_class)
 

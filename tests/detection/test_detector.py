@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rfd_tf.detection import boxes as box_functions
-from rfd_tf.detection.boxes import scaled_picture
+from rfd_tf.detection.boxes import scaled_image
 from rfd_tf.detection.detector import DetectionOptions, Detector, open_detector, save_detector
 from tests.contract import to_numpy
 from tests.detection.test_boxes import random_boxes
@@ -22,7 +22,7 @@ def detector():
     return tiny_detector()
 
 
-def picture_and_proposals(seed=1, height=60, width=90, count=40):
+def image_and_proposals(seed=1, height=60, width=90, count=40):
     rng = np.random.default_rng(seed)
     proposals = random_boxes(rng, count, side=min(height, width) - 1)
     return rng.integers(0, 256, (height, width, 3), "uint8"), np.concatenate([proposals, proposals + 0.2])
@@ -34,9 +34,9 @@ def expected_detections(detector, image, proposals, factors):
     logits, deltas = np.zeros((len(proposals), 4)), np.zeros((len(proposals), 4, 4))
     for factor in np.unique(factors):
         own = np.flatnonzero(factors == factor)
-        picture = scaled_picture(image, factor, detector.mean, detector.std)[None]
+        scaled = scaled_image(image, factor, detector.mean, detector.std)[None]
         regions = (proposals[own] * np.float32(factor))[None]
-        outputs = detector.model({"image": picture, "regions": regions}, training=False)
+        outputs = detector.model({"image": scaled, "regions": regions}, training=False)
         logits[own] = to_numpy(outputs["class_logits"])[0]
         deltas[own] = to_numpy(outputs["deltas"])[0] * 0.1 + 0.01
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -58,7 +58,7 @@ def assert_detections(found, expected):
 
 
 def test_equals_the_definition(detector):
-    image, proposals = picture_and_proposals()
+    image, proposals = image_and_proposals()
     found = detector(image, proposals)
     assert_detections(
         found, expected_detections(detector, image, proposals, np.full(len(proposals), 150 / 90))
@@ -67,7 +67,7 @@ def test_equals_the_definition(detector):
 
 
 def test_of_several_scales_each_proposal_takes_that_nearest_to_224_pixels():
-    image, proposals = picture_and_proposals(2, 60, 80)
+    image, proposals = image_and_proposals(2, 60, 80)
     proposals[:6] = [
         [0, 0, 79, 59],
         [0, 0, 59, 59],
@@ -87,7 +87,7 @@ def test_of_several_scales_each_proposal_takes_that_nearest_to_224_pixels():
 
 def test_one_trace_for_all_sizes(detector):
     for seed, (height, width) in enumerate([(60, 90), (41, 33), (10, 200), (1, 1)]):
-        image, proposals = picture_and_proposals(seed, height, width, 3 + seed)
+        image, proposals = image_and_proposals(seed, height, width, 3 + seed)
         found = detector(image, proposals)
         assert (found.boxes >= 0).all()
         assert (found.boxes <= [width - 1, height - 1] * 2).all()
@@ -100,7 +100,7 @@ def test_no_proposals(detector):
     assert len(found.scores) == len(found.labels) == 0
 
 
-def test_bad_pictures_and_boxes(detector):
+def test_bad_images_and_boxes(detector):
     with pytest.raises(ValueError, match="uint8"):
         detector(np.zeros((40, 40, 3)), np.zeros((1, 4)))
     with pytest.raises(ValueError, match=r"\[40, 40\]"):
@@ -133,7 +133,7 @@ def test_a_file_detects_the_same(tmp_path):
         opened = open_detector(place)
         assert opened.facts() == detector.facts()
         assert opened.options == detector.options
-    image, proposals = picture_and_proposals()
+    image, proposals = image_and_proposals()
     found, again = detector(image, proposals), opened(image, proposals)
     assert len(found.scores) > 10
     for name in ("boxes", "scores", "labels"):
@@ -154,7 +154,7 @@ def test_a_model_of_another_policy_is_copied():
     mixed = dataclasses.replace(detector)
     assert [layer.dtype_policy for layer in model._flatten_layers()] == before
     assert {layer.compute_dtype for layer in mixed.model._flatten_layers()} == {"float32"}
-    image, proposals = picture_and_proposals()
+    image, proposals = image_and_proposals()
     np.testing.assert_allclose(
         mixed(image, proposals).scores, tiny_detector()(image, proposals).scores, rtol=1e-5
     )
@@ -185,7 +185,7 @@ def test_a_file_of_before_detects_as_it_did(tmp_path):
     old = open_detector(tmp_path / "old.keras")
     assert old.options == detector.options
     assert not old.model.exclusive_deltas
-    image, proposals = picture_and_proposals()
+    image, proposals = image_and_proposals()
     np.testing.assert_array_equal(old(image, proposals).boxes, detector(image, proposals).boxes)
 
 
@@ -194,7 +194,7 @@ def test_deltas_are_read_as_they_were_learnt(tmp_path):
     plain, detector = tiny_detector(), tiny_detector()
     detector.model.exclusive_deltas = True
     save_detector(detector, tmp_path / "detector.keras")
-    image, proposals = picture_and_proposals()
+    image, proposals = image_and_proposals()
     found, again = detector(image, proposals), open_detector(tmp_path / "detector.keras")(image, proposals)
     np.testing.assert_array_equal(again.boxes, found.boxes)
     other = plain(image, proposals)
@@ -209,8 +209,8 @@ def test_computes_in_float32_whatever_it_was_trained_in():
         keras.config.set_dtype_policy("float32")
     plain = tiny_detector()
     plain.model.set_weights(mixed.model.get_weights())
-    picture = np.random.default_rng(0).normal(size=(1, 60, 90, 3)).astype("float32")
-    inputs = {"image": picture, "regions": np.float32([[[0, 0, 80, 50], [9, 9, 40, 40]]])}
+    image = np.random.default_rng(0).normal(size=(1, 60, 90, 3)).astype("float32")
+    inputs = {"image": image, "regions": np.float32([[[0, 0, 80, 50], [9, 9, 40, 40]]])}
     for name, values in plain.model(inputs).items():
         np.testing.assert_array_equal(mixed.model(inputs)[name], values)
 

@@ -50,9 +50,9 @@ def test_boxes_of_one_pixel_and_at_the_edges(tmp_path):
         np.arange(3),
     )
     draw_detections(tmp_path / "drawn.png", GREY, found, ("cat", "dog", "sheep"), TRUTH)
-    with Image.open(tmp_path / "drawn.png") as picture:
+    with Image.open(tmp_path / "drawn.png") as image:
         np.testing.assert_array_equal(
-            np.asarray(picture), drawn_detections(GREY, found, ("cat", "dog", "sheep"), TRUTH)
+            np.asarray(image), drawn_detections(GREY, found, ("cat", "dog", "sheep"), TRUTH)
         )
     assert [path.name for path in tmp_path.iterdir()] == ["drawn.png"]
 
@@ -65,8 +65,8 @@ def test_precision_and_recall(tmp_path, classes):
     curves[-1] = PrecisionRecall(np.zeros(0, "int64"), 0, np.zeros(0))  # neither objects nor detections
     names = tuple(f"class {number}" for number in range(classes))
     draw_precision_recall(DetectionFigures(names, tuple(curves)), tmp_path / "curves.png", "area")
-    with Image.open(tmp_path / "curves.png") as picture:
-        pixels = np.asarray(picture.convert("RGB"))
+    with Image.open(tmp_path / "curves.png") as image:
+        pixels = np.asarray(image.convert("RGB"))
     assert pixels.shape[1] == 1300
     coloured = (np.ptp(pixels.astype(int), axis=2) > 60).mean()
     assert (coloured > 0.005) == (classes > 1)  # bars and curves, where there are any

@@ -1,4 +1,4 @@
-"""Batches of made-up pictures in which every box has a colour of its own."""
+"""Batches of made-up images in which every box has a colour of its own."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from rfd_tf.detection.inputs import detection_batches
 from tests.data.devkits import annotation
 
 PLAIN = Preprocessing(32, train="resize", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-PICTURES = {  # name: (size, (class, box counted from 1), colour channel)
+IMAGES = {  # name: (size, (class, box counted from 1), colour channel)
     "000001": ((60, 40), ("cat", (11, 6, 30, 25)), 0),
     "000002": ((40, 60), ("dog", (5, 21, 34, 50)), 1),
     "000003": ((50, 50), ("cow", (21, 11, 50, 40)), 2),
@@ -24,12 +24,12 @@ def source(tmp_path_factory):
     folder = tmp_path_factory.mktemp("devkit") / "VOC2007"
     for part in ("Annotations", "ImageSets/Main", "JPEGImages"):
         (folder / part).mkdir(parents=True)
-    for name, (size, (label, box), channel) in PICTURES.items():
+    for name, (size, (label, box), channel) in IMAGES.items():
         pixels = np.zeros((size[1], size[0], 3), "uint8")
         pixels[box[1] - 1 : box[3], box[0] - 1 : box[2], channel] = 255
         Image.fromarray(pixels).save(folder / "JPEGImages" / f"{name}.jpg", quality=95, subsampling=0)
         (folder / "Annotations" / f"{name}.xml").write_text(annotation((label, box, False), size=size))
-    (folder / "ImageSets" / "Main" / "trainval.txt").write_text("\n".join(PICTURES) + "\n")
+    (folder / "ImageSets" / "Main" / "trainval.txt").write_text("\n".join(IMAGES) + "\n")
     return VocDevkit(folder)
 
 
@@ -50,7 +50,7 @@ def batches(source, regions, **options):
 
 
 def test_regions_lie_where_the_objects_are(source, regions):
-    """Scaled and mirrored with the picture: a region moved by its deltas holds the colour, no more."""
+    """Scaled and mirrored with the image: a region moved by its deltas holds the colour, no more."""
     foreground = 0
     seen = set()
     for inputs, targets in batches(source, regions):

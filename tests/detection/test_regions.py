@@ -9,7 +9,7 @@ from rfd_tf.metrics import inclusive_iou
 from tests.detection.test_boxes import random_boxes
 
 
-def random_picture(rng, objects=3, proposals=60):
+def random_image(rng, objects=3, proposals=60):
     found = random_boxes(rng, objects)
     difficult = rng.random(objects) < 0.3
     near = (
@@ -26,7 +26,7 @@ def random_picture(rng, objects=3, proposals=60):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_matches_equal_a_loop(seed):
-    annotation, proposals = random_picture(np.random.default_rng(seed))
+    annotation, proposals = random_image(np.random.default_rng(seed))
     regions = match_regions(proposals, annotation)
     easy = np.flatnonzero(~annotation.difficult)
     np.testing.assert_array_equal(regions.boxes, [*annotation.boxes[easy], *proposals])
@@ -51,7 +51,7 @@ def test_matches_equal_a_loop(seed):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_as_in_fast_rcnns_code_difficult_objects_are_learnt_and_boxes_are_x2_minus_x1_wide(seed):
-    annotation, proposals = random_picture(np.random.default_rng(seed))
+    annotation, proposals = random_image(np.random.default_rng(seed))
     annotation.difficult[:2] = True
     regions = match_regions(proposals, annotation, learn_difficult=True, exclusive=True)
     np.testing.assert_array_equal(regions.boxes, [*annotation.boxes, *proposals])
@@ -87,8 +87,8 @@ def test_regions_one_pixel_wide_do_not_blow_up_the_statistics():
     assert max(np.abs(values).max() for values in delta_statistics([regions], 1)) <= 1
 
 
-def test_a_picture_without_objects_is_all_background():
-    annotation, proposals = random_picture(np.random.default_rng(0), objects=0)
+def test_a_image_without_objects_is_all_background():
+    annotation, proposals = random_image(np.random.default_rng(0), objects=0)
     regions = match_regions(proposals, annotation)
     assert not regions.overlaps.any()
     rows, foreground = sample_regions(regions.overlaps, 64, np.random.default_rng(0))
@@ -129,7 +129,7 @@ def test_statistics_of_the_deltas():
     rng = np.random.default_rng(3)
     regions = [
         match_regions(proposals, annotation)
-        for annotation, proposals in (random_picture(rng) for _ in range(10))
+        for annotation, proposals in (random_image(rng) for _ in range(10))
     ]
     means, deviations = delta_statistics(regions, 20)
     chosen = {label: [] for label in range(21)}

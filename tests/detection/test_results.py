@@ -58,7 +58,7 @@ def test_classes_of_their_own(real):
     assert (others[~np.isnan(others)] == 1).all()
 
 
-def test_pictures_must_be_the_same(real):
+def test_images_must_be_the_same(real):
     found = perfect(real, np.random.default_rng(2))
     first = next(iter(found))
     del found[first]
@@ -116,10 +116,10 @@ def test_rounded_results_are_fast_rcnns_files(real, tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("000001 0.5 1 2 3", "must be `picture"),
-        ("000001 0.5 1 2 3 x", "must be `picture"),
+        ("000001 0.5 1 2 3", "must be `image"),
+        ("000001 0.5 1 2 3 x", "must be `image"),
         ("000001 nan 1 2 3 4", "not finite"),
-        ("../etc 0.5 1 2 3 4", r"no picture '\.\./etc'"),
+        ("../etc 0.5 1 2 3 4", r"no image '\.\./etc'"),
     ],
 )
 def test_broken_result_files_are_named(tmp_path, line, message):

@@ -1,4 +1,4 @@
-"""`rfd detect` from raw pictures to average precision."""
+"""`rfd detect` from raw images to average precision."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from rfd_tf import cli
 from rfd_tf.configs.detect import voc2007
 from rfd_tf.data import VocDevkit
 from rfd_tf.detection.detector import DetectionOptions, open_detector
-from rfd_tf.detection.inputs import read_picture
+from rfd_tf.detection.inputs import read_image
 from rfd_tf.detection.proposals import load_proposals
 from rfd_tf.detection.results import evaluate_detections, read_voc_results
 from rfd_tf.detection.voc_detection import detection_options
@@ -81,7 +81,7 @@ def test_files_say_what_the_figures_say(root, learned):
         (int(name), float(score))
         for index, name in enumerate(source.names)
         for score in detector(
-            read_picture(source, index, True), load_proposals(folder, name)[: toy.MOST]
+            read_image(source, index, True), load_proposals(folder, name)[: toy.MOST]
         ).scores
     ]
     assert [row["image_id"] for row in coco] == [image for image, _ in saved]
@@ -155,24 +155,24 @@ def test_two_replicas_learn_as_one_device(root, shared, tmp_path):
         np.testing.assert_allclose(two[name], one[name], atol=0.02 * largest, err_msg=name)
 
 
-def test_objects_in_pictures_of_ones_own(root, learned, tmp_path, capsys):
+def test_objects_in_images_of_ones_own(root, learned, tmp_path, capsys):
     folder = tmp_path / "pictures"
     folder.mkdir()
     source = VocDevkit(root, "test")
     for index, name in enumerate(source.names[:2]):
-        with Image.open(source.describe(index)) as picture:
-            picture.save(folder / f"{name}.png")
+        with Image.open(source.describe(index)) as image:
+            image.save(folder / f"{name}.png")
     out = tmp_path / "found"
     command = ["rfd", "detect", f"--model={learned}", f"--images={folder}", f"--out={out}"]
     assert cli.main(command) == 0
     listed = json.loads((out / "detections.json").read_text())
-    assert [picture["file"] for picture in listed] == [f"{name}.png" for name in source.names[:2]]
-    for picture, annotation in zip(listed, source.annotations, strict=False):
-        best = picture["detections"][0]
+    assert [image["file"] for image in listed] == [f"{name}.png" for name in source.names[:2]]
+    for image, annotation in zip(listed, source.annotations, strict=False):
+        best = image["detections"][0]
         assert best["class"] in {source.class_names[label] for label in annotation.labels}
         assert best["score"] > 0.5
     assert len(list((out / "pictures").iterdir())) == 2
-    # Again it has nothing to do; other pictures need another folder.
+    # Again it has nothing to do; other images need another folder.
     (out / "detections.json").unlink()
     assert cli.main(command) == 0
     assert json.loads((out / "detections.json").read_text()) == listed

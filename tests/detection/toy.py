@@ -16,7 +16,7 @@ from tests.training.processes import ROOT
 
 CLASSES = ("cat", "cow", "dog")
 TRAINING, TEST = 8, 4
-SIDE = 32  # of the pictures that the network was made for
+SIDE = 32  # of the images that the network was made for
 DENSE = 16
 MOST = 60  # proposals
 RECIPE = Preprocessing(SIDE, "resize", mean=(0.4,) * 3, std=(0.25,) * 3)
@@ -45,7 +45,7 @@ FLAGS = {
 
 
 def write_devkit(root: Path, classes: tuple[str, ...] = CLASSES) -> Path:
-    """Pictures of 80 x 60 with one or two objects, in a devkit below `root`."""
+    """Images of 80 x 60 with one or two objects, in a devkit below `root`."""
     folder = root / "VOC2007"
     for part in ("Annotations", "ImageSets/Main", "JPEGImages"):
         (folder / part).mkdir(parents=True)

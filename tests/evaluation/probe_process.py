@@ -1,8 +1,8 @@
 """Runs evaluations of the tiny network, one after the other, in a process of its own.
 
 Run as `python -m tests.evaluation.probe_process JOBS.json`, a list of
-    {"protocol": ..., "pictures": FILE.npz, "workdir": ..., "changes": {...}, "form": "keras" or "other"}
-where "devkit": FOLDER stands for "pictures", the config is that of VOC; "form" may be "with dense layers" as
+    {"protocol": ..., "images": FILE.npz, "workdir": ..., "changes": {...}, "form": "keras" or "other"}
+where "devkit": FOLDER stands for "images", the config is that of VOC; "form" may be "with dense layers" as
 well;
 and, to be stopped at a known moment, "pause_at": a step before which the run waits for the file `WORKDIR.go`,
 once it has written `WORKDIR.paused`.

@@ -11,7 +11,7 @@ from rfd_tf import cli
 from rfd_tf.data import evaluation_dataset
 from rfd_tf.evaluation.evaluate import open_control
 from rfd_tf.evaluation.results import load_result
-from rfd_tf.runs.images import open_run_pictures
+from rfd_tf.runs.images import open_run_images
 from tests.training import processes
 
 KNN = ("--protocol=knn", "--config=evaluate_folder", "--config.knn.k=(5,)")
@@ -45,8 +45,8 @@ def test_has_the_weights_the_run_began_with(run, control):
 def test_has_the_batch_norm_statistics_of_the_training_images(run, control):
     batch_norms = [layer for layer in control.layers if isinstance(layer, keras.layers.BatchNormalization)]
     config = ConfigDict(json.loads((run / "config.json").read_text()))
-    pictures, _ = open_run_pictures(config, run)
-    batches = evaluation_dataset(pictures.source, pictures.preprocessing, 1000, pictures.valid)
+    image_set, _ = open_run_images(config, run)
+    batches = evaluation_dataset(image_set.source, image_set.preprocessing, 1000, image_set.valid)
     images = np.concatenate([features["image"] for features, _ in batches])
     for layer in (batch_norms[0], batch_norms[-1]):
         arriving = keras.Model(control.input, layer.input).predict(images, batch_size=256, verbose=0)

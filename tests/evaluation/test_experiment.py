@@ -9,7 +9,7 @@ from rfd_tf.data import Preprocessing
 from rfd_tf.evaluation.experiment import open_experiment, training_preprocessing
 from rfd_tf.runs.provenance import stopwatch
 from rfd_tf.runs.run import Run
-from tests.data.pictures import write
+from tests.data.images import write
 from tests.evaluation.numpy_extractor import NumpyExtractor, random_images
 
 
@@ -88,7 +88,7 @@ def test_nothing_to_measure_on(config, tmp_path):
         opened(config, tmp_path)
 
 
-def test_augmentation_is_the_configs_for_pictures_as_the_model_sees_them(config):
+def test_augmentation_is_the_configs_for_images_as_the_model_sees_them(config):
     center = Preprocessing(224, "random_resized_crop", resize=256)
     whole = Preprocessing(32, "pad_crop", flip=False, mean=(0.1, 0.2, 0.3))
     assert training_preprocessing(config, center) == Preprocessing(224, "random_crop", resize=256)

@@ -6,20 +6,20 @@ import pytest
 from rfd_tf.data import ArraySource, BadImageError, ImageFolder
 from rfd_tf.evaluation import features
 from rfd_tf.evaluation.features import cached_features
-from rfd_tf.runs.images import Pictures
-from tests.data.pictures import write
+from rfd_tf.runs.images import ImageSet
+from tests.data.images import write
 from tests.evaluation.numpy_extractor import PREPROCESSING, NumpyExtractor, random_images
 
 IMAGES = random_images(23)
 VALID = np.delete(np.arange(23), [3, 20])
 
 
-def pictures_of(images=IMAGES, valid=VALID):
-    return Pictures(ArraySource(images, name="images"), PREPROCESSING, valid, [])
+def images_of(images=IMAGES, valid=VALID):
+    return ImageSet(ArraySource(images, name="images"), PREPROCESSING, valid, [])
 
 
-def cached(extractor, folder, pictures=None, names=("features",), **options):
-    return cached_features(extractor, pictures or pictures_of(), names, folder, 4, **options)
+def cached(extractor, folder, images=None, names=("features",), **options):
+    return cached_features(extractor, images or images_of(), names, folder, 4, **options)
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def expected():
     return {"features": normalized.mean(axis=(1, 2)), "map": normalized}
 
 
-def test_every_output_of_every_valid_picture(tmp_path, expected):
+def test_every_output_of_every_valid_image(tmp_path, expected):
     found = cached(NumpyExtractor(), tmp_path / "cache", names=("map", "features"))
     assert list(found) == ["map", "features"]
     for name, values in found.items():
@@ -85,8 +85,8 @@ def doubled(_name, values):
     "change",
     [
         {"extractor": NumpyExtractor(factor=3.0)},
-        {"pictures": pictures_of(random_images(23, seed=1))},
-        {"pictures": pictures_of(valid=VALID[::-1])},
+        {"pictures": images_of(random_images(23, seed=1))},
+        {"pictures": images_of(valid=VALID[::-1])},
         {"names": ("features", "map")},
         {"transform": doubled, "transform_name": "doubled"},
         {"dtype": "float16"},
@@ -113,15 +113,15 @@ def test_transform_may_change_the_shape(tmp_path, expected):
     assert found["features"].shape == (len(VALID), 3)
 
 
-def test_a_picture_that_cannot_be_read_is_named(tmp_path):
+def test_a_image_that_cannot_be_read_is_named(tmp_path):
     source = ImageFolder(write(tmp_path / "pictures", *(f"{c}/{i}.jpg" for c in "ab" for i in range(6))))
-    (tmp_path / "pictures/b/2.jpg").write_text("no picture")
-    pictures = Pictures(source, PREPROCESSING, np.arange(12), [])
-    with pytest.raises(BadImageError, match=r"pictures/b/2\.jpg: "):
-        cached(NumpyExtractor(), tmp_path / "cache", pictures)
+    (tmp_path / "pictures/b/2.jpg").write_text("no image")
+    images = ImageSet(source, PREPROCESSING, np.arange(12), [])
+    with pytest.raises(BadImageError, match=r"images/b/2\.jpg: "):
+        cached(NumpyExtractor(), tmp_path / "cache", images)
     write(tmp_path / "pictures", "b/2.jpg")  # mended: another file, so all are taken again
     again = NumpyExtractor()
-    assert cached(again, tmp_path / "cache", pictures)["features"].shape == (12, 3)
+    assert cached(again, tmp_path / "cache", images)["features"].shape == (12, 3)
     assert again.images == 12
 
 
@@ -131,7 +131,7 @@ def test_values_that_are_not_finite_are_named(tmp_path, factor, dtype):
     images[:5] = np.round(255 * np.array(PREPROCESSING.mean))  # features of about 0
     bad = 0 if np.isnan(factor) else 5
     with pytest.raises(ValueError, match=rf"'features' of images\[{bad}\] has .* not finite in {dtype}"):
-        cached(NumpyExtractor(factor), tmp_path / "cache", pictures_of(images), dtype=dtype)
+        cached(NumpyExtractor(factor), tmp_path / "cache", images_of(images), dtype=dtype)
 
 
 def test_a_full_disk_is_an_error_at_the_beginning(tmp_path, monkeypatch):

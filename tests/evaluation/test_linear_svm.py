@@ -96,7 +96,7 @@ def test_draws_of_few_examples():
     np.testing.assert_array_equal(low_shot_labels(targets, 8, 0, seed=0), drawn)
     others = [low_shot_labels(targets, 8, *change) for change in ((1, 0), (0, 1))]
     assert not any(np.array_equal(other, drawn) for other in others)
-    # Of 30 draws of one of n pictures each is as likely: no more than a few come twice as often as expected.
+    # Of 30 draws of one of n images each is as likely: no more than a few come twice as often as expected.
     ones = [np.flatnonzero(low_shot_labels(targets, 1, sample, 0)[:, 0] == 1)[0] for sample in range(30)]
     assert len(set(ones)) > 12
 

@@ -21,7 +21,7 @@ from tests.report.made_up import made_up_result
 
 RNG = np.random.default_rng(0)
 TARGETS = RNG.choice([-1, -1, 1, 0], (80, 4))
-TARGETS[:, 3] = RNG.choice([-1, 0], 80)  # a class that no picture shows
+TARGETS[:, 3] = RNG.choice([-1, 0], 80)  # a class that no image shows
 SCORES = RNG.normal(size=(80, 4)) + TARGETS
 
 

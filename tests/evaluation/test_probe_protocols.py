@@ -39,9 +39,9 @@ RESUMED = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("probes")
-    tiny.write_pictures(path / "pictures.npz")
-    tiny.write_pictures(path / "separable.npz", noise=4.0)
-    tiny.write_pictures(path / "long_tail.npz", LONG_TAIL)
+    tiny.write_images(path / "pictures.npz")
+    tiny.write_images(path / "separable.npz", noise=4.0)
+    tiny.write_images(path / "long_tail.npz", LONG_TAIL)
     return path
 
 

@@ -1,4 +1,4 @@
-"""Every method on made-up pictures and a tiny network, in processes of their own."""
+"""Every method on made-up images and a tiny network, in processes of their own."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ from tests.evaluation import tiny, voc
 from tests.evaluation.test_probe_protocols import ROOT, TWO_REPLICAS, signalled_at, start, weights
 from tests.training import processes
 
-WHOLE = {"preprocessing__train": "resize", "voc__test_crops": 0}  # the same pictures for learning and testing
+WHOLE = {"preprocessing__train": "resize", "voc__test_crops": 0}  # the same images for learning and testing
 RESUMED = {"checkpoint_steps": 2, "epochs": 3, "preprocessing__flip": True}
 
 
@@ -101,7 +101,7 @@ def test_training_learns(done):
     (found,) = figures(folder, "learnt").values()
     assert found.mean_average_precision["11_point"] > 0.6
     (begun,) = figures(folder, "fc6-8").values()
-    assert begun.mean_average_precision["11_point"] < 0.4  # of pictures 0.2 show a class
+    assert begun.mean_average_precision["11_point"] < 0.4  # of images 0.2 show a class
 
 
 def test_the_saved_classifier_gives_the_figures(done):
@@ -135,7 +135,7 @@ def test_own_dense_layers_are_the_start_of_finetuning(done):
 
 
 def test_svms_are_scikit_learns(done):
-    """Costs by cross-validation apart, the same as by hand: the right labels, the right pictures."""
+    """Costs by cross-validation apart, the same as by hand: the right labels, the right images."""
     folder, _ = done
     training, test = (VocDevkit(folder / "VOCdevkit", split).targets for split in ("trainval", "test"))
     inputs, queries = features(folder, "trainval"), features(folder, "test")
@@ -229,7 +229,7 @@ def test_the_command_prints_a_table_of_classes(folder, tmp_path):
         ({"voc__method": "svm", "voc__costs": (0.0, 1.0)}, "`voc.costs`"),
         ({"voc__method": "svm", "voc__folds": 1}, "`folds` >= 2"),
         ({"voc__method": "svm", "voc__folds": 50}, "to choose a cost by"),
-        ({"voc__method": "svm", "label_fraction": 0.1}, "No training picture shows a"),
+        ({"voc__method": "svm", "label_fraction": 0.1}, "No training image shows a"),
         ({"voc__method": "low_shot_svm", "voc__shots": (64,)}, "`voc.shots` must be from 1 to"),
         ({"voc__method": "low_shot_svm", "voc__shots": (0, 1)}, "`voc.shots`"),
         ({"voc__method": "low_shot_svm", "voc__low_shot_cost": 0.0}, "`voc.low_shot_cost`"),
@@ -251,8 +251,8 @@ def test_other_forms_cannot_be_trained(folder, tmp_path):
         protocol("voc_classification").load()(opened)
 
 
-def test_pictures_need_targets(folder, tmp_path):
-    tiny.write_pictures(tmp_path / "pictures.npz")
+def test_images_need_targets(folder, tmp_path):
+    tiny.write_images(tmp_path / "pictures.npz")
     changes = {"source": "npz", "root": str(tmp_path / "pictures.npz"), "split": "test"}
     with pytest.raises(ValueError, match=r"have no multi-label targets.*voc_devkit, voc_tfds"):
         experiment(folder, tmp_path, **{f"validation__{name}": value for name, value in changes.items()})
@@ -285,7 +285,7 @@ def test_classes_of_ones_own(tmp_path):
     assert classifier.info.outputs == {"logits": (2,)}
 
 
-def test_a_corrupt_picture_is_named(folder, tmp_path):
+def test_a_corrupt_image_is_named(folder, tmp_path):
     root = voc.write_voc(tmp_path / "VOCdevkit")
     (root / "VOC2007" / "JPEGImages" / "000007.jpg").write_bytes(b"\xff\xd8\xff broken")
     for method in ("svm", "fc6-8"):

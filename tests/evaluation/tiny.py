@@ -1,4 +1,4 @@
-"""Experiments small enough for tests: 60 pictures of three colours, and a network of two convolutions."""
+"""Experiments small enough for tests: 60 images of three colours, and a network of two convolutions."""
 
 import keras
 import numpy as np
@@ -13,8 +13,8 @@ DENSE = 6
 RECIPE = Preprocessing(SIDE, "resize", flip=False, mean=(0.5,) * 3, std=(0.25,) * 3)
 
 
-def write_pictures(path, per_class=(20, 20, 20), noise=40.0, seed=0) -> None:
-    """An .npz file: class c is noise around a picture in which colour c is bright."""
+def write_images(path, per_class=(20, 20, 20), noise=40.0, seed=0) -> None:
+    """An .npz file: class c is noise around an image in which colour c is bright."""
     rng = np.random.default_rng(seed)
     arrays = {}
     for split, counts in (("train", per_class), ("test", (8,) * CLASSES)):
@@ -66,7 +66,7 @@ class OtherForm(FeatureExtractor):
 
 
 def config_of(path, **changes):
-    """The pictures at `path`; `changes` by dotted name, dots written as two underscores."""
+    """The images at `path`; `changes` by dotted name, dots written as two underscores."""
     config = base.get_config()
     config.batch_size = 12
     config.epochs = 3

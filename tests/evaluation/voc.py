@@ -1,4 +1,4 @@
-"""A VOC small enough for tests: classes are bright cells of a picture, difficult ones half as bright."""
+"""A VOC small enough for tests: classes are bright cells of an image, difficult ones half as bright."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def _draw(objects, number: int) -> Image.Image:
 
 
 def config_of(root, **changes):
-    """The pictures below `root`; `changes` by dotted name, dots written as two underscores."""
+    """The images below `root`; `changes` by dotted name, dots written as two underscores."""
     config = voc_classification.get_config()
     config.batch_size = 12
     config.epochs = 2

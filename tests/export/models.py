@@ -1,4 +1,4 @@
-"""Tiny models to export, and pictures."""
+"""Tiny models to export, and images."""
 
 import io
 import json
@@ -85,7 +85,7 @@ def normalized(extractor, count: int = 3) -> np.ndarray:
     return extractor.info.normalize(pixels)
 
 
-def picture(width: int = 60, height: int = 40, mode: str = "RGB") -> Image.Image:
+def image(width: int = 60, height: int = 40, mode: str = "RGB") -> Image.Image:
     small = np.random.default_rng(width * height).integers(0, 256, (5, 5, 3)).astype("uint8")
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
 

@@ -18,10 +18,10 @@ from rfd_tf.export.detector import Example, export_detector
 from rfd_tf.export.export_model import ExportOptions
 from rfd_tf.export.parity import ParityError
 from rfd_tf.export.serving_files import predict_request
-from tests.data.pictures import animated_webp
+from tests.data.images import animated_webp
 from tests.detection.test_boxes import random_boxes
 from tests.detection.tiny_detector import tiny_detector
-from tests.export.models import encode, picture
+from tests.export.models import encode, image
 from tests.serving.server import ModelServer
 
 NAME = "fast_rcnn"
@@ -32,7 +32,7 @@ SERVED = ExportOptions(formats=("saved_model", "keras"), serving=True)
 
 def example(width, height, count, kind="JPEG"):
     proposals = random_boxes(np.random.default_rng(count), count, min(width, height) - 1)
-    return Example(f"{width} x {height}", encode(picture(width, height), kind), proposals)
+    return Example(f"{width} x {height}", encode(image(width, height), kind), proposals)
 
 
 EXAMPLES = [example(60, 40, 50), example(33, 70, 20, "PNG"), example(90, 90, 1)]
@@ -120,7 +120,7 @@ def test_what_cannot_be_exported(detector, out, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_pictures_that_are_refused(out):
+def test_images_that_are_refused(out):
     saved = SavedDetector(out / "saved_model" / "1")
     for content, reason in ((b"text", "neither JPEG"), (animated_webp(), "animated WebP")):
         with pytest.raises(tf.errors.InvalidArgumentError, match=reason):
@@ -188,10 +188,10 @@ def test_as_a_command(tmp_path, capsys):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "one.jpg").write_bytes(EXAMPLES[0].encoded)
     save_detector(detector, tmp_path / "run" / "detector.keras")
-    command = ["rfd", "export", f"--model={tmp_path / 'run'}", f"--images={tmp_path / 'pictures'}"]
+    command = ["rfd", "export", f"--model={tmp_path / 'run'}", f"--images={tmp_path / 'images'}"]
     assert cli.main([*command, f"--out={tmp_path / 'out'}"]) == 0
     shown = capsys.readouterr().out
-    assert "compared on 1 pictures" in shown
+    assert "compared on 1 images" in shown
     assert "saved_model jpeg    classes" in shown
     assert open_detector(tmp_path / "out").facts() == detector.facts()
     assert cli.main([*command, f"--out={tmp_path / 'second'}", "--formats=onnx"]) == 1

@@ -14,9 +14,9 @@ from rfd_tf.export.export_model import ExportOptions, export_model
 from rfd_tf.export.parity import ParityError
 from rfd_tf.export.saved_model import write_saved_model
 from rfd_tf.features import open_extractor
-from tests.export.models import encode, normalized, picture, small_network, write_run
+from tests.export.models import encode, image, normalized, small_network, write_run
 
-PICTURES = [(f"{size}.jpg", encode(picture(size, 40))) for size in (30, 40, 90)]
+IMAGES = [(f"{size}.jpg", encode(image(size, 40))) for size in (30, 40, 90)]
 ONLY_KERAS = ExportOptions(formats=("keras",))
 
 
@@ -83,7 +83,7 @@ def test_every_form_opens_and_agrees(exported, extractor, name):
 
 
 def test_keras_file_can_be_fine_tuned(small, tmp_path):
-    export_model(small, tmp_path / "net", ONLY_KERAS, PICTURES)
+    export_model(small, tmp_path / "net", ONLY_KERAS, IMAGES)
     model = keras.saving.load_model(tmp_path / "net" / "model.keras")
     images = normalized(small)
     before = np.asarray(model(images, training=False)["features"])
@@ -111,15 +111,15 @@ def test_sabotaged_files_are_not_left(small, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(module, "write_saved_model", sabotaged(write_saved_model))
         with pytest.raises(ParityError, match=r"saved_model: features by [\d.e-]+ of .*; saved_model jpeg: "):
-            export_model(small, tmp_path / "new", ExportOptions(formats=("saved_model",)), PICTURES)
+            export_model(small, tmp_path / "new", ExportOptions(formats=("saved_model",)), IMAGES)
     assert list(tmp_path.iterdir()) == []
-    export_model(small, tmp_path / "used", ONLY_KERAS, PICTURES)
+    export_model(small, tmp_path / "used", ONLY_KERAS, IMAGES)
     before = {path: (tmp_path / "used" / path).read_bytes() for path in listing(tmp_path / "used")}
     options = ExportOptions(formats=("keras", "onnx"), version=2)
     with monkeypatch.context() as patch:
         patch.setattr(module, "onnx_model", sabotaged(module.onnx_model))
         with pytest.raises(ParityError, match="onnx float32: "):
-            export_model(small, tmp_path / "used", options, PICTURES)
+            export_model(small, tmp_path / "used", options, IMAGES)
     assert {path: (tmp_path / "used" / path).read_bytes() for path in listing(tmp_path / "used")} == before
     assert os.listdir(tmp_path) == ["used"]
 
@@ -136,23 +136,23 @@ def test_nan_is_a_failure(small, tmp_path, monkeypatch):
     original = module.save_keras
     monkeypatch.setattr(module, "save_keras", broken)
     with pytest.raises(ParityError, match="keras: features by nan"):
-        export_model(small, tmp_path / "new", ONLY_KERAS, PICTURES)
+        export_model(small, tmp_path / "new", ONLY_KERAS, IMAGES)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_versions(small, tmp_path):
     out = tmp_path / "net"
     saved_model = ExportOptions(formats=("saved_model",))
-    export_model(small, out, saved_model, PICTURES)
+    export_model(small, out, saved_model, IMAGES)
     first = (out / "saved_model" / "1" / "saved_model.pb").stat()
     with pytest.raises(
         FileExistsError, match="holds version 1: give --version=N of a new one, or --overwrite"
     ):
-        export_model(small, out, ONLY_KERAS, PICTURES)
-    export_model(small, out, ExportOptions(formats=("keras",), version=3), PICTURES)
+        export_model(small, out, ONLY_KERAS, IMAGES)
+    export_model(small, out, ExportOptions(formats=("keras",), version=3), IMAGES)
     assert (out / "saved_model" / "1" / "saved_model.pb").stat() == first
     assert list(json.loads((out / "parity.json").read_text())["versions"]) == ["1", "3"]
-    export_model(small, out, ExportOptions(formats=("saved_model",), overwrite=True), PICTURES)
+    export_model(small, out, ExportOptions(formats=("saved_model",), overwrite=True), IMAGES)
     assert (out / "saved_model" / "1" / "saved_model.pb").stat().st_ino != first.st_ino
     assert {path.name for path in out.iterdir()} == {"saved_model", "model.keras", "parity.json"}
     assert [path.name for path in (out / "saved_model").iterdir()] == ["1"]
@@ -162,18 +162,18 @@ def test_folders_of_something_else(small, tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"notes holds 'a\.txt' and no parity\.json"):
-        export_model(small, tmp_path / "notes", ONLY_KERAS, PICTURES)
+        export_model(small, tmp_path / "notes", ONLY_KERAS, IMAGES)
     (tmp_path / "other").mkdir()
     report = {"format": 1, "model": "alexnet", "versions": {}}
     (tmp_path / "other" / "parity.json").write_text(json.dumps(report))
     with pytest.raises(ValueError, match="is an export of 'alexnet', not of 'small'"):
-        export_model(small, tmp_path / "other", ONLY_KERAS, PICTURES)
+        export_model(small, tmp_path / "other", ONLY_KERAS, IMAGES)
     (tmp_path / "other" / "parity.json").write_text("[]")
     with pytest.raises(ValueError, match=r"parity\.json: no report of an export"):
-        export_model(small, tmp_path / "other", ONLY_KERAS, PICTURES)
+        export_model(small, tmp_path / "other", ONLY_KERAS, IMAGES)
     with pytest.raises(ValueError, match="is no folder"):
-        export_model(small, tmp_path / "notes" / "a.txt", ONLY_KERAS, PICTURES)
-    with pytest.raises(ValueError, match="`pictures` is empty"):
+        export_model(small, tmp_path / "notes" / "a.txt", ONLY_KERAS, IMAGES)
+    with pytest.raises(ValueError, match="`images` is empty"):
         export_model(small, tmp_path / "new", ONLY_KERAS, [])
 
 

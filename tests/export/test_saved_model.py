@@ -10,11 +10,11 @@ from rfd_tf.data import FlatFolder, evaluation_dataset
 from rfd_tf.export.saved_model import write_saved_model
 from rfd_tf.features import KerasExtractor, ModelInfo, open_extractor
 from rfd_tf.features.saved_model_extractor import find_saved_model, open_saved_model
-from tests.data.pictures import animated_webp
+from tests.data.images import animated_webp
 from tests.export.models import (
     encode,
+    image,
     normalized,
-    picture,
     png_header,
     prepared,
     small_network,
@@ -22,16 +22,16 @@ from tests.export.models import (
 )
 
 GOOD = {
-    "jpeg": encode(picture()),
-    "tall": encode(picture(30, 90)),
-    "small": encode(picture(7, 9)),
-    "grey": encode(picture(mode="L")),
-    "png": encode(picture(), "PNG"),
-    "grey png": encode(picture(mode="L"), "PNG"),
-    "palette": encode(picture(mode="P"), "PNG"),
-    "alpha": encode(picture(mode="RGBA"), "PNG"),
-    "webp": encode(picture(), "WEBP"),
-    "cmyk": encode(picture(mode="CMYK")),
+    "jpeg": encode(image()),
+    "tall": encode(image(30, 90)),
+    "small": encode(image(7, 9)),
+    "grey": encode(image(mode="L")),
+    "png": encode(image(), "PNG"),
+    "grey png": encode(image(mode="L"), "PNG"),
+    "palette": encode(image(mode="P"), "PNG"),
+    "alpha": encode(image(mode="RGBA"), "PNG"),
+    "webp": encode(image(), "WEBP"),
+    "cmyk": encode(image(mode="CMYK")),
 }
 
 
@@ -107,19 +107,19 @@ def test_files_are_prepared_as_in_evaluation(signatures, extractor):
 )
 def test_bad_files_are_refused_by_position(signatures, bad, reason):
     files = [GOOD["png"], GOOD["jpeg"], bad, GOOD["grey"]]
-    with pytest.raises(tf.errors.InvalidArgumentError, match=rf"\[picture 2: {reason}"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=rf"\[image 2: {reason}"):
         signatures["jpeg"](encoded=tf.constant(files))
 
 
 def test_every_bad_file_is_listed(opened):
-    with pytest.raises(ValueError, match=r"picture 0: an empty file; picture 2: damaged or cut short$"):
+    with pytest.raises(ValueError, match=r"image 0: an empty file; image 2: damaged or cut short$"):
         opened.from_files([b"", GOOD["png"], GOOD["jpeg"][:400]])
-    with pytest.raises(ValueError, match=r"picture 0: neither JPEG, PNG, BMP nor WebP$"):
+    with pytest.raises(ValueError, match=r"image 0: neither JPEG, PNG, BMP nor WebP$"):
         opened.from_files([b"nothing"])
 
 
 def test_empty_batch(opened):
-    with pytest.raises(ValueError, match="the batch of pictures is empty"):
+    with pytest.raises(ValueError, match="the batch of images is empty"):
         opened.from_files([])
 
 

@@ -19,7 +19,7 @@ from rfd_tf import cli  # noqa: E402
 from rfd_tf.data import FlatFolder  # noqa: E402
 from rfd_tf.features import load_features, open_images  # noqa: E402
 from rfd_tf.features.beam import BeamStorage  # noqa: E402
-from tests.data.pictures import write  # noqa: E402
+from tests.data.images import write  # noqa: E402
 from tests.extraction.tiny import run_extract, shards, write_bad  # noqa: E402
 
 
@@ -102,13 +102,13 @@ def test_photographs_as_on_this_machine(run, test_data, tmp_path, capsys, caplog
         flags = ["--shard_size=7", "--batch_size=3", *runner]
         assert extract(run, folder, tmp_path / out, *flags) == 0
         printed = capsys.readouterr()
-        assert f"Skipped pictures: 1 (the first is {corrupt.relative_to(folder)}: " in printed.out
-    assert "Counted: pictures 19, shards 3, skipped 1" in caplog.text
+        assert f"Skipped images: 1 (the first is {corrupt.relative_to(folder)}: " in printed.out
+    assert "Counted: images 19, shards 3, skipped 1" in caplog.text
     assert_same(tmp_path / "beam", tmp_path / "here")
     assert sorted(set(os.listdir(tmp_path / "here")) - {".lock"}) == sorted(os.listdir(tmp_path / "beam"))
 
 
-def test_bad_pictures_formats_and_continuing(run, tmp_path):
+def test_bad_images_formats_and_continuing(run, tmp_path):
     folder = write(tmp_path / "p", "a1.jpg", "a2.jpg", "b-good.jpg", "c.jpg")
     bad = write_bad(folder)
     options = {"format": "npz", "dtype": "float16", "shard_size": 4}
@@ -120,7 +120,7 @@ def test_bad_pictures_formats_and_continuing(run, tmp_path):
     assert extract(run, folder, out, *flags, "--runner=DirectRunner") == 0
     assert_same(out, tmp_path / "here")
     manifest = json.loads((out / "manifest.json").read_text())
-    assert {picture["path"] for picture in manifest["skipped"]} == set(bad)
+    assert {image["path"] for image in manifest["skipped"]} == set(bad)
     assert manifest["left_out"] == {".heic": 2, "hidden": 1}
     before = {name: os.stat(out / name).st_mtime_ns for name in shards(out)}
     os.remove(out / "features-00002-of-00004.npz")
@@ -152,13 +152,13 @@ def test_other_file_systems(run, bucket, tmp_path):
 def test_listing_as_folders(bucket):
     write(bucket / "flat", "z.jpg", "b/1.jpg", "a/1.png")
     write(bucket / "classes", "b/x/2.jpg", "b/y.jpg", "b/x-1/1.jpg", "a/1.png", "a/notes.JPEG")
-    (bucket / "flat" / "notes.txt").write_text("no picture")
+    (bucket / "flat" / "notes.txt").write_text("no image")
     for name in ("flat", "classes"):
         found, expected = beam.open_beam_files(f"bucket://{name}"), open_images(bucket / name)
         assert found.files == expected.files
         assert found.class_names == expected.class_names
         np.testing.assert_array_equal(found.labels, expected.labels)
-    with pytest.raises(FileNotFoundError, match="bucket://none holds no picture"):
+    with pytest.raises(FileNotFoundError, match="bucket://none holds no image"):
         beam.open_beam_files("bucket://none")
     with pytest.raises(FileNotFoundError, match=r"bucket://none\.txt; No such file"):
         beam.open_beam_files("bucket://none.txt")
@@ -170,11 +170,11 @@ def test_refused_in_one_clear_line(run, bucket, tmp_path, capsys):
     (folder / "3.jpg").write_bytes(b"nothing")
     out = tmp_path / "out"
     for model, images, message, *flags in (
-        (run, tmp_path / "a.npz", "the pictures must be files"),
+        (run, tmp_path / "a.npz", "the images must be files"),
         (run, folder, "3.jpg: it is no JPEG", "--on_error=raise"),
         (run, folder, "NoRunner", "--runner=NoRunner"),
         ("bucket://none", folder, "bucket://none"),
-        (run, "bucket://none", "holds no picture"),
+        (run, "bucket://none", "holds no image"),
     ):
         assert extract(model, images, out, "--runner=DirectRunner", *flags) == 1
         error = capsys.readouterr().err.strip().splitlines()[-1]

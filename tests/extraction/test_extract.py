@@ -1,4 +1,4 @@
-"""Extraction on this machine: content, formats, bad pictures, resuming."""
+"""Extraction on this machine: content, formats, bad images, resuming."""
 
 import dataclasses
 import json
@@ -13,22 +13,22 @@ import pytest
 from rfd_tf.data import BadImageError, FlatFolder
 from rfd_tf.features import ExtractionError, KerasExtractor, load_features, open_extractor, open_images
 from rfd_tf.features.store import describe_extraction
-from tests.data.pictures import write
+from tests.data.images import write
 from tests.extraction.tiny import OPTIONS, by_hand, opened, run_extract, shards, write_bad, write_run
 
 NAMES = [f"{folder}/{i}.{ending}" for folder in "ac" for i, ending in enumerate(["jpg", "png", "bmp"] * 2)]
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     return write(tmp_path / "pictures", *NAMES)
 
 
 @pytest.mark.parametrize(("format", "dtype"), [("parquet", "float32"), ("npz", "float16")])
-def test_equal_to_the_extractor_by_hand(run, pictures, tmp_path, format, dtype):
-    assert run_extract(run, pictures, tmp_path / "out", format=format, dtype=dtype, shard_size=5) == []
+def test_equal_to_the_extractor_by_hand(run, images, tmp_path, format, dtype):
+    assert run_extract(run, images, tmp_path / "out", format=format, dtype=dtype, shard_size=5) == []
     features, index, paths, labels = load_features(tmp_path / "out")
-    source = open_images(pictures)
+    source = open_images(images)
     assert shards(tmp_path / "out") == [f"features-0000{i}-of-00003.{format}" for i in range(3)]
     assert index.tolist() == list(range(12))
     assert paths == NAMES
@@ -42,9 +42,9 @@ def test_equal_to_the_extractor_by_hand(run, pictures, tmp_path, format, dtype):
     assert list(only) == ["features"]
 
 
-def test_parquet_for_others(run, pictures, tmp_path):
+def test_parquet_for_others(run, images, tmp_path):
     pq = pytest.importorskip("pyarrow.parquet")
-    run_extract(run, pictures, tmp_path / "out", shard_size=12, dtype="float16")
+    run_extract(run, images, tmp_path / "out", shard_size=12, dtype="float16")
     table = pq.read_table(tmp_path / "out" / "features-00000-of-00001.parquet")
     assert {name: str(table.schema.field(name).type) for name in table.column_names} == {
         "index": "int64",
@@ -58,13 +58,13 @@ def test_parquet_for_others(run, pictures, tmp_path):
     assert info["preprocessing"]["resize"] == 18
     rows = table.to_pylist()
     assert rows[7]["path"] == NAMES[7]
-    expected = by_hand(run, open_images(pictures), [7])
+    expected = by_hand(run, open_images(images), [7])
     np.testing.assert_allclose(rows[7]["block1"], expected["block1"].ravel(), atol=5e-3)
 
 
-def test_npz_for_others(run, pictures, tmp_path):
-    (pictures / "beside.jpg").write_bytes((pictures / NAMES[0]).read_bytes())  # no class folders, then
-    run_extract(run, pictures, tmp_path / "out", shard_size=20, format="npz")
+def test_npz_for_others(run, images, tmp_path):
+    (images / "beside.jpg").write_bytes((images / NAMES[0]).read_bytes())  # no class folders, then
+    run_extract(run, images, tmp_path / "out", shard_size=20, format="npz")
     with np.load(tmp_path / "out" / "features-00000-of-00001.npz", allow_pickle=False) as arrays:
         assert set(arrays.files) == {"index", "path", "features", "block1", "metadata"}  # no label
         assert arrays["path"].tolist() == [*NAMES[:6], "beside.jpg", *NAMES[6:]]
@@ -73,13 +73,13 @@ def test_npz_for_others(run, pictures, tmp_path):
     assert load_features(tmp_path / "out")[3] is None
 
 
-def test_bad_pictures_are_named_and_skipped(run, tmp_path):
+def test_bad_images_are_named_and_skipped(run, tmp_path):
     folder = write(tmp_path / "p", "a1.jpg", "a2.jpg", "b-good.jpg", "c.jpg")
     reasons = write_bad(folder)
     for name in ("phone.HEIC", "other.heic", "film.gif", ".hidden"):
         (folder / name).write_bytes(b"x")
     skipped = run_extract(run, folder, tmp_path / "out", shard_size=4)  # of the shards, one is all bad
-    found = {picture.path: picture.reason for picture in skipped}
+    found = {image.path: image.reason for image in skipped}
     assert found.keys() == reasons.keys()
     for name, reason in reasons.items():
         assert re.search(reason, found[name]), found[name]
@@ -112,18 +112,18 @@ def test_on_error_raise(run, tmp_path):
     assert len(run_extract(run, folder, tmp_path / "out")) == 1  # it may go on by skipping
 
 
-def test_no_good_picture(run, tmp_path):
+def test_no_good_image(run, tmp_path):
     (tmp_path / "p").mkdir()
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / "p" / name).write_bytes(b"nothing")
-    with pytest.raises(BadImageError, match=r"None of the 2 pictures .* a\.jpg: it is no JPEG"):
+    with pytest.raises(BadImageError, match=r"None of the 2 images .* a\.jpg: it is no JPEG"):
         run_extract(run, tmp_path / "p", tmp_path / "out")
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
-def test_only_missing_shards_are_made(run, pictures, tmp_path, monkeypatch):
+def test_only_missing_shards_are_made(run, images, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    run_extract(run, pictures, out)
+    run_extract(run, images, out)
     before = load_features(out)
     kept = {name: os.stat(out / name).st_mtime_ns for name in shards(out)}
     os.remove(out / "features-00001-of-00003.parquet")
@@ -134,8 +134,8 @@ def test_only_missing_shards_are_made(run, pictures, tmp_path, monkeypatch):
         return original(self, images, names)
 
     monkeypatch.setattr(KerasExtractor, "_extract", counting)
-    run_extract(run, pictures, out)
-    assert sum(seen) == 4 + 1  # the shard, and the plain picture by which the weights are known
+    run_extract(run, images, out)
+    assert sum(seen) == 4 + 1  # the shard, and the plain image by which the weights are known
     after = {name: os.stat(out / name).st_mtime_ns for name in shards(out)}
     assert {name for name in kept if kept[name] == after[name]} == {
         "features-00000-of-00003.parquet",
@@ -147,9 +147,9 @@ def test_only_missing_shards_are_made(run, pictures, tmp_path, monkeypatch):
     assert again[2] == before[2]
 
 
-def test_other_settings_are_refused(run, pictures, tmp_path):
+def test_other_settings_are_refused(run, images, tmp_path):
     out = tmp_path / "out"
-    run_extract(run, pictures, out)
+    run_extract(run, images, out)
     for changed, message in (
         ({"dtype": "float16"}, "dtype: 'float32' there, 'float16' now"),
         ({"shard_size": 3}, "shard_size: 4 there, 3 now"),
@@ -157,31 +157,31 @@ def test_other_settings_are_refused(run, pictures, tmp_path):
         ({"format": "npz"}, "format: 'parquet' there, 'npz' now"),
     ):
         with pytest.raises(ExtractionError, match=f"features of other settings.*{message}"):
-            run_extract(run, pictures, out, **changed)
-    write(pictures, "c/more.jpg")
+            run_extract(run, images, out, **changed)
+    write(images, "c/more.jpg")
     with pytest.raises(ExtractionError, match="num_images: 12 there, 13 now"):
-        run_extract(run, pictures, out)
+        run_extract(run, images, out)
 
 
-def test_other_weights_and_shards_of_others_are_refused(run, pictures, tmp_path):
+def test_other_weights_and_shards_of_others_are_refused(run, images, tmp_path):
     other = open_extractor(write_run(tmp_path / "model", seed=1), ["block1"])
-    run_extract(run, pictures, tmp_path / "out")
+    run_extract(run, images, tmp_path / "out")
     with pytest.raises(ExtractionError, match="the model's weights"):
-        run_extract(other, pictures, tmp_path / "out")
-    run_extract(other, pictures, tmp_path / "other")
+        run_extract(other, images, tmp_path / "out")
+    run_extract(other, images, tmp_path / "other")
     name = "features-00000-of-00003.parquet"
     shutil.copy(tmp_path / "out" / name, tmp_path / "other" / name)
     with pytest.raises(ExtractionError, match=f"{name} is of other settings. the model's weights"):
-        run_extract(other, pictures, tmp_path / "other")
+        run_extract(other, images, tmp_path / "other")
 
 
 @pytest.mark.parametrize("format", ["parquet", "npz"])
-def test_damaged_files_are_named(run, pictures, tmp_path, format):
+def test_damaged_files_are_named(run, images, tmp_path, format):
     out = tmp_path / "out"
-    run_extract(run, pictures, out, format=format)
+    run_extract(run, images, out, format=format)
     path = out / f"features-00001-of-00003.{format}"
     path.write_bytes(path.read_bytes()[:-100])
-    for action in (lambda: run_extract(run, pictures, out, format=format), lambda: load_features(out)):
+    for action in (lambda: run_extract(run, images, out, format=format), lambda: load_features(out)):
         with pytest.raises(ExtractionError, match=rf"{path.name} is damaged \(.*\): delete it"):
             action()
     (out / "manifest.json").write_text("[]")
@@ -189,10 +189,10 @@ def test_damaged_files_are_named(run, pictures, tmp_path, format):
         load_features(out)
     (out / "settings.json").write_text("nothing")
     with pytest.raises(ExtractionError, match=r"settings\.json: not written by"):
-        run_extract(run, pictures, out, format=format)
+        run_extract(run, images, out, format=format)
 
 
-def test_refused_before_anything_is_written(run, pictures, tmp_path):
+def test_refused_before_anything_is_written(run, images, tmp_path):
     for options, error, message in (
         ({"shard_size": 0}, ValueError, "shard_size"),
         ({"shard_size": 10**9, "outputs": ("nothing",)}, ValueError, "no output 'nothing'"),
@@ -202,26 +202,26 @@ def test_refused_before_anything_is_written(run, pictures, tmp_path):
         ({"format": "csv"}, ValueError, "format"),
     ):
         with pytest.raises(error, match=message):
-            run_extract(run, pictures, tmp_path / "out", **options)
+            run_extract(run, images, tmp_path / "out", **options)
         assert not (tmp_path / "out" / "settings.json").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(ExtractionError, match=r"holds 'notes\.txt' and no settings\.json"):
-        run_extract(run, pictures, tmp_path / "mine")
+        run_extract(run, images, tmp_path / "mine")
 
 
-def test_float16_that_overflows(run, pictures, tmp_path):
+def test_float16_that_overflows(run, images, tmp_path):
     class Scaled(type(opened(run))):
         def _extract(self, images, names):
             return {name: np.asarray(value) * 1e6 for name, value in super()._extract(images, names).items()}
 
     scaled = Scaled(opened(run).model, opened(run).info, "scaled")
     with pytest.raises(ValueError, match=r"'(features|block1)' has the value .*, which float16 cannot hold"):
-        run_extract(scaled, pictures, tmp_path / "out", dtype="float16")
+        run_extract(scaled, images, tmp_path / "out", dtype="float16")
 
 
-def test_what_no_shard_can_hold(run, pictures):
-    source = open_images(pictures)
+def test_what_no_shard_can_hold(run, images):
+    source = open_images(images)
     options = OPTIONS | {"shard_size": 10**6}
     settings = describe_extraction(opened(run), "run", source, "p", ["block1"], **options)
     with pytest.raises(ValueError, match=r"3\.8 GiB.*`shard_size` of at most 262144"):
@@ -230,8 +230,8 @@ def test_what_no_shard_can_hold(run, pictures):
         dataclasses.replace(settings, outputs={"label": (4,)})
 
 
-def test_parquet_without_its_package(run, pictures, tmp_path, monkeypatch):
+def test_parquet_without_its_package(run, images, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r"rfd_tf\[parquet\]"):
-        run_extract(run, pictures, tmp_path / "out")
+        run_extract(run, images, tmp_path / "out")
     assert not (tmp_path / "out" / "settings.json").exists()

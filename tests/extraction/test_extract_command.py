@@ -11,7 +11,7 @@ import pytest
 
 from rfd_tf import cli
 from rfd_tf.features import load_features
-from tests.data.pictures import write
+from tests.data.images import write
 from tests.extraction.tiny import opened, run_extract, shards
 from tests.training.processes import LIMIT, ROOT, finish
 
@@ -89,17 +89,17 @@ def test_killed_stopped_and_continued(run, images, tmp_path):
         (["--model=x", "--images=y", "--out=z", "--batch_size=many"], 2, "many"),
         (["--model=x", "--images=y", "--out=z", "--on_error=ignore"], 2, "ignore"),
         (["--model=x", "--images=y", "--out=z", "--", "--region=r"], 2, "'--region=r' after `--`"),
-        (["--model=RUN", "--images=/nowhere", "--out=OUT"], 1, "No pictures at /nowhere"),
-        (["--model=/nowhere", "--images=PICTURES", "--out=OUT"], 1, "No model at /nowhere"),
-        (["--model=RUN", "--images=PICTURES", "--out=OUT", "--outputs=conv9"], 1, "conv9"),
-        (["--model=RUN", "--images=PICTURES", "--out=FILE"], 1, "FILE"),
-        (["--model=RUN", "--images=PICTURES", "--out=FILE/below"], 1, "FILE"),
-        (["--model=RUN", "--images=PICTURES", "--out=/proc/nowhere"], 1, "/proc/nowhere"),
+        (["--model=RUN", "--images=/nowhere", "--out=OUT"], 1, "No images at /nowhere"),
+        (["--model=/nowhere", "--images=IMAGES", "--out=OUT"], 1, "No model at /nowhere"),
+        (["--model=RUN", "--images=IMAGES", "--out=OUT", "--outputs=conv9"], 1, "conv9"),
+        (["--model=RUN", "--images=IMAGES", "--out=FILE"], 1, "FILE"),
+        (["--model=RUN", "--images=IMAGES", "--out=FILE/below"], 1, "FILE"),
+        (["--model=RUN", "--images=IMAGES", "--out=/proc/nowhere"], 1, "/proc/nowhere"),
     ],
 )
 def test_refused_in_one_clear_line(run, tmp_path, capsys, flags, status, message):
     (tmp_path / "FILE").write_text("a file")
-    places = {"RUN": run, "PICTURES": write(tmp_path / "p", "1.jpg"), "OUT": tmp_path / "out"}
+    places = {"RUN": run, "IMAGES": write(tmp_path / "p", "1.jpg"), "OUT": tmp_path / "out"}
     places["FILE"] = tmp_path / "FILE"
     for word, place in places.items():
         flags = [flag.replace(word, str(place)) for flag in flags]
@@ -110,14 +110,14 @@ def test_refused_in_one_clear_line(run, tmp_path, capsys, flags, status, message
     assert "Traceback" not in error
 
 
-def test_bad_pictures_on_the_terminal(run, tmp_path, capsys):
+def test_bad_images_on_the_terminal(run, tmp_path, capsys):
     folder = write(tmp_path / "p", "1.jpg", "2.jpg")
     (folder / "bad.jpg").write_bytes(b"nothing")
     flags = [f"--model={run}", f"--images={folder}", f"--out={tmp_path / 'out'}", "--format=npz"]
     assert cli.main(["rfd", "extract", *flags]) == 0
     printed = capsys.readouterr()
     assert "skipped bad.jpg: it is no JPEG" in printed.err
-    assert "Skipped pictures: 1 (the first is bad.jpg: it is no JPEG" in printed.out
+    assert "Skipped images: 1 (the first is bad.jpg: it is no JPEG" in printed.out
     assert list(load_features(tmp_path / "out")[0]) == ["features"]
     assert cli.main(["rfd", "extract", *flags[:2], f"--out={tmp_path / 'o'}", "--on_error=raise"]) == 1
     assert "bad.jpg: it is no JPEG" in capsys.readouterr().err

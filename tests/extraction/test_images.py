@@ -1,4 +1,4 @@
-"""What may be extracted from, and what the pictures are called."""
+"""What may be extracted from, and what the images are called."""
 
 import os
 
@@ -7,7 +7,7 @@ import pytest
 
 from rfd_tf.features import load_features, open_images
 from rfd_tf.features.store import escaped, listing_digest
-from tests.data.pictures import write
+from tests.data.images import write
 from tests.extraction.tiny import by_hand, run_extract
 
 
@@ -28,7 +28,7 @@ def test_lists(run, tmp_path):
     assert source.labels.tolist() == [7, 0, 3]
     (tmp_path / "pictures" / "list.csv").write_text("x/2.jpg,7\nx/none.jpg,0\nx/1.jpg,3\n")
     skipped = run_extract(run, tmp_path / "pictures" / "list.csv", tmp_path / "out")
-    assert [(picture.index, picture.path) for picture in skipped] == [(1, "x/none.jpg")]
+    assert [(image.index, image.path) for image in skipped] == [(1, "x/none.jpg")]
     features, index, paths, labels = load_features(tmp_path / "out", ["features"])
     assert index.tolist() == [0, 2]
     assert paths == ["x/2.jpg", "x/1.jpg"]
@@ -56,9 +56,9 @@ def test_nothing_to_open(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.npz").write_text("nothing")
     for location, error, message in (
-        ("none", FileNotFoundError, "No pictures at"),
-        ("empty", FileNotFoundError, "holds no picture"),
-        ("1.jpg", ValueError, "is one picture"),
+        ("none", FileNotFoundError, "No images at"),
+        ("empty", FileNotFoundError, "holds no image"),
+        ("1.jpg", ValueError, "is one image"),
         ("broken.npz", ValueError, r"broken\.npz cannot be read"),
     ):
         with pytest.raises(error, match=message):

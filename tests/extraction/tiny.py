@@ -1,4 +1,4 @@
-"""A tiny model on the disk, and pictures good and bad."""
+"""A tiny model on the disk, and images good and bad."""
 
 import functools
 import json
@@ -12,7 +12,7 @@ from rfd_tf.data import evaluation_dataset
 from rfd_tf.features import extract, open_extractor, open_images
 from rfd_tf.features.store import LocalStorage, describe_extraction
 from rfd_tf.models import create_backbone
-from tests.data.pictures import animated_webp, encoded, picture
+from tests.data.images import animated_webp, encoded, random_image
 
 RECIPE = {"image_size": 16, "train": "random_crop", "resize": 18}
 OPTIONS = {"format": "parquet", "dtype": "float32", "shard_size": 4, "max_pixels": 10_000}
@@ -33,16 +33,16 @@ def write_run(folder: Path, seed: int = 0) -> Path:
 
 
 def write_bad(folder: Path) -> dict[str, str]:
-    """Pictures that cannot be used, by name, with what the reason must say."""
+    """Images that cannot be used, by name, with what the reason must say."""
     bad = {
-        "b-cut.jpg": (encoded(picture(seed=50))[:900], "Invalid JPEG"),
-        "b-cut.png": (encoded(picture(seed=51), "PNG")[:1000], "(?i)png|decode"),
+        "b-cut.jpg": (encoded(random_image(seed=50))[:900], "Invalid JPEG"),
+        "b-cut.png": (encoded(random_image(seed=51), "PNG")[:1000], "(?i)png|decode"),
         "b-film.webp": (animated_webp(), "animated WebP"),
         "b-text.png": (b"hello", "no JPEG, PNG"),
         "b-empty.jpg": (b"", "empty"),
         "b-large.png": (encoded(Image.new("1", (101, 100)), "PNG"), "101x100 pixels, more than 10000"),
         "b-long.png": (encoded(Image.new("1", (1, 101)), "PNG"), "more than 100 times"),
-        "b-paper.tif": (encoded(picture(seed=53), "TIFF"), "no JPEG, PNG"),
+        "b-paper.tif": (encoded(random_image(seed=53), "TIFF"), "no JPEG, PNG"),
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, (content, _) in bad.items():
@@ -60,7 +60,7 @@ def opened(run: Path):
 def run_extract(
     extractor, images, out, *, outputs=("features", "block1"), batch_size=3, on_error="skip", **options
 ):
-    """`extract` as the command calls it, of an open extractor or a run's; the skipped pictures."""
+    """`extract` as the command calls it, of an open extractor or a run's; the skipped images."""
     extractor = opened(extractor) if isinstance(extractor, Path) else extractor
     source = open_images(images)
     settings = describe_extraction(extractor, "run", source, str(images), list(outputs), **OPTIONS | options)
@@ -68,7 +68,7 @@ def run_extract(
 
 
 def by_hand(run, source, index, outputs=("features", "block1")) -> dict[str, np.ndarray]:
-    """The features of the pictures `index`, each on its own."""
+    """The features of the images `index`, each on its own."""
     extractor, found = opened(run), []
     for batch in evaluation_dataset(source, extractor.info.preprocessing, 1, np.asarray(index)):
         features = batch[0] if isinstance(batch, tuple) else batch

@@ -8,7 +8,7 @@ import pytest
 
 from rfd_tf.data import Preprocessing
 from rfd_tf.export.export_model import ExportOptions, export_model
-from rfd_tf.export.parity import bundled_pictures
+from rfd_tf.export.parity import bundled_images
 from rfd_tf.features import FeatureExtractor, keras_extractor, open_extractor, save_keras
 from rfd_tf.features.extractor import ModelInfo
 from rfd_tf.models import RotationDecoupling, create_backbone, resnet_cifar
@@ -102,7 +102,7 @@ def test_a_model_handed_in_is_not_changed(kind, policy, images, tmp_path):
     extractor = keras_extractor(backbone, Preprocessing(**RECIPE), "memory", decoupled=False)
     features = extractor(images)["features"]
     options = ExportOptions(formats=("saved_model", "keras"), input="uint8")
-    export_model(extractor, tmp_path / "export", options, bundled_pictures(2))
+    export_model(extractor, tmp_path / "export", options, bundled_images(2))
     assert state_of(backbone) == before
     np.testing.assert_array_equal(np.asarray(backbone(images)["pool"]), outputs)
     assert {layer.compute_dtype for layer in extractor.model._flatten_layers()} == {"float32"}

@@ -15,7 +15,7 @@ import numpy as np
 
 from rfd_tf import cli
 from rfd_tf.detection.detector import save_detector
-from tests.data.pictures import write
+from tests.data.images import write
 from tests.detection import toy
 from tests.detection.tiny_detector import tiny_detector
 from tests.report import runs
@@ -29,9 +29,9 @@ _PROPOSE = """
 import sys, pathlib
 from rfd_tf.detection.proposals import ProposalError, SelectiveSearch, propose
 if __name__ == "__main__":
-    pictures = sorted(pathlib.Path(sys.argv[1]).glob("*.png"))
+    images = sorted(pathlib.Path(sys.argv[1]).glob("*.png"))
     try:
-        propose(pictures, sys.argv[2], SelectiveSearch("fast"), 1)
+        propose(images, sys.argv[2], SelectiveSearch("fast"), 1)
     except OSError as error:
         sys.exit(f"propose: {error}")
 """
@@ -41,11 +41,11 @@ from ml_collections import ConfigDict
 def get_config():
     knn = (
         "evaluate --model={run} --protocol=knn --config=evaluate_folder --workdir={dir} "
-        "--config.data.root={pictures} --config.validation.root={validation} --config.seed={seed} "
+        "--config.data.root={images} --config.validation.root={validation} --config.seed={seed} "
         "--config.data.split= --config.validation.split= --config.batch_size=8 "
     )
     variants = {"five": (knn + "--config.knn.k=(5,)",), "six": (knn + "--config.knn.k=(6,)",)}
-    folders = {"run": "", "pictures": "", "validation": ""}
+    folders = {"run": "", "images": "", "validation": ""}
     return ConfigDict({"kind": "sweep", "seeds": (0,), "variants": variants, **folders})
 """
 _DOWNLOAD = """
@@ -62,7 +62,7 @@ class World:
     """What the commands work on.
 
     Attributes:
-        folder: holds the run, the pictures, a checkpoint.
+        folder: holds the run, the images, a checkpoint.
         server: of the download.
     """
 
@@ -74,16 +74,16 @@ class World:
         return self.folder / "run"
 
     @property
-    def pictures(self) -> Path:
+    def images(self) -> Path:
         return self.folder / "pictures"
 
 
 def make_world(folder: Path, server: MegaServer) -> World:
     """Build everything."""
     world = World(folder, server)
-    runs.write_pictures(world.pictures, {"blue": 24, "white": 24})
-    runs.write_pictures(folder / "validation", {"blue": 6, "white": 6}, seed=1)
-    runs.write_run(world.run, world.pictures, folder / "validation")
+    runs.write_images(world.images, {"blue": 24, "white": 24})
+    runs.write_images(folder / "validation", {"blue": 6, "white": 6}, seed=1)
+    runs.write_run(world.run, world.images, folder / "validation")
     save_torch(folder / "resnet20.th", resnet_state())
     files = f"--from_file={folder / 'resnet20.th'}", f"--out={folder / 'resnet20.keras'}"
     assert cli.main(["rfd", "zoo", "convert", "cifar_resnet20", *files]) == 0
@@ -148,7 +148,7 @@ def _train(world: World, out: Path) -> list:
 def _classify(world: World, out: Path) -> list:
     flags = ["--config=classify_folder", f"--workdir={out / 'classified'}", "--config.epochs=2"]
     flags += [
-        f"--config.data.root={world.pictures}",
+        f"--config.data.root={world.images}",
         f"--config.validation.root={world.folder / 'validation'}",
     ]
     flags += ["--config.preprocessing.image_size=16", "--config.preprocessing.resize=16"]
@@ -164,7 +164,7 @@ def _evaluate(world: World, out: Path) -> list:
         f"--workdir={out / 'linear'}",
     ]
     flags += [
-        f"--config.data.root={world.pictures}",
+        f"--config.data.root={world.images}",
         f"--config.validation.root={world.folder / 'validation'}",
     ]
     flags += [
@@ -178,7 +178,7 @@ def _evaluate(world: World, out: Path) -> list:
 
 def _rotations(world: World, out: Path) -> list:
     flags = ["--config=image_folder", f"--out={out / 'prob.dat'}", "--folds=2"]
-    flags += [f"--config.data.root={world.pictures}", "--config.epochs=2", "--config.batch_size=8"]
+    flags += [f"--config.data.root={world.images}", "--config.epochs=2", "--config.batch_size=8"]
     flags += ["--config.preprocessing.image_size=16", "--config.preprocessing.resize=16"]
     flags += ["--config.backbone.name=resnet8", "--config.backbone.features=('pool',)"]
     flags += ["--config.backbone.feature=pool", "--config.backbone.width=4", "--config.tensorboard=False"]
@@ -186,7 +186,7 @@ def _rotations(world: World, out: Path) -> list:
 
 
 def _sweep(world: World, out: Path) -> list:
-    folders = {"run": world.run, "pictures": world.pictures, "validation": world.folder / "validation"}
+    folders = {"run": world.run, "pictures": world.images, "validation": world.folder / "validation"}
     flags = [f"--config.{name}={folder}" for name, folder in folders.items()]
     return _rfd("sweep", f"--config={world.folder / 'sweep.py'}", f"--workdir={out / 'sweep'}", *flags)
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 COUNT = 20_000
 NAMES = (
     *("bad_pictures_json", "caffemodel", "evaluation_json", "history_csv", "http_head", "image_list", "mat"),
-    *("mega_answer", "mega_link", "model_info", "picture_header", "prob_dat", "run_config"),
+    *("mega_answer", "mega_link", "model_info", "image_header", "prob_dat", "run_config"),
     *("serving_address", "torch_legacy", "torch_zip", "voc_list", "voc_results", "voc_xml", "zoo_report"),
 )
 

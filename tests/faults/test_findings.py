@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.faults.readers import READERS
-from tests.faults.readers.pictures import png
+from tests.faults.readers.images import png
 from tests.zoo.pickles import MAGIC, SYSTEM, legacy, mapping, text
 from zoo.caffe import message_class
 
@@ -94,8 +94,8 @@ FINDINGS = [
     ("proposals_npy", _npz()),
     ("proposals_npy", _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999, 4)}\n")),
     ("proposals_npy", _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (((\n")),
-    ("picture_opencv", png(65_000, 65_000)),
-    ("picture_calibration", png(65_000, 65_000)),
+    ("image_opencv", png(65_000, 65_000)),
+    ("image_calibration", png(65_000, 65_000)),
     ("voc_results", b"000005 0.5 1 2 3 1e39\n"),
     ("history_csv", b"epoch,loss\n0,1,2\n"),
     ("history_csv", b"epoch,loss\n0,1\x00\n"),

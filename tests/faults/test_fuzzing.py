@@ -16,7 +16,7 @@ from tests.faults.readers import READERS
 
 ROOT = Path(__file__).parents[2]
 FEW, MANY = 200, 10_000
-MOST_SWELLING = 1 << 30  # a picture may have 64 million pixels
+MOST_SWELLING = 1 << 30  # an image may have 64 million pixels
 
 
 def run(names: list[str], count: int, seed: int, folder: Path) -> list[dict]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rfd_tf.serving import BadInputError, ServingClient
-from tests.data.pictures import encoded, picture
+from tests.data.images import encoded, random_image
 from tests.serving.exported import NAME, export, tiny_extractor
 from tests.serving.server import ModelServer
 
@@ -28,7 +28,7 @@ def occupied() -> tuple[int, int, int]:
 
 
 def call_until(end: float, address: str, shared: ServingClient | None, expected, inputs) -> list[float]:
-    """Arrays, good pictures and a bad one in turn, each checked; the seconds that each answer took."""
+    """Arrays, good images and a bad one in turn, each checked; the seconds that each answer took."""
     images, files = inputs
     client = shared or ServingClient(address)
     seconds = []
@@ -56,7 +56,7 @@ def test_eight_callers_for_two_minutes(kind, tmp_path, record_property):
     extractor = tiny_extractor()
     export(extractor, tmp_path)
     images = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype("float32")
-    files = [encoded(picture(seed=seed)) for seed in range(3)]
+    files = [encoded(random_image(seed=seed)) for seed in range(3)]
     with ModelServer(tmp_path / "saved_model", NAME) as server:
         address = getattr(server, f"{kind}_address")
         with ServingClient(address) as client:

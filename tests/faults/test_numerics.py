@@ -185,7 +185,7 @@ def test_fast_rcnn_loss(labels, logits):
     ("policy", "head"), [("float32", "cosine"), ("mixed_bfloat16", "softmax"), ("mixed_float16", "softmax")]
 )
 def test_pretraining_steps(policy, head):
-    """Equal pictures, black ones and extreme ones, in every precision that Keras has."""
+    """Equal images, black ones and extreme ones, in every precision that Keras has."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:

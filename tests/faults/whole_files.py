@@ -59,7 +59,7 @@ def _onnx(path: Path) -> None:
     onnx.checker.check_model(str(path))
 
 
-def _picture(path: Path) -> None:
+def _image(path: Path) -> None:
     from PIL import Image
 
     with Image.open(path) as image:
@@ -85,7 +85,7 @@ _CHECKS: dict[str, Callable[[Path], object]] = {
     ".h5": _hdf5,
     "saved_model.pb": _saved_model,
     ".onnx": _onnx,
-    ".png": _picture,
+    ".png": _image,
     ".html": _page,
     "narrow.bin": _download,
 }

@@ -68,7 +68,7 @@ def test_losses_equal_the_definition():
     assert float(found["foreground_accuracy"]) == pytest.approx(right[targets["labels"] > 0].mean())
 
 
-def test_each_region_is_pooled_from_its_own_picture():
+def test_each_region_is_pooled_from_its_own_image():
     rng = np.random.default_rng(1)
     model = detector()
     inputs, _ = example(rng, batch=3)

@@ -67,7 +67,7 @@ def test_one_array_under_another_name(tmp_path):
         ({"boxes": np.array([[5, 5, 9, 9], [9, 5, 5, 9]])}, r"Box 2 of x in .*\[9\.0, 5\.0, 5\.0, 9\.0\]"),
         ({"boxes": np.array([[0, 0, np.nan, 9]])}, "Box 1 of x"),
         ({"boxes": cells(np.zeros((1, 4))), "images": cells("a")}, r"Box 1 of a .*-1\.0"),
-        ({"boxes": cells(np.ones((1, 4)))}, "boxes of 1 pictures and 0 names"),
+        ({"boxes": cells(np.ones((1, 4)))}, "boxes of 1 images and 0 names"),
         ({"boxes": cells(np.ones((1, 4)), np.ones((1, 4))), "images": cells("a", "a")}, "twice: 'a'"),
         ({"boxes": cells("text"), "images": cells("a")}, "must be numbers"),
     ],

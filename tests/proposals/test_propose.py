@@ -1,4 +1,4 @@
-"""Selective search on real and made-up pictures, in real processes."""
+"""Selective search on real and made-up images, in real processes."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 SQUARE = (30, 20, 69, 59)
 
 
-def picture(path, seed=0):
+def image(path, seed=0):
     """A square on a ground of noise."""
     noise = np.random.default_rng(seed).integers(90, 110, (80, 120, 3), dtype="uint8")
     image = Image.fromarray(noise)
@@ -29,7 +29,7 @@ def picture(path, seed=0):
 
 def test_finds_a_square_and_gives_the_same_again(tmp_path):
     search = SelectiveSearch("single")
-    path = picture(tmp_path / "a.png")
+    path = image(tmp_path / "a.png")
     boxes = search(path)
     assert boxes.dtype == np.float32
     assert inclusive_iou(boxes, [SQUARE]).max() == 1
@@ -56,8 +56,8 @@ def test_settings_have_names_of_their_own():
             SelectiveSearch(**arguments)
 
 
-def test_many_pictures_go_on_where_they_stopped(tmp_path, capfd):
-    paths = [picture(tmp_path / f"{seed}.png", seed) for seed in range(4)]
+def test_many_images_go_on_where_they_stopped(tmp_path, capfd):
+    paths = [image(tmp_path / f"{seed}.png", seed) for seed in range(4)]
     search = SelectiveSearch("single")
     folder = propose(paths[:2], tmp_path / "out", search, processes=2)
     before = {file: file.stat().st_mtime_ns for file in folder.glob("*.npy")}
@@ -70,8 +70,8 @@ def test_many_pictures_go_on_where_they_stopped(tmp_path, capfd):
     assert not [file.name for file in folder.iterdir() if file.suffix not in (".npy", ".json")]
 
 
-def test_a_picture_that_cannot_be_decoded_is_named_and_the_rest_stays(tmp_path):
-    paths = [picture(tmp_path / "a.png"), tmp_path / "b.png"]
+def test_a_image_that_cannot_be_decoded_is_named_and_the_rest_stays(tmp_path):
+    paths = [image(tmp_path / "a.png"), tmp_path / "b.png"]
     paths[1].write_bytes(paths[0].read_bytes()[:60])
     with pytest.raises(ProposalError, match=r"b\.png cannot be decoded"):
         propose(paths, tmp_path / "out", SelectiveSearch("single"), processes=1)
@@ -88,16 +88,16 @@ def test_a_picture_that_cannot_be_decoded_is_named_and_the_rest_stays(tmp_path):
         load_proposals(folder, "a")
 
 
-def test_two_pictures_of_one_name_are_refused(tmp_path):
+def test_two_images_of_one_name_are_refused(tmp_path):
     with pytest.raises(ValueError, match="'a'"):
         propose([tmp_path / "x" / "a.jpg", tmp_path / "y" / "a.jpg"], tmp_path / "out")
 
 
 @pytest.fixture
 def search(tmp_path):
-    """A search of 40 pictures that has found the first one's proposals, and the folder of its files."""
+    """A search of 40 images that has found the first one's proposals, and the folder of its files."""
     for seed in range(40):
-        picture(tmp_path / f"{seed}.png", seed)
+        image(tmp_path / f"{seed}.png", seed)
     script = tmp_path / "script.py"
     script.write_text(
         "import sys, pathlib\n"
@@ -128,14 +128,14 @@ def search(tmp_path):
     process.wait()
 
 
-def test_sigterm_finishes_the_picture_at_hand(search):
+def test_sigterm_finishes_the_image_at_hand(search):
     process, folder = search
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGTERM
     done = len(list(folder.glob("*.npy")))
     assert 0 < done < 40
-    assert f"Stopped by SIGTERM: {done} of 40 pictures have proposals." in output
+    assert f"Stopped by SIGTERM: {done} of 40 images have proposals." in output
     assert not [file.name for file in folder.iterdir() if file.suffix not in (".npy", ".json")]
 
 

@@ -12,7 +12,7 @@ SECTIONS = (
     "settings",
 )
 
-# Text elements that are smaller than 12 px on the screen: SVG text is scaled with its picture.
+# Text elements that are smaller than 12 px on the screen: SVG text is scaled with its image.
 _SMALL_TEXT = """
 const small = [];
 const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);

@@ -119,7 +119,7 @@ def made_up_report(class_names, class_counts, images=60, side=20, evaluations=No
             rng.random((images, 2)), labels, list(class_names), sample.thumbnails, "validation", text
         ),
         evaluations=results,
-        notes={"pictures": [text], "curves": [text]},
+        notes={"images": [text], "curves": [text]},
         sample=sample,
         machine={"processor": text},
         versions={"python": text},

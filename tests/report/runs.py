@@ -13,11 +13,11 @@ from tests.report.made_up import made_up_history
 
 SIZE = 16
 COUNTS = {"<img src=x onerror=\"document.title='hacked'\">": 101, "blue & green": 30, "white": 5}
-VALIDATION = 8  # pictures of each class
+VALIDATION = 8  # images of each class
 
 
-def write_pictures(root, counts, seed=0):
-    """Class folders of noisy pictures, each class in a colour of its own."""
+def write_images(root, counts, seed=0):
+    """Class folders of noisy images, each class in a colour of its own."""
     rng = np.random.default_rng(seed)
     for number, (name, count) in enumerate(counts.items()):
         (root / name).mkdir(parents=True)
@@ -29,7 +29,7 @@ def write_pictures(root, counts, seed=0):
 
 
 def write_run(folder, training, validation=None, source="image_folder"):
-    """The folder of a finished run on these pictures: config, history, network, heads."""
+    """The folder of a finished run on these images: config, history, network, heads."""
     config = get_config()
     config.epochs = 5
     config.batch_size = 64

@@ -10,7 +10,7 @@ import pytest
 
 from rfd_tf.evaluation.results import MultiLabelFigures
 from rfd_tf.report import charts
-from rfd_tf.report.charts import CHART_HEIGHT, CHART_WIDTH, Series, filters_uri, line_chart, picture_uri
+from rfd_tf.report.charts import CHART_HEIGHT, CHART_WIDTH, Series, filters_uri, image_uri, line_chart
 from rfd_tf.report.contents import MapSection
 from rfd_tf.report.page import report_page
 from tests.report.looked_at import look_at
@@ -53,9 +53,7 @@ def test_text_of_users_stays_text(text):
 
 def test_files_left_out_are_in_the_page():
     text = " ".join(Page(page_of(made_up_report(["a", "b"], [3, 4], text="x"))).text.split())
-    assert (
-        "100 pictures of 2 classes (2 unreadable, left out) (other files, left out: 3 .heic, 1 x), x" in text
-    )
+    assert "100 images of 2 classes (2 unreadable, left out) (other files, left out: 3 .heic, 1 x), x" in text
 
 
 def test_undecodable_names_do_not_break_the_page():
@@ -156,23 +154,23 @@ def test_filters_keep_their_colours():
     filters[:, :, 0, 3] = 4.0  # red
     filters[:, :, :, 4] = -0.1  # black
     uri, width, height = filters_uri(filters)
-    picture = decode(uri)
-    assert picture.shape == (height, width, 4)
+    image = decode(uri)
+    assert image.shape == (height, width, 4)
     columns = 3
     tile = (width + 1) // columns
-    centres = [picture[i // columns * tile + 9, i % columns * tile + 9] for i in range(5)]
+    centres = [image[i // columns * tile + 9, i % columns * tile + 9] for i in range(5)]
     np.testing.assert_array_equal(centres[0], [128, 128, 128, 255])
     np.testing.assert_array_equal(centres[3], [255, 128, 128, 255])
     np.testing.assert_array_equal(centres[4], [0, 0, 0, 255])
-    assert picture[-1, -1, 3] == 0  # the place of the sixth
+    assert image[-1, -1, 3] == 0  # the place of the sixth
 
 
-def test_small_pictures_are_kept_exactly_and_large_ones_nearly():
+def test_small_images_are_kept_exactly_and_large_ones_nearly():
     rng = np.random.default_rng(0)
     small = rng.integers(0, 256, (16, 16, 3)).astype("uint8")
-    np.testing.assert_array_equal(decode(picture_uri(small)), small)
+    np.testing.assert_array_equal(decode(image_uri(small)), small)
     large = np.full((96, 96, 3), (200, 100, 50), "uint8")
-    np.testing.assert_allclose(decode(picture_uri(large)).astype(int), large, atol=4)
+    np.testing.assert_allclose(decode(image_uri(large)).astype(int), large, atol=4)
 
 
 def test_map_of_many_classes_colours_the_largest():
@@ -186,7 +184,7 @@ def test_map_of_many_classes_colours_the_largest():
     assert [group.count for group in groups] == [1 + 2 + 3 + 4, *range(5, 15)]
     assert [group.colour for group in groups] == [None, *range(10)]
     placed = charts.placed_thumbnails(section)
-    assert len({(picture.x, picture.y) for picture in placed}) == len(placed)
+    assert len({(image.x, image.y) for image in placed}) == len(placed)
 
 
 def test_in_a_browser_nothing_of_users_runs(chromium, tmp_path):

@@ -60,7 +60,7 @@ def test_tensorboard_loads_them(sample, tmp_path, below):
     assert tile == [64, 64]
     columns = sprite.width // tile[0]
     assert columns * (sprite.height // tile[1]) >= COUNT
-    # The projector looks for picture i there:
+    # The projector looks for image i there:
     for i in range(COUNT):
         corner = (i % columns * tile[0] + 32, i // columns * tile[1] + 32)
         assert sprite.getpixel(corner) == (20 * i,) * 3

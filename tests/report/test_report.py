@@ -14,23 +14,23 @@ from rfd_tf import cli
 from rfd_tf.report.collect import collect_report
 from tests.report.looked_at import look_at
 from tests.report.made_up import save_made_up
-from tests.report.runs import COUNTS, VALIDATION, write_pictures, write_run
+from tests.report.runs import COUNTS, VALIDATION, write_images, write_run
 
 NAMES = sorted(COUNTS)
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    root = tmp_path_factory.mktemp("pictures")
-    write_pictures(root / "train", COUNTS)
-    write_pictures(root / "val", dict.fromkeys(COUNTS, VALIDATION), seed=1)
+def images(tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
+    write_images(root / "train", COUNTS)
+    write_images(root / "val", dict.fromkeys(COUNTS, VALIDATION), seed=1)
     return root
 
 
 @pytest.fixture(scope="module")
-def run(pictures, tmp_path_factory):
+def run(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
-    write_run(folder, pictures / "train", pictures / "val")
+    write_run(folder, images / "train", images / "val")
     return folder
 
 
@@ -65,14 +65,14 @@ def test_facts_and_key_figures(report, run):
     assert report.notes == {}
 
 
-def test_neighbours_are_those_of_brute_force(report, run, pictures):
+def test_neighbours_are_those_of_brute_force(report, run, images):
     backbone = keras.saving.load_model(run / "backbone.keras")
 
     def features(paths):
         found = np.asarray(backbone(prepared(paths), training=False)["pool"])
         return found / np.linalg.norm(found, axis=1, keepdims=True)
 
-    training = sorted(map(str, (pictures / "train").glob("*/*.png")))
+    training = sorted(map(str, (images / "train").glob("*/*.png")))
     section = report.neighbours
     assert section.searched == len(training)
     assert [row.group for row in section.rows] == ["many"] * 4 + ["medium"] * 4 + ["few"] * 4
@@ -92,7 +92,7 @@ def test_neighbours_are_those_of_brute_force(report, run, pictures):
             assert neighbour.right == (neighbour.card.label == row.query.label)
 
 
-def test_rotations_are_those_of_turned_pictures(report, run):
+def test_rotations_are_those_of_turned_images(report, run):
     backbone = keras.saving.load_model(run / "backbone.keras")
     heads = keras.saving.load_model(run / "heads.keras")
     section = report.rotations
@@ -112,11 +112,11 @@ def test_rotations_are_those_of_turned_pictures(report, run):
     assert not any(view.right for view in section.mistakes)
     sureness = [view.probabilities.max() for view in section.mistakes]
     assert sureness == sorted(sureness, reverse=True)
-    pictures = [view.card.name for view in section.mistakes]
-    assert len(set(pictures)) == len(pictures)
+    images = [view.card.name for view in section.mistakes]
+    assert len(set(images)) == len(images)
 
 
-def test_map_shows_every_validation_picture(report):
+def test_map_shows_every_validation_image(report):
     section = report.feature_map
     assert section.points.shape == (3 * VALIDATION, 2)
     assert section.points.min() == 0
@@ -159,8 +159,8 @@ def test_page_of_a_run_in_a_browser(run, chromium, tmp_path, capsys):
         look_at(chromium, out, width)
 
 
-def test_unlabelled_pictures_without_validation(pictures, tmp_path, capsys):
-    write_run(tmp_path / "run", pictures / "val", source="flat_folder")
+def test_unlabelled_images_without_validation(images, tmp_path, capsys):
+    write_run(tmp_path / "run", images / "val", source="flat_folder")
     shutil.rmtree(tmp_path / "run" / "cache", ignore_errors=True)
     report = collect_report(tmp_path / "run", max_images=8)
     assert report.classifier is None
@@ -177,23 +177,23 @@ def test_unlabelled_pictures_without_validation(pictures, tmp_path, capsys):
     assert "labelled" in capsys.readouterr().out
 
 
-def test_pictures_that_have_moved_are_noted(copy, tmp_path, capsys, chromium):
+def test_images_that_have_moved_are_noted(copy, tmp_path, capsys, chromium):
     change_config(copy, "data", root=str(tmp_path / "gone"))
     save_made_up(copy, "linear", "linear", ["block1"], NAMES, [110, 30, 5])
     assert cli.main(["rfd", "report", f"--workdir={copy}", "--projector"]) == 0
     said = capsys.readouterr().out
-    assert f"No folder of pictures at {tmp_path / 'gone'}" in said
+    assert f"No folder of images at {tmp_path / 'gone'}" in said
     assert "No projector files" in said
     page = (copy / "report.html").read_text()
     assert str(tmp_path / "gone") in page
-    assert page.count("needs the run&#39;s pictures") == 3
+    assert page.count("needs the run&#39;s images") == 3
     look_at(chromium, copy / "report.html", 360)
 
 
-def test_validation_pictures_alone_have_moved(copy, tmp_path):
+def test_validation_images_alone_have_moved(copy, tmp_path):
     change_config(copy, "validation", root=str(tmp_path / "gone"))
     report = collect_report(copy, max_images=12, control=False)
-    assert "The validation pictures cannot be opened" in report.notes["pictures"][0]
+    assert "The validation images cannot be opened" in report.notes["images"][0]
     assert report.sample.source == "training"
     assert report.rotations.source == "training"
     assert report.classifier.test_images == 12  # each by the others
@@ -210,14 +210,14 @@ def test_missing_parts_of_the_run_are_noted(copy):
     assert report.key_figures[0].value is None
 
 
-def test_pictures_that_cannot_be_read_are_left_out_by_name(copy, pictures, tmp_path):
-    moved = shutil.copytree(pictures / "val", tmp_path / "val")
+def test_images_that_cannot_be_read_are_left_out_by_name(copy, images, tmp_path):
+    moved = shutil.copytree(images / "val", tmp_path / "val")
     broken = moved / "white" / "003.png"
     broken.write_bytes(broken.read_bytes()[:60])
     change_config(copy, "validation", root=str(moved), on_error="raise")
     report = collect_report(copy, max_images=100, control=False)
-    assert "1 validation pictures cannot be read" in report.notes["pictures"][0]
-    assert str(broken) in report.notes["pictures"][0]
+    assert "1 validation images cannot be read" in report.notes["images"][0]
+    assert str(broken) in report.notes["images"][0]
     assert len(report.sample) == 3 * VALIDATION - 1
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from rfd_tf.features import open_extractor
 from rfd_tf.serving import BadInputError, ServingClient, ServingError
-from tests.data.pictures import animated_webp, encoded, picture
+from tests.data.images import animated_webp, encoded, random_image
 from tests.serving import mean_model
 from tests.serving.mean_model import write_means
 from tests.serving.server import ModelServer
@@ -86,14 +86,16 @@ def expected_of_files(extractor, contents):
 
 def test_files(address, server, extractor, tmp_path):
     contents = [
-        encoded(picture(40, 50)),
-        encoded(picture(60, 30).convert("L")),
-        encoded(picture(60, 30).convert("CMYK")),
-        encoded(picture(20, 70), progressive=True),
-        encoded(picture(33, 33).convert("RGBA"), "PNG"),
-        encoded(picture(17, 19).convert("P"), "PNG"),
-        encoded(picture(21, 20), "BMP"),
-        encoded(picture(30, 40), "MPO", save_all=True, append_images=[picture(30, 40, 1)]),  # of some phones
+        encoded(random_image(40, 50)),
+        encoded(random_image(60, 30).convert("L")),
+        encoded(random_image(60, 30).convert("CMYK")),
+        encoded(random_image(20, 70), progressive=True),
+        encoded(random_image(33, 33).convert("RGBA"), "PNG"),
+        encoded(random_image(17, 19).convert("P"), "PNG"),
+        encoded(random_image(21, 20), "BMP"),
+        encoded(
+            random_image(30, 40), "MPO", save_all=True, append_images=[random_image(30, 40, 1)]
+        ),  # of some phones
     ]
     (tmp_path / "first.jpg").write_bytes(contents[0])
     files = [tmp_path / "first.jpg", *contents[1:]]
@@ -116,11 +118,11 @@ def test_real_photographs(server, extractor, test_data):
 
 
 def bad_files():
-    jpeg, png = encoded(picture(40, 50)), encoded(picture(40, 50), "PNG")
+    jpeg, png = encoded(random_image(40, 50)), encoded(random_image(40, 50), "PNG")
     return [
-        ("text.jpg", b"no picture", "is no JPEG, PNG, BMP or WebP picture"),
+        ("text.jpg", b"no image", "is no JPEG, PNG, BMP or WebP image"),
         ("empty.jpg", b"", "is empty"),
-        ("gif.gif", encoded(picture(8, 8).convert("P"), "GIF"), "is no JPEG"),
+        ("gif.gif", encoded(random_image(8, 8).convert("P"), "GIF"), "is no JPEG"),
         ("cut.jpg", jpeg[: len(jpeg) // 2], "damaged or cut short"),
         ("end.jpg", jpeg[:-2], "damaged or cut short"),
         ("head.jpg", jpeg[:30], "header cannot be read"),
@@ -138,7 +140,7 @@ def bad_files():
 def test_bad_files_are_not_sent(server, tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    good = encoded(picture(40, 50))
+    good = encoded(random_image(40, 50))
     with ServingClient(server.rest_address, max_image_bytes=100_000) as client:
         client.about()
         before = server.requests
@@ -180,11 +182,11 @@ def test_bad_input_is_not_sent(server, ask, message):
 
 
 def test_refused_by_the_server_in_its_own_words(address):
-    """What the client would not send: the exported model tells which pictures it cannot take."""
+    """What the client would not send: the exported model tells which images it cannot take."""
     with ServingClient(address) as client:
         client.about()
-        files = [encoded(picture()), b"no picture"]
-        with pytest.raises(ServingError, match=r"refused the request: picture 1: neither JPEG.*WebP$"):
+        files = [encoded(random_image()), b"no image"]
+        with pytest.raises(ServingError, match=r"refused the request: image 1: neither JPEG.*WebP$"):
             client._ask(
                 lambda transport, seconds: transport.predict("jpeg", "encoded", files, [], seconds), None
             )
@@ -196,7 +198,7 @@ def test_refused_by_the_server_in_its_own_words(address):
 )
 def test_real_server():
     """Any exported model: files by `jpeg` and the same ones prepared here must give the same features."""
-    contents = [encoded(picture(300, 400, seed)) for seed in range(3)]
+    contents = [encoded(random_image(300, 400, seed)) for seed in range(3)]
     with open_extractor(os.environ["RFD_TF_SERVING_ADDRESS"]) as served:
         assert served.client.ready()
         prepare = served.info.preprocessing.eval_image
@@ -210,4 +212,4 @@ def test_real_server():
             sums = features["rotation_probabilities"].sum(axis=1)
             np.testing.assert_allclose(sums, 1, atol=1e-4)
         with pytest.raises(ServingError, match="refused"):
-            served.client._open.predict("jpeg", "encoded", [b"no picture"], names, 30)
+            served.client._open.predict("jpeg", "encoded", [b"no image"], names, 30)

@@ -19,13 +19,17 @@ from rfd_tf.export.export_model import ExportOptions, export_model
 from rfd_tf.export.serving_files import write_serving_files
 from rfd_tf.serving import ServingClient
 from rfd_tf.serving.client import MAX_BATCH
-from tests.data.pictures import animated_webp, encoded, picture
+from tests.data.images import animated_webp, encoded, random_image
 from tests.serving.exported import NAME
 from tests.serving.server import ModelServer
 from tests.serving.serving_schemas import batching_parameters, monitoring_config
 
 ROOT = Path(__file__).parents[2]
-SAMPLES = [encoded(picture(40, 50)), encoded(picture(30, 20, 1).convert("L")), encoded(picture(), "PNG")]
+SAMPLES = [
+    encoded(random_image(40, 50)),
+    encoded(random_image(30, 20, 1).convert("L")),
+    encoded(random_image(), "PNG"),
+]
 WARMUP = Path("saved_model", "1", "assets.extra", "tf_serving_warmup_requests")
 
 
@@ -232,7 +236,7 @@ def test_other_settings_of_the_config_stay(folder, extractor, tmp_path):
     [
         (0, SAMPLES, "`version` must be at least 1"),
         (1, [], "`sample_images` is empty"),
-        (1, [SAMPLES[0], b"no picture"], "sample image 1: it is no JPEG"),
+        (1, [SAMPLES[0], b"no image"], "sample image 1: it is no JPEG"),
         (1, [animated_webp()], "sample image 0: it is an animated WebP"),
     ],
 )

@@ -16,8 +16,8 @@ OPTIONS = (
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """24 pictures of two classes; one of them cut in half."""
+def images(tmp_path):
+    """24 images of two classes; one of them cut in half."""
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
         (tmp_path / "pictures" / name).mkdir(parents=True)
@@ -29,23 +29,23 @@ def pictures(tmp_path):
     return tmp_path / "pictures"
 
 
-def test_a_corrupt_image_is_named(pictures, tmp_path, capsys):
-    options = (*OPTIONS, f"--config.data.root={pictures}", "--config.data.on_error=raise")
+def test_a_corrupt_image_is_named(images, tmp_path, capsys):
+    options = (*OPTIONS, f"--config.data.root={images}", "--config.data.on_error=raise")
     assert processes.train_here(tmp_path / "run", *options) == 1
     output = capsys.readouterr().err
-    assert str(pictures / "b" / "07.jpg") in output.splitlines()[-1]
+    assert str(images / "b" / "07.jpg") in output.splitlines()[-1]
     assert "Traceback" not in output
 
 
-def test_corrupt_images_are_skipped_counted_and_listed(pictures, tmp_path, caplog):
+def test_corrupt_images_are_skipped_counted_and_listed(images, tmp_path, caplog):
     """What TensorFlow cannot decode as well."""
-    Image.new("RGB", (8, 8)).save(pictures / "a" / "scan.tif")
-    options = (*OPTIONS, f"--config.data.root={pictures}", "--config.data.on_error=skip")
+    Image.new("RGB", (8, 8)).save(images / "a" / "scan.tif")
+    options = (*OPTIONS, f"--config.data.root={images}", "--config.data.on_error=skip")
     with caplog.at_level("WARNING", "absl"):
         assert processes.train_here(tmp_path / "run", *options) == 0
     listed = caplog.text.split("2 corrupt images")[1]
-    assert str(pictures / "b" / "07.jpg") in listed
-    assert str(pictures / "a" / "scan.tif") in listed
+    assert str(images / "b" / "07.jpg") in listed
+    assert str(images / "a" / "scan.tif") in listed
     assert (tmp_path / "run" / "backbone.keras").exists()
 
 

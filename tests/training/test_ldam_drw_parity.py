@@ -32,7 +32,7 @@ def doubles():
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     rng = np.random.default_rng(0)
     labels = rng.permutation(np.repeat(np.arange(4), COUNTS))
     prototypes = rng.normal(size=(4, 8, 8, 3))
@@ -47,8 +47,8 @@ def network():
     return keras.Model(inputs, {"pool": keras.layers.GlobalAveragePooling2D()(x)})
 
 
-def ours(pictures, backbone, head) -> np.ndarray:
-    images, labels = pictures
+def ours(images, backbone, head) -> np.ndarray:
+    images, labels = images
     loss = classifier_loss("ldam_drw", COUNTS, beta=BETA)
     model = ProbedModel({"probe": head}, {"probe": "pool"}, {"probe": loss.loss}, backbone, frozen=False)
     rates = milestone_schedule(MILESTONES, STEPS, WARMUP)
@@ -65,9 +65,9 @@ def ours(pictures, backbone, head) -> np.ndarray:
     return np.array(history.history["loss"])
 
 
-def in_torch(pictures, kernel, cosine_kernel) -> np.ndarray:
-    images = torch.tensor(pictures[0]).permute(0, 3, 1, 2)
-    labels = torch.tensor(pictures[1])
+def in_torch(examples, kernel, cosine_kernel) -> np.ndarray:
+    images = torch.tensor(examples[0]).permute(0, 3, 1, 2)
+    labels = torch.tensor(examples[1])
     kernel = torch.nn.Parameter(torch.tensor(kernel).permute(3, 2, 0, 1).contiguous())
     classes = torch.nn.Parameter(torch.tensor(cosine_kernel))
     norm = torch.nn.BatchNorm2d(6).double()
@@ -100,14 +100,14 @@ def in_torch(pictures, kernel, cosine_kernel) -> np.ndarray:
     return np.array(losses)
 
 
-def test_ten_epochs(pictures):
+def test_ten_epochs(images):
     keras.utils.set_random_seed(0)
     backbone = network()
     inputs = keras.Input((6,))
     head = keras.Model(inputs, classifier(inputs, 4, True, "cosine"))
     kernel = np.array(backbone.get_layer("conv").kernel)
     cosine_kernel = np.array(head.get_layer("cosine").kernel)
-    expected = in_torch(pictures, kernel, cosine_kernel)
-    found = ours(pictures, backbone, head)
+    expected = in_torch(images, kernel, cosine_kernel)
+    found = ours(images, backbone, head)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert expected[DRW_EPOCH] > 1.1 * expected[DRW_EPOCH - 1]  # the weights made a difference

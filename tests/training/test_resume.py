@@ -81,7 +81,7 @@ def test_sigterm_saves_and_exits_cleanly(uninterrupted, overrides, tmp_path):
         np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
-def test_summary_prints_a_table_and_draws_a_picture(uninterrupted, capsys):
+def test_summary_prints_a_table_and_draws_a_image(uninterrupted, capsys):
     assert cli.main(["rfd", "report", f"--workdir={uninterrupted}", "--summary"]) == 0
     printed = capsys.readouterr().out
     rows = (uninterrupted / "history.csv").read_text().splitlines()
@@ -93,9 +93,9 @@ def test_summary_prints_a_table_and_draws_a_picture(uninterrupted, capsys):
         assert 0 < float(control) < 100
         assert 0 < float(trained) < 100
     assert "rotation-agnostic" in printed
-    picture = Image.open(uninterrupted / "summary.png")
-    assert picture.width > 1000
-    assert len(set(picture.convert("L").resize((64, 32)).getdata())) > 10  # not an empty sheet
+    image = Image.open(uninterrupted / "summary.png")
+    assert image.width > 1000
+    assert len(set(image.convert("L").resize((64, 32)).getdata())) > 10  # not an empty sheet
 
 
 def test_a_finished_run_is_left_as_it_is(uninterrupted, overrides):

@@ -117,7 +117,7 @@ def test_help(capsys):
     assert "absolute up to values of 1, relative to the feature's largest value beyond" in out
 
 
-@pytest.mark.parametrize("content", [None, b"not a picture"])
+@pytest.mark.parametrize("content", [None, b"not an image"])
 def test_images_that_are_not_there(narrow, capsys, content):
     run("convert", "narrow", "--fold", f"--out={narrow / 'b.keras'}")
     (narrow / "photos").mkdir()
@@ -125,5 +125,5 @@ def test_images_that_are_not_there(narrow, capsys, content):
         (narrow / "photos" / "a.png").write_bytes(content)
     images = f"--images={narrow / 'photos'}"
     assert run("rescale", f"--from_file={narrow / 'b.keras'}", images, f"--out={narrow / 'c.keras'}") == 1
-    assert ("cannot be read as a picture" if content else "has no pictures") in capsys.readouterr().err
+    assert ("cannot be read as an image" if content else "has no images") in capsys.readouterr().err
     assert not (narrow / "c.keras").exists()

@@ -99,7 +99,7 @@ def _rest_seeds(folder: Path) -> list[bytes]:
         {"predictions": [[0.5, 1.0, 2.0]]},
         {"predictions": [{"features": [1, 2, 3], "json": json.dumps(info)}]},
         {"model_version_status": [{"version": "1", "state": "AVAILABLE", "status": {}}]},
-        {"error": "assertion failed: [picture 0: damaged] [[{{node x}}]]"},
+        {"error": "assertion failed: [image 0: damaged] [[{{node x}}]]"},
     ]
     return [json.dumps(answer).encode() for answer in answers]
 

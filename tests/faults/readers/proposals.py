@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.data.pictures import encoded, picture
+from tests.data.images import encoded, random_image
 from tests.faults.fuzzing import Reader
-from tests.faults.readers.pictures import TOKENS, good_pictures, made_headers
+from tests.faults.readers.images import TOKENS, good_images, made_headers
 from tests.faults.readers.samples import real
 
 
@@ -74,7 +74,7 @@ def _npy(path: Path):
 
 
 def _searched(path: Path):
-    """Everything before the search itself, which takes seconds where a picture is good."""
+    """Everything before the search itself, which takes seconds where an image is good."""
     from rfd_tf.detection import proposals
 
     opencv = proposals._opencv()
@@ -102,11 +102,11 @@ def _errors() -> tuple[type[Exception], ...]:
 
 
 def _search_seeds(folder: Path) -> list[bytes]:
-    return [encoded(picture(40, 50)), *good_pictures(folder)]
+    return [encoded(random_image(40, 50)), *good_images(folder)]
 
 
 READERS = {
     "mat": Reader(_mat_seeds, _mat, _errors(), ".mat", (b"boxes", b"images", b"MATLAB", bytes(8))),
     "proposals_npy": Reader(_npy_seeds, _npy, _errors(), ".npy", (b"|O", b"(10**9,"), _npy_headers),
-    "picture_opencv": Reader(_search_seeds, _searched, _errors(), "", TOKENS, made_headers),
+    "image_opencv": Reader(_search_seeds, _searched, _errors(), "", TOKENS, made_headers),
 }

@@ -95,11 +95,11 @@ def _probabilities(path: Path):
 def _image_list(path: Path):
     from rfd_tf.data import ImageList
 
-    pictures = path.parent / "pictures"
-    pictures.mkdir(exist_ok=True)
+    images = path.parent / "pictures"
+    images.mkdir(exist_ok=True)
     for name in ("a.jpg", "b c.jpg"):
-        (pictures / name).touch()
-    return ImageList(pictures, path, on_error="skip").labels
+        (images / name).touch()
+    return ImageList(images, path, on_error="skip").labels
 
 
 def _voc_results(path: Path):

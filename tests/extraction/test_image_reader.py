@@ -5,12 +5,12 @@ import pytest
 import tensorflow as tf
 
 from rfd_tf.data import Preprocessing, Source
-from rfd_tf.features.images import PictureReader
-from tests.data.pictures import encoded, picture
+from rfd_tf.features.images import ImageReader
+from tests.data.images import encoded, random_image
 
 
 class Shelf(Source):
-    """Pictures that Python gives out, some of them only when asked again."""
+    """Images that Python gives out, some of them only when asked again."""
 
     def __init__(self, contents, moody=()):
         super().__init__("shelf", None, None)
@@ -37,14 +37,14 @@ class Shelf(Source):
         return f"shelf[{index}]"
 
 
-GOOD = [encoded(picture(seed=i)) for i in range(10)]
+GOOD = [encoded(random_image(seed=i)) for i in range(10)]
 RECIPE = Preprocessing(8, "resize")
 
 
 def read(source, rows, batch_size=3):
     """Indices, images and bad ones of all batches."""
     index, images, bad = [], [], {}
-    for batch_index, batch_images, batch_bad in PictureReader(source, RECIPE).batches(rows, batch_size):
+    for batch_index, batch_images, batch_bad in ImageReader(source, RECIPE).batches(rows, batch_size):
         assert len(batch_index) == len(batch_images)
         index += batch_index.tolist()
         images += list(batch_images)
@@ -68,7 +68,7 @@ def test_rows_are_chosen():
     assert read(Shelf(GOOD), [1, 4, 8])[0] == [1, 4, 8]
 
 
-def test_a_passing_failure_loses_no_picture():
+def test_a_passing_failure_loses_no_image():
     index, images, bad = read(Shelf(GOOD, moody=[0, 4, 9]), range(10))
     assert index == list(range(10))
     assert not bad
@@ -76,8 +76,8 @@ def test_a_passing_failure_loses_no_picture():
         np.testing.assert_array_equal(image, RECIPE.eval_image(tf.constant(GOOD[i])).numpy())
 
 
-def test_a_disk_that_is_gone_is_no_bad_picture():
-    with pytest.raises(OSError, match=r"None of 3 pictures can be read, as shelf\[0\]: .*gone"):
+def test_a_disk_that_is_gone_is_no_bad_image():
+    with pytest.raises(OSError, match=r"None of 3 images can be read, as shelf\[0\]: .*gone"):
         read(Shelf([None] * 3), range(3))
     _, _, bad = read(Shelf([None, GOOD[0]]), range(2))
     assert "gone" in bad[0]

@@ -16,17 +16,17 @@ def data_folder() -> Path | None:
 def needed_data() -> Path:
     """The same; ends the program where there is none."""
     if (folder := data_folder()) is None:
-        raise SystemExit("This needs real pictures: $RFD_TF_TEST_DATA names their folder (CONTRIBUTING.md).")
+        raise SystemExit("This needs real images: $RFD_TF_TEST_DATA names their folder (CONTRIBUTING.md).")
     return folder
 
 
 def write_mosaics(files: list[Path], folder: Path, count: int = 64, across: int = 4) -> None:
-    """Pictures of a camera's size, 2000 x 1500: `across` x `across` of the files each, side by side."""
+    """Images of a camera's size, 2000 x 1500: `across` x `across` of the files each, side by side."""
     width, height, each = 500, 375, across**2
     for number in range(count):
         mosaic = Image.new("RGB", (across * width, across * height))
         for place in range(each):
-            with Image.open(files[(number * each + place) % len(files)]) as picture:
-                tile = picture.resize((width, height))
+            with Image.open(files[(number * each + place) % len(files)]) as image:
+                tile = image.resize((width, height))
             mosaic.paste(tile, (place % across * width, place // across * height))
         mosaic.save(folder / f"{number:03}.jpg", quality=90)

@@ -1,4 +1,4 @@
-"""Small generated pictures."""
+"""Small generated images."""
 
 import io
 from pathlib import Path
@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 
 
-def picture(height: int = 40, width: int = 50, seed: int = 0) -> Image.Image:
-    """A smooth coloured RGB picture."""
+def random_image(height: int = 40, width: int = 50, seed: int = 0) -> Image.Image:
+    """A smooth coloured RGB image."""
     noise = np.random.default_rng(seed).integers(0, 256, (6, 7, 3), dtype="uint8")
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -43,7 +43,7 @@ def oriented(image: Image.Image, orientation: int, kind: str = "JPEG", order: st
 
 def animated_webp() -> bytes:
     """Two frames."""
-    return encoded(picture(8, 8), "WEBP", save_all=True, append_images=[picture(8, 8, seed=1)])
+    return encoded(random_image(8, 8), "WEBP", save_all=True, append_images=[random_image(8, 8, seed=1)])
 
 
 def decoded(content: bytes) -> np.ndarray:
@@ -52,10 +52,10 @@ def decoded(content: bytes) -> np.ndarray:
 
 
 def write(root: Path, *paths: str) -> Path:
-    """A different picture at each of `paths` below `root`; the ending gives the format."""
+    """A different image at each of `paths` below `root`; the ending gives the format."""
     for seed, path in enumerate(paths):
         target = root / path
         target.parent.mkdir(parents=True, exist_ok=True)
         kind = "PNG" if path.lower().endswith(".png") else "BMP" if path.lower().endswith(".bmp") else "JPEG"
-        target.write_bytes(encoded(picture(seed=seed), kind))
+        target.write_bytes(encoded(random_image(seed=seed), kind))
     return root

@@ -1,11 +1,11 @@
-"""Pictures, in every decoder that meets them."""
+"""Images, in every decoder that meets them."""
 
 import json
 import struct
 import zlib
 from pathlib import Path
 
-from tests.data.pictures import animated_webp, encoded, oriented, picture
+from tests.data.images import animated_webp, encoded, oriented, random_image
 from tests.faults.fuzzing import Reader
 from tests.faults.readers.json_documents import changed_documents
 
@@ -37,8 +37,8 @@ def png(width: int, height: int, data: bytes = b"\0") -> bytes:
     return b"\x89PNG\r\n\x1a\n" + parts
 
 
-def good_pictures(folder: Path) -> list[bytes]:
-    small = picture(12, 15)
+def good_images(folder: Path) -> list[bytes]:
+    small = random_image(12, 15)
     kinds = [
         ("JPEG", {}),
         ("JPEG", {"progressive": True}),
@@ -102,11 +102,11 @@ def _header(path: Path):
 
 def _decoded_by_tensorflow(path: Path):
     from rfd_tf import image_header
-    from rfd_tf.data.bad_images import unusable_picture
+    from rfd_tf.data.bad_images import unusable_image
     from rfd_tf.data.orientation import exif_orientation
 
     content = path.read_bytes()
-    unusable_picture(content)
+    unusable_image(content)
     assert int(exif_orientation(content)) == image_header.exif_orientation(content)
 
 
@@ -121,7 +121,7 @@ def _prepared_for_training(path: Path):
 
 
 def _in_a_served_batch(path: Path):
-    """What the signature `jpeg` of an exported model computes, between two good pictures."""
+    """What the signature `jpeg` of an exported model computes, between two good images."""
     import tensorflow as tf
 
     if not hasattr(_in_a_served_batch, "function"):
@@ -133,7 +133,7 @@ def _in_a_served_batch(path: Path):
         _in_a_served_batch.function = tf.function(
             lambda files: eval_images(files, recipe), input_signature=[spec]
         )
-    good = encoded(picture(12, 15))
+    good = encoded(random_image(12, 15))
     images = _in_a_served_batch.function(tf.constant([good, path.read_bytes(), good])).numpy()
     assert images.shape == (3, 8, 8, 3)
 
@@ -141,7 +141,7 @@ def _in_a_served_batch(path: Path):
 def _by_the_client(path: Path):
     from rfd_tf.serving.client import check_image_file, read_image_file
 
-    check_image_file(read_image_file(path, 0, 20 << 20), "a picture")
+    check_image_file(read_image_file(path, 0, 20 << 20), "an image")
 
 
 def _for_calibration(path: Path):
@@ -153,7 +153,7 @@ def _for_calibration(path: Path):
 def _calibration_seeds(folder: Path) -> list[bytes]:
     (folder / "pictures").mkdir(exist_ok=True)
     (folder / "pictures" / "a.png").symlink_to(folder / "input")
-    return good_pictures(folder)
+    return good_images(folder)
 
 
 def _tensorflow_errors() -> tuple[type[Exception], ...]:
@@ -167,18 +167,18 @@ def _finding_seeds(folder: Path) -> list[bytes]:
 
 
 def _kept_finding(path: Path):
-    """The file of bad pictures: read if it fits, else made anew."""
+    """The file of bad images: read if it fits, else made anew."""
     from rfd_tf.data import bad_images
 
     originals = bad_images._listing_hash, bad_images.find_bad_images
     bad_images._listing_hash, bad_images.find_bad_images = lambda source: "0" * 64, lambda source: {}
     try:
-        return bad_images._cached_bad_images(_TwoPictures(), path)
+        return bad_images._cached_bad_images(_TwoImages(), path)
     finally:
         bad_images._listing_hash, bad_images.find_bad_images = originals
 
 
-class _TwoPictures:
+class _TwoImages:
     def __len__(self):
         return 2
 
@@ -187,18 +187,18 @@ class _TwoPictures:
 
 
 READERS = {
-    "picture_header": Reader(good_pictures, _header, (), "", TOKENS, made_headers),
-    "picture_tensorflow": Reader(
-        good_pictures, _decoded_by_tensorflow, (), "", TOKENS, made_headers, frameworks=True
+    "image_header": Reader(good_images, _header, (), "", TOKENS, made_headers),
+    "image_tensorflow": Reader(
+        good_images, _decoded_by_tensorflow, (), "", TOKENS, made_headers, frameworks=True
     ),
-    "picture_training": Reader(
-        good_pictures, _prepared_for_training, _tensorflow_errors(), "", TOKENS, made_headers, frameworks=True
+    "image_training": Reader(
+        good_images, _prepared_for_training, _tensorflow_errors(), "", TOKENS, made_headers, frameworks=True
     ),
-    "picture_served": Reader(
-        good_pictures, _in_a_served_batch, _tensorflow_errors(), "", TOKENS, made_headers, frameworks=True
+    "image_served": Reader(
+        good_images, _in_a_served_batch, _tensorflow_errors(), "", TOKENS, made_headers, frameworks=True
     ),
-    "picture_client": Reader(good_pictures, _by_the_client, (ValueError,), "", TOKENS, made_headers),
-    "picture_calibration": Reader(
+    "image_client": Reader(good_images, _by_the_client, (ValueError,), "", TOKENS, made_headers),
+    "image_calibration": Reader(
         _calibration_seeds, _for_calibration, (ValueError,), "", TOKENS, made_headers
     ),
     "bad_pictures_json": Reader(_finding_seeds, _kept_finding, (), ".json", (), changed_documents),

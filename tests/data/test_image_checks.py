@@ -9,8 +9,8 @@ import tensorflow as tf
 from PIL import Image
 
 from rfd_tf.data import bad_images
-from rfd_tf.data.bad_images import picture_problem, unusable_picture
-from tests.data.pictures import animated_webp
+from rfd_tf.data.bad_images import image_problem, unusable_image
+from tests.data.images import animated_webp
 
 
 def encoded(width: int, height: int, kind: str, mode: str = "RGB", **options) -> bytes:
@@ -36,13 +36,11 @@ GOOD = {
 
 @pytest.mark.parametrize("kind", GOOD)
 def test_sizes_are_read_from_headers(kind, monkeypatch):
-    """With a limit just below the picture's size it is refused by that size, with the very size it is not."""
+    """With a limit just below the image's size it is refused by that size, with the very size it is not."""
     monkeypatch.setattr(bad_images, "MAX_PIXELS", 61 * 37)
-    assert unusable_picture(GOOD[kind]) == ""
+    assert unusable_image(GOOD[kind]) == ""
     monkeypatch.setattr(bad_images, "MAX_PIXELS", 61 * 37 - 1)
-    assert (
-        picture_problem(tf.constant(GOOD[kind])).numpy().decode() == "61 x 37 pixels, more than 2256 in all"
-    )
+    assert image_problem(tf.constant(GOOD[kind])).numpy().decode() == "61 x 37 pixels, more than 2256 in all"
 
 
 def test_a_bitmap_stored_from_the_top_has_a_negative_height(monkeypatch):
@@ -50,7 +48,7 @@ def test_a_bitmap_stored_from_the_top_has_a_negative_height(monkeypatch):
     content[22:26] = struct.pack("<i", -37)
     assert Image.open(io.BytesIO(content)).size == (61, 37)
     monkeypatch.setattr(bad_images, "MAX_PIXELS", 10)
-    assert unusable_picture(bytes(content)).startswith("61 x 37 pixels")
+    assert unusable_image(bytes(content)).startswith("61 x 37 pixels")
 
 
 @pytest.mark.parametrize(
@@ -70,11 +68,11 @@ def test_a_bitmap_stored_from_the_top_has_a_negative_height(monkeypatch):
     ],
 )
 def test_refused(content, problem):
-    assert unusable_picture(content) == problem
+    assert unusable_image(content) == problem
 
 
 def test_limit_is_64_megapixels():
     header = GOOD["png"][:16] + struct.pack(">II", 8000, 8001)
-    assert unusable_picture(header) == "8000 x 8001 pixels, more than 64000000 in all"
-    assert unusable_picture(GOOD["png"][:16] + struct.pack(">II", 8000, 8000)) == "damaged or cut short"
-    assert unusable_picture(encoded(1, 100, "PNG")) == ""
+    assert unusable_image(header) == "8000 x 8001 pixels, more than 64000000 in all"
+    assert unusable_image(GOOD["png"][:16] + struct.pack(">II", 8000, 8000)) == "damaged or cut short"
+    assert unusable_image(encoded(1, 100, "PNG")) == ""

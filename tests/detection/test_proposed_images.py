@@ -1,4 +1,4 @@
-"""Proposals of annotated pictures: searched or read from files."""
+"""Proposals of annotated images: searched or read from files."""
 
 import re
 
@@ -8,7 +8,7 @@ import scipy.io
 
 from rfd_tf.configs.detect import base
 from rfd_tf.data import VocDevkit, VocError, open_voc
-from rfd_tf.detection.inputs import find_proposals, open_annotated, picture_files
+from rfd_tf.detection.inputs import find_proposals, image_files, open_annotated
 from rfd_tf.detection.proposals import ProposalError
 from tests.detection import toy
 
@@ -30,7 +30,7 @@ def config_of(**changes):
 
 
 class InArchive:
-    """Pictures that are no files of their own, as TFDS's."""
+    """Images that are no files of their own, as TFDS's."""
 
     def __init__(self, source):
         self.names, self.annotations, self.fetch = source.names, source.annotations, source.fetch
@@ -56,9 +56,9 @@ def boxes_of(source, count=5):
     return np.concatenate([corners, corners + rng.integers(0, [40, 30], corners.shape)], axis=2)
 
 
-def test_pictures_in_an_archive_are_searched_as_files_are(source, tmp_path):
+def test_images_in_an_archive_are_searched_as_files_are(source, tmp_path):
     archive = InArchive(source)
-    paths = picture_files(archive, tmp_path / "pictures")
+    paths = image_files(archive, tmp_path / "pictures")
     for index, path in enumerate(paths):
         assert path.read_bytes() == source.fetch(index).numpy()
     expected = find_proposals(config_of(folder=str(tmp_path / "a")), source, tmp_path)
@@ -76,7 +76,7 @@ def test_files_are_put_together_and_cut(source, tmp_path):
     )
     found = find_proposals(config_of(source="mat", mat_files=files, most=4), source, tmp_path)
     np.testing.assert_array_equal(found, boxes[:, :4])
-    with pytest.raises(ProposalError, match=rf"no boxes of picture {source.names[half]} \(2 missing\)"):
+    with pytest.raises(ProposalError, match=rf"no boxes of image {source.names[half]} \(2 missing\)"):
         find_proposals(config_of(source="mat", mat_files=files[:1]), source, tmp_path)
 
 
@@ -84,16 +84,16 @@ def test_files_are_put_together_and_cut(source, tmp_path):
     ("change", "message"),
     [
         (lambda boxes: np.maximum(boxes, [0, 0, 80, 0]), r"x2, y2 = .*beyond its 80 x 60 pixels"),
-        (lambda boxes: boxes[:0], "There is no proposal for picture 000008"),
+        (lambda boxes: boxes[:0], "There is no proposal for image 000008"),
     ],
 )
-def test_boxes_that_cannot_be_of_the_picture(source, tmp_path, change, message):
+def test_boxes_that_cannot_be_of_the_image(source, tmp_path, change, message):
     path = write_mat(tmp_path / "boxes.mat", source.names, [change(boxes) for boxes in boxes_of(source)])
     with pytest.raises(ProposalError, match=message):
         find_proposals(config_of(source="mat", mat_files=(path,)), source, tmp_path)
 
 
-def test_the_first_pictures_of_a_list(root, source):
+def test_the_first_images_of_a_list(root, source):
     first = open_voc(root=root, split="test", limit=2)
     assert first.names == source.names[:2]
     for one, other in zip(first.annotations, source.annotations[:2], strict=True):
@@ -105,17 +105,17 @@ def test_the_first_pictures_of_a_list(root, source):
         open_voc(root=root, limit=-1)
 
 
-def test_a_picture_that_is_none_is_named(tmp_path):
+def test_a_image_that_is_none_is_named(tmp_path):
     root = toy.write_devkit(tmp_path)
     path = root / "VOC2007" / "JPEGImages" / "000008.jpg"
-    path.write_bytes(b"no picture")
+    path.write_bytes(b"no image")
     data = base.voc_fields("test")
     data.root = str(root)
     with pytest.raises(VocError, match=r"000008.jpg: it is no JPEG"):
         open_annotated(data)
 
 
-def test_pictures_without_objects_are_refused(tmp_path):
+def test_images_without_objects_are_refused(tmp_path):
     """Average precision would be of nothing, after all the training."""
     root = toy.write_devkit(tmp_path)
     for path in (root / "VOC2007" / "Annotations").iterdir():
@@ -124,5 +124,5 @@ def test_pictures_without_objects_are_refused(tmp_path):
         path.write_text(re.sub("<object>.*</object>", "", text, flags=re.DOTALL))
     data = base.voc_fields("test")
     data.root = str(root)
-    with pytest.raises(VocError, match=r"There is no object to find in the [0-9]+ pictures of"):
+    with pytest.raises(VocError, match=r"There is no object to find in the [0-9]+ images of"):
         open_annotated(data)
