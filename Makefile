@@ -71,6 +71,7 @@ audit: $(VENV)/.test-ready $(AUDIT_VENV)/.ready
 lint: $(VENV)/.test-ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(VENV)/.test-ready
 	$(BIN)/ruff check --fix .

@@ -39,7 +39,7 @@ EXTRAS = {
     "onnx": ["onnx>=1.20,<2", "onnxruntime>=1.23,<2", "tf2onnx>=1.17,<2"],
     "serving": ["grpcio>=1.76,<2", "tensorflow-serving-api>=2.21,<2.22"],
     "torch": ["torch>=2.13,<2.14"],
-    "lint": ["ruff==0.17.6"],
+    "lint": ["mypy==2.4.1", "ruff==0.17.6"],
 }
 EXTRAS["all"] = sorted({need for name, extra in EXTRAS.items() if name != "gpu" for need in extra})
 # Not in "all": Beam asks for protobuf < 7 and an older pyarrow, so it takes an environment of its own.

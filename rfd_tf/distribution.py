@@ -9,10 +9,11 @@ A file of layer 0, so that losses and layers can talk to the other replicas; it 
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import keras
 import numpy as np
+import numpy.typing as npt
 from keras import ops
 
 STRATEGIES = ("one_device", "mirrored", "multi_worker")
@@ -86,7 +87,7 @@ def distribute_dataset(strategy, make_dataset: Callable):
     return strategy.distribute_datasets_from_function(of_context)
 
 
-def gather_over_workers(strategy, values: Sequence[int]) -> np.ndarray:
+def gather_over_workers(strategy, values: npt.ArrayLike) -> np.ndarray:
     """Every worker's integers, int64 [workers, len(values)]; all workers must call it, in the same order."""
     import tensorflow as tf
 

@@ -3,7 +3,7 @@
 import io
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from PIL import BmpImagePlugin, JpegImagePlugin, PngImagePlugin
 
@@ -127,7 +127,7 @@ def _size_and_kind(file: BinaryIO, start: bytes) -> tuple[int, int, str | None]:
         if start.startswith(signature):
             file.seek(0)
             # Not `Image.open`, which warns of large images and refuses at limits of its own.
-            with reader(file) as image:
+            with reader(file) as image:  # type: ignore[abstract]
                 return *image.size, image.format
     return 0, 0, None
 
@@ -201,7 +201,7 @@ def _exif_of_chunks(read: Callable[[int, int], bytes], position: int, png: bool)
 def _orientation(tiff: bytes) -> int:
     if tiff[:4] not in (b"II*\0", b"MM\0*"):
         return 1
-    order = "little" if tiff[:1] == b"I" else "big"
+    order: Literal["little", "big"] = "little" if tiff[:1] == b"I" else "big"
 
     def number(start: int, count: int) -> int:
         return int.from_bytes(tiff[start : start + count], order)

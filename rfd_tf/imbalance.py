@@ -5,14 +5,15 @@ References:
     CB: Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 PROFILES = ("exp", "step")
 
 
-def checked_class_counts(class_counts: Sequence[float]) -> np.ndarray:
+def checked_class_counts(class_counts: npt.ArrayLike) -> np.ndarray:
     """`class_counts` as a float64 vector; fractional counts are allowed, non-positive ones are not.
 
     Raises:
@@ -35,7 +36,7 @@ def checked_class_counts(class_counts: Sequence[float]) -> np.ndarray:
     return counts
 
 
-def class_counts_of(labels: Sequence[int], num_classes: int) -> np.ndarray:
+def class_counts_of(labels: npt.ArrayLike, num_classes: int) -> np.ndarray:
     """Examples per class, int64 of shape [num_classes]; labels outside [0, num_classes) raise ValueError."""
     labels = np.asarray(labels)
     outside = labels[(labels < 0) | (labels >= num_classes)]
@@ -79,7 +80,7 @@ def long_tailed_counts(num_classes: int, max_count: int, ratio: float, profile: 
     return np.asarray(counts, dtype="int64")
 
 
-def ldam_margins(class_counts: Sequence[float], max_margin: float = 0.5) -> np.ndarray:
+def ldam_margins(class_counts: npt.ArrayLike, max_margin: float = 0.5) -> np.ndarray:
     """LDAM margins, float64 of shape [C]: `max_margin` for the rarest class, falling with count ** (1/4).
 
     Reference: LDAM, equation 13: m_j proportional to n_j ** (-1/4).
@@ -90,7 +91,7 @@ def ldam_margins(class_counts: Sequence[float], max_margin: float = 0.5) -> np.n
     return raw * (max_margin / raw.max())
 
 
-def effective_numbers(class_counts: Sequence[float], beta: float) -> np.ndarray:
+def effective_numbers(class_counts: npt.ArrayLike, beta: float) -> np.ndarray:
     """Effective number of samples (1 - beta**n) / (1 - beta), float64 of shape [C] (CB, equation 2)."""
     if not 0 <= beta < 1:
         raise ValueError(f"`beta` must be in [0, 1). Received: beta={beta}")
@@ -101,7 +102,7 @@ def effective_numbers(class_counts: Sequence[float], beta: float) -> np.ndarray:
     return -np.expm1(counts * np.log(beta)) / (1 - beta)
 
 
-def class_balanced_weights(class_counts: Sequence[float], beta: float) -> np.ndarray:
+def class_balanced_weights(class_counts: npt.ArrayLike, beta: float) -> np.ndarray:
     """Weights 1 / effective number, scaled to sum to C; float64 of shape [C] (CB, section 4).
 
     `beta=0` gives ones.
@@ -110,7 +111,7 @@ def class_balanced_weights(class_counts: Sequence[float], beta: float) -> np.nda
     return weights * (len(weights) / weights.sum())
 
 
-def shot_groups(class_counts: Sequence[int]) -> dict[str, np.ndarray]:
+def shot_groups(class_counts: npt.ArrayLike) -> dict[str, np.ndarray]:
     """Class ids by training images: many (> 100), medium (20 to 100), few (< 20)."""
     counts = np.asarray(class_counts)
     return {

@@ -54,7 +54,11 @@ class Architecture:
         with float32_policy():
             with blank_start():
                 backbone = self.build(**options)
-            return self.add_heads(backbone, state or {}, heads, **head_options) if heads else backbone
+            return (
+                self.add_heads(backbone, state or {}, heads, **head_options)
+                if heads and self.add_heads
+                else backbone
+            )
 
     def weight_map(self, source: str, model: keras.Model) -> WeightMap:
         """The map between files of `source` (`torch` or `caffe`) and `model`.

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -129,7 +130,7 @@ V1_CONVOLUTION = _LAYER_TYPES["CONVOLUTION"]
 
 
 @cache
-def message_class(name: str) -> type:
+def message_class(name: str) -> Any:
     """The class of one of the messages above, by its name."""
     return message_factory.GetMessageClass(_pool().FindMessageTypeByName(f"rfd_tf.caffe.{name}"))
 
@@ -277,7 +278,7 @@ def _varint(data: memoryview, position: int) -> tuple[int, int]:
 MAX_BYTES = 2**31 - 1  # protobuf's own bound
 _MAX_FIELDS = 200_000
 _MAX_CONNECTIONS = 1_000_000
-_LAYER_FIELDS = {2: {}, 100: {}}
+_LAYER_FIELDS: dict[int, dict] = {2: {}, 100: {}}
 _V1_TYPES = {V1_CONVOLUTION: "Convolution", V1_INNER_PRODUCT: "InnerProduct"}
 
 

@@ -56,8 +56,7 @@ def convert(
         if heads is True and not has_heads(model):
             raise ZooError(f"{from_file}: was converted without its heads; convert the checkpoint itself")
     else:
-        options = {"heads": heads, "heads_from": heads_from, "tolerance": tolerance}
-        model, report = load_file(entry, from_file, **options)
+        model, report = load_file(entry, from_file, heads=heads, heads_from=heads_from, tolerance=tolerance)
         counters = report.counters
     if fold:
         from zoo.folding import fold_batch_norm
@@ -141,7 +140,7 @@ def verify_file(
         ZooError: if a file cannot be read, or they differ.
     """
     model = _read_converted(entry, model_path)
-    built = architecture(entry.architecture)
+    built = architecture(entry.architecture or "")
     head_state, _ = read_heads(_listed(heads_from), built.heads)
     with _source_of(entry, path) as kind:
         source = read_source(path, kind)

@@ -178,9 +178,11 @@ def locate(link: MegaLink, network: Network) -> MegaFile:
 
 def _ask(question: list, network: Network) -> tuple[int, bytes]:
     """Status and content of the answer, of which no more is read than the question can need."""
-    address, options = network.mega_api, {"params": {"id": 1}, "json": question, "timeout": network.timeout}
+    params = {"id": 1}
     try:
-        with requests.post(address, stream=True, **options) as answer:
+        with requests.post(
+            network.mega_api, params=params, json=question, timeout=network.timeout, stream=True
+        ) as answer:
             return answer.status_code, answer.raw.read(_MAX_ANSWER, decode_content=True)
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         raise TransientDownloadError(f"MEGA does not answer ({type(error).__name__})") from error

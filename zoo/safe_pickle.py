@@ -5,14 +5,14 @@ Whatever is built from any other name becomes a `Placeholder`, which remembers t
 
 import pickletools
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from zoo.errors import FormatError
 
 MAX_BYTES = 64 << 20
 MAX_OPCODES = 5_000_000
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_FRESH = {
+_FRESH: dict[str, Callable[[], Any]] = {
     "EMPTY_TUPLE": tuple,
     "EMPTY_LIST": list,
     "EMPTY_DICT": dict,
@@ -74,7 +74,7 @@ class SafePickle:
 
     def load(self) -> Any:
         try:
-            for count, (opcode, argument, _) in enumerate(pickletools.genops(self._file)):
+            for count, (opcode, argument, _) in enumerate(pickletools.genops(cast(Any, self._file))):
                 if count > MAX_OPCODES:
                     raise FormatError(f"The pickle has more than {MAX_OPCODES} opcodes")
                 if opcode.name == "STOP":

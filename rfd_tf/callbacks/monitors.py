@@ -133,7 +133,7 @@ def signs_of_collapse(
         epoch: counted from 0. The first epochs are not judged.
         loss_weights: of rotation, invariance and instance loss. A loss of weight 0 is not judged.
     """
-    signs = {}
+    signs: dict[str, str] = {}
     if epoch + 1 < CHANCE_EPOCHS:
         return signs
     rotation, _invariance, instance = loss_weights

@@ -72,7 +72,7 @@ class GracefulStop(keras.callbacks.Callback):
         self.any_worker = any_worker
         self.every_steps = every_steps
         self._received = None
-        self._previous = {}
+        self._previous: dict = {}
 
     def on_train_begin(self, logs=None):
         if threading.current_thread() is threading.main_thread():

@@ -51,7 +51,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self.steps_per_epoch = steps_per_epoch
         self.every_steps = every_steps
         self.keep = keep
-        self._metrics_to_restore = None
+        self._metrics_to_restore: list | None = None
 
     def steps(self) -> list[int]:
         """Steps that a complete checkpoint exists of, ascending."""

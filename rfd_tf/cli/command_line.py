@@ -70,7 +70,10 @@ _COMMANDS = {kind: command for command, kinds in reversed(_KINDS.items()) for ki
 def packaged_configs(*kinds: str) -> dict[str, Path]:
     """Name -> file of the configs of some kinds that come with the package; of all kinds by default."""
     # Of a module in it, since in a checkout the package's own file is elsewhere.
-    root = Path(importlib.util.find_spec("rfd_tf.configs.base").origin).parent
+    spec = importlib.util.find_spec("rfd_tf.configs.base")
+    assert spec is not None
+    assert spec.origin is not None
+    root = Path(spec.origin).parent
     files = [path for kind in kinds or _COMMANDS for path in sorted((root / kind).glob("[!_]*.py"))]
     return {path.stem: path for path in files if path.stem != "base"}
 

@@ -37,31 +37,26 @@ def main(argv: list[str] | None = None) -> int:
     given = sys.argv if argv is None else argv
     flag_values = flags.FlagValues()
     config, argv = command_line.define_config(flag_values, given)
-    model = flags.DEFINE_string("model", None, MODEL_HELP, flag_values=flag_values)
+    flags.DEFINE_string("model", None, MODEL_HELP, flag_values=flag_values)
     define_heads_from(flag_values)
-    protocol = flags.DEFINE_enum("protocol", None, list(PROTOCOLS), "what to do", flag_values=flag_values)
-    workdir = flags.DEFINE_string("workdir", None, "the evaluation's folder", flag_values=flag_values)
-    control = flags.DEFINE_bool(
+    flags.DEFINE_enum("protocol", None, list(PROTOCOLS), "what to do", flag_values=flag_values)
+    flags.DEFINE_string("workdir", None, "the evaluation's folder", flag_values=flag_values)
+    flags.DEFINE_bool(
         "control", False, "measure the untrained control of the run instead", flag_values=flag_values
     )
     define_preprocessing(flag_values)
     if (status := command_line.parse(flag_values, argv, _usage())) is not None:
         return status
-    if problem := _missing(model.value, protocol.value) or command_line.config_problem(
-        flag_values, "evaluate"
-    ):
+    if problem := _problem(flag_values):
         return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)
-    folder = workdir.value or _default_workdir(model.value, protocol.value, control.value)
+    folder = flag_values.workdir or _default_workdir(flag_values)
     if folder is None:
         problem = "--workdir is needed, unless --model is the folder of a run"
         return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)
     command = f"rfd evaluate {shell_join(given[1:])}"
-    if control.value and flag_values.heads_from:
-        problem = "--heads_from goes with --model=zoo:NAME, which has no control"
-        return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)
     options = {"heads_from": flag_values.heads_from, "given": given_preprocessing(flag_values)}
-    opened = partial(_opened, model.value, config.value, control.value, options)
-    return _evaluate(argv[0], opened, protocol.value, config.value, folder, command)
+    opened = partial(_opened, flag_values.model, config.value, flag_values.control, options)
+    return _evaluate(argv[0], opened, flag_values.protocol, config.value, folder, command)
 
 
 def _opened(model: str, config, control: bool, options: dict):
@@ -89,17 +84,22 @@ def _feature_maps(config) -> list[str] | None:
     return [name for name in config.features if name not in RESERVED] or None
 
 
-def _missing(model: str | None, protocol: str | None) -> str | None:
-    flags_given = {"model": model, "protocol": protocol}
-    return next((f"--{name} is needed" for name, value in flags_given.items() if value is None), None)
+def _problem(given: flags.FlagValues) -> str | None:
+    """What is wrong with the flags; None if nothing is."""
+    if missing := [name for name in ("model", "protocol") if given[name].value is None]:
+        return f"--{missing[0]} is needed"
+    if given.control and given.heads_from:
+        return "--heads_from goes with --model=zoo:NAME, which has no control"
+    return command_line.config_problem(given, "evaluate")
 
 
-def _default_workdir(model: str, protocol: str, control: bool) -> Path | None:
+def _default_workdir(given: flags.FlagValues) -> Path | None:
     from rfd_tf.evaluation.results import EVALUATIONS_FOLDER
 
-    is_run = (Path(model) / "backbone.keras").exists() and (Path(model) / "config.json").exists()
-    name = f"{protocol}-control" if control else protocol
-    return Path(model) / EVALUATIONS_FOLDER / name if is_run else None
+    run = Path(given.model)
+    is_run = (run / "backbone.keras").exists() and (run / "config.json").exists()
+    name = f"{given.protocol}-control" if given.control else given.protocol
+    return run / EVALUATIONS_FOLDER / name if is_run else None
 
 
 def _usage() -> str:

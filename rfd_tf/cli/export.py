@@ -4,6 +4,7 @@ import dataclasses
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _define_flags() -> flags.FlagValues:
     values = flags.FlagValues()
-    define = {"flag_values": values}
+    define: dict[str, Any] = {"flag_values": values}
     flags.DEFINE_string("model", None, KERAS_MODEL_HELP, **define)
     define_heads_from(values)
     flags.DEFINE_string("out", None, "the export's folder", **define)

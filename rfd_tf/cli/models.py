@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -136,15 +137,15 @@ def _keras_file(location: str) -> Path | None:
     return path if path.suffix == ".keras" and path.is_file() else None
 
 
-def _plain_preprocessing(location: str, given: Mapping[str, object]):
+def _plain_preprocessing(location: str, given: Mapping[str, Any]):
     """How images are prepared for a `.keras` file that does not tell; None for any other model."""
     from absl import logging
 
     from rfd_tf.features.keras_extractor import untold
 
     path = _keras_file(location)
-    reason = path and untold(path)
-    if reason is None:
+    reason = untold(path) if path is not None else None
+    if path is None or reason is None:
         if given:
             raise ValueError(
                 f"--{next(iter(given))} is for a .keras file that does not tell. Received: {location}"
@@ -226,7 +227,7 @@ def _input_size(path: Path) -> int:
     from rfd_tf.models.keras_file import read_keras
 
     inputs = getattr(read_keras(path), "inputs", None) or [None]
-    shape = getattr(inputs[0], "shape", ())
+    shape: tuple = getattr(inputs[0], "shape", ())
     if len(shape) == 4 and shape[1] != shape[2]:
         raise ValueError(f"{path}: takes images that are not square: {shape[1:]}")
     return (shape[1] if len(shape) == 4 else 0) or 0

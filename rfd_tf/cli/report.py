@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status."""
     argv = sys.argv if argv is None else argv
     flag_values = flags.FlagValues()
-    define = {"flag_values": flag_values}
+    define: dict[str, Any] = {"flag_values": flag_values}
     flags.DEFINE_string("workdir", None, "the folder of a finished run", **define)
     flags.DEFINE_string("model", None, f"instead of a run: {MODEL_HELP}", **define)
     flags.DEFINE_string("images", None, "with --model: a folder, a list or an .npz file of images", **define)

@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status."""
     flag_values = flags.FlagValues()
     config, argv = command_line.define_config(flag_values, sys.argv if argv is None else argv)
-    workdir = flags.DEFINE_string("workdir", None, "the sweep's folder", flag_values=flag_values)
+    flags.DEFINE_string("workdir", None, "the sweep's folder", flag_values=flag_values)
     jobs = flags.DEFINE_integer("jobs", 1, "runs at a time, at most", flag_values=flag_values)
     memory = flags.DEFINE_float(
         "job_memory_gb", 8.0, "GiB that must be free before a run joins others", flag_values=flag_values
@@ -28,10 +28,10 @@ def main(argv: list[str] | None = None) -> int:
     usage = USAGE.format(names=command_line.config_names("sweep"))
     if (status := command_line.parse(flag_values, argv, usage)) is not None:
         return status
-    missing = "--workdir is needed" if workdir.value is None else None
+    missing = "--workdir is needed" if flag_values.workdir is None else None
     if problem := command_line.config_problem(flag_values, "sweep") or missing:
         return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)
-    folder = Path(workdir.value)
+    folder = Path(flag_values.workdir)
     action = _sweep(argv[0], config.value, folder, jobs.value, memory.value)
     return command_line.run(argv[0], action, (ValueError, OSError))
 

@@ -23,16 +23,16 @@ def main(argv: list[str] | None = None) -> int:
     given = sys.argv if argv is None else argv
     flag_values = flags.FlagValues()
     config, argv = command_line.define_config(flag_values, given)
-    workdir = flags.DEFINE_string("workdir", None, "the run's folder", flag_values=flag_values)
+    flags.DEFINE_string("workdir", None, "the run's folder", flag_values=flag_values)
     usage = USAGE.format(names=command_line.config_names("train"))
     if (status := command_line.parse(flag_values, argv, usage)) is not None:
         return status
-    missing = "--workdir is needed" if workdir.value is None else None
+    missing = "--workdir is needed" if flag_values.workdir is None else None
     if problem := command_line.config_problem(flag_values, "train") or missing:
         return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)
     command = f"rfd train {shell_join(given[1:])}"
     train = _pretrain if config.value.kind == "pretrain" else _classify
-    return _run(argv[0], train, config.value, workdir.value, command)
+    return _run(argv[0], train, config.value, flag_values.workdir, command)
 
 
 def _pretrain(config, workdir: str, _command: str) -> Path:

@@ -52,7 +52,7 @@ class ArraySource(Source):
         """Of the pixels."""
         digest = hashlib.sha256(str(self.images.shape[1:]).encode())
         for index in indices:
-            digest.update(np.ascontiguousarray(self.images[index]))
+            digest.update(np.ascontiguousarray(self.images[index]).data)
         return digest.hexdigest()
 
     @functools.cached_property
@@ -81,11 +81,12 @@ def load_npz(
     """
     path = os.fspath(path)
     try:
-        with np.lib.npyio.NpzFile(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
             images = _member(archive, images_key, "images_key")
             labels = None if labels_key is None else _member(archive, labels_key, "labels_key")
-            named = labels is not None and class_names_key in archive.files
-            class_names = archive[class_names_key] if named else None
+            class_names = None
+            if labels is not None and class_names_key is not None and class_names_key in archive.files:
+                class_names = tuple(archive[class_names_key])
     except FileNotFoundError:
         raise FileNotFoundError(f"No .npz file at {path}") from None
     except KeyError as error:

@@ -6,11 +6,12 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 from absl import logging
 
@@ -142,7 +143,7 @@ class BadImageError(ValueError):
     """An image that cannot be read or decoded; the message is `path: reason`."""
 
 
-def find_bad_images(source: Source, indices: Sequence[int] | None = None) -> dict[int, str]:
+def find_bad_images(source: Source, indices: npt.ArrayLike | None = None) -> dict[int, str]:
     """Reads and decodes images, in parallel, and returns the reason for each that fails, by index.
 
     Args:
@@ -152,7 +153,7 @@ def find_bad_images(source: Source, indices: Sequence[int] | None = None) -> dic
     return dict(_bad_images(source, indices))
 
 
-def first_bad_image(source: Source, indices: Sequence[int] | None = None) -> BadImageError | None:
+def first_bad_image(source: Source, indices: npt.ArrayLike | None = None) -> BadImageError | None:
     """The error of one bad image of `indices` (all by default), or None: stops when it has found one.
 
     TensorFlow's own decoding errors do not say which image they met. After one, raise this instead:
@@ -192,7 +193,7 @@ def valid_indices(
     return np.setdiff1d(np.arange(len(source)), np.fromiter(bad, "int64", len(bad))), skipped
 
 
-def _bad_images(source: Source, indices: Sequence[int] | None) -> Iterator[tuple[int, str]]:
+def _bad_images(source: Source, indices: npt.ArrayLike | None) -> Iterator[tuple[int, str]]:
     """(index, reason), in the order of `indices`. A pipeline drops the bad ones; each is then tried alone."""
     rows = np.arange(len(source)) if indices is None else checked_rows(indices, len(source))
 

@@ -10,6 +10,7 @@ References: Wu et al., "Unsupervised Feature Learning via Non-Parametric Instanc
 Representations", ICML 2020 (SimCLR: stronger jitter, blur).
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 
@@ -78,7 +79,7 @@ def color_jitter(image: tf.Tensor, strengths: Sequence[float], uniforms: tf.Tens
 
     def changes(image: tf.Tensor) -> list[Callable[[], tf.Tensor]]:
         return [
-            lambda place=place, amount=amount: adjustments[place](image, amount)
+            functools.partial(adjustments[place], image, amount)
             for place, amount in zip(used, amounts, strict=True)
         ]
 

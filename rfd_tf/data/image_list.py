@@ -79,7 +79,8 @@ def parse_image_list(
     if not rows:
         raise ValueError(f"{name} is empty: it needs one image a row")
     first = _LABEL.fullmatch(rows[0][1].rstrip()) if labelled else None
-    files, labels = [], []
+    files: list[str] = []
+    labels: list = []
     for line, row in rows:
         row = row.rstrip("\r")
         path, label = (row, None) if first is None else _path_and_label(row, first[2], f"{name}:{line}")

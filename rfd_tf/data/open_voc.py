@@ -79,7 +79,7 @@ class VocTfds(TfdsSource):
         found = [self._found[row] for row in self._order]
         del self._found
         self.class_names = VOC_CLASSES
-        self.names = tuple(os.path.splitext(file.decode())[0] for file in self._names)
+        self.names = tuple(os.path.splitext(file.decode())[0] for file in self._names or ())
         self.annotations = tuple(
             _annotation(self.describe(row), boxes, *entry) for row, entry in enumerate(found)
         )
@@ -89,7 +89,7 @@ class VocTfds(TfdsSource):
     @property
     def targets(self) -> np.ndarray:
         """As of `VocDevkit`."""
-        return multi_label_targets(self.annotations, len(self.class_names))
+        return multi_label_targets(self.annotations, self.num_classes)
 
     def _columns(self, records: Iterator[dict]) -> dict[str, np.ndarray]:
         """Keeps the objects of each record, and the size of its image, as they pass by."""

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 
@@ -113,7 +114,7 @@ class Preprocessing:
 
         A run from before there was `data.exif_orientation` took images as they are stored.
         """
-        recipe = {
+        recipe: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in config["preprocessing"].items()
         }

@@ -4,10 +4,11 @@ import abc
 import functools
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from rfd_tf.imbalance import class_counts_of, long_tailed_counts
@@ -36,11 +37,11 @@ class Source(abc.ABC):
         self.class_names = class_names
 
     @property
-    def num_classes(self) -> int | None:
-        """Classes that the source declares, else one more than its largest label; None without labels."""
+    def num_classes(self) -> int:
+        """Classes that the source declares, else one more than its largest label; 0 without labels."""
         if self.class_names is not None:
             return len(self.class_names)
-        return None if self.labels is None else int(self.labels.max()) + 1
+        return 0 if self.labels is None else int(self.labels.max()) + 1
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -89,7 +90,7 @@ class Subset(Source):
         ValueError: if `indices` is empty, not a vector of integers, repeats a row or leaves [0, len(source)).
     """
 
-    def __init__(self, source: Source, indices: Sequence[int], name: str | None = None):
+    def __init__(self, source: Source, indices: npt.ArrayLike, name: str | None = None):
         self.source = source
         self.indices = checked_rows(indices, len(source))
         if len(np.unique(self.indices)) < len(self.indices):
@@ -99,7 +100,7 @@ class Subset(Source):
         self.encoded, self.left_out = source.encoded, source.left_out
 
     @property
-    def num_classes(self) -> int | None:
+    def num_classes(self) -> int:
         return self.source.num_classes
 
     def __len__(self) -> int:
@@ -119,7 +120,7 @@ class Subset(Source):
         return host_constant(self.indices)
 
 
-def checked_rows(indices: Sequence[int], num_images: int) -> np.ndarray:
+def checked_rows(indices: npt.ArrayLike, num_images: int) -> np.ndarray:
     """`indices` as int64 of shape [M], M at least 1, each in [0, `num_images`); else ValueError."""
     rows = np.asarray(indices)
     if rows.ndim != 1 or rows.size == 0 or not np.issubdtype(rows.dtype, np.integer):

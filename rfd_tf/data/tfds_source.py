@@ -3,8 +3,9 @@
 import functools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -69,7 +70,8 @@ class TfdsSource(Source):
         self._keys = [key for key in (label_key, file_name_key) if key in features]
         if file_name_key not in features and "id" in features and type(features["id"]).__name__ == "Text":
             self._keys.append("id")
-        self._records, self._images = None, None
+        self._records: Any = None
+        self._images: list[bytes] = []
         if builder.info.file_format.value == "array_record":
             self._records = builder.as_data_source(split, decoders=_skip_decoding(image_key))
             columns = self._columns_of_records(builder, split, cache_dir)
@@ -80,7 +82,7 @@ class TfdsSource(Source):
             labels = None
         if names is None:
             numbers = _numbers(columns.get("id", ()))
-            stored = np.arange(len(self._images if self._records is None else self._records))
+            stored = np.arange(len(self._records or self._images))
             self._order = stored if numbers is None else np.argsort(numbers, kind="stable")
         else:
             self._order = np.lexsort([names] if labels is None else [names, labels])
@@ -110,7 +112,7 @@ class TfdsSource(Source):
 
     @functools.cached_property
     def _encoded(self) -> tf.Tensor:
-        images, self._images = self._images, None
+        images, self._images = self._images, []
         return host_constant([images[row] for row in self._order])
 
     def _columns_of_records(self, builder, split: str, cache_dir) -> dict[str, np.ndarray]:
@@ -131,7 +133,7 @@ class TfdsSource(Source):
         columns = self._columns(logged(records, count, f"Reading the labels of {builder.info.full_name}"))
         if cache is not None:
             with atomic_file(cache) as file:
-                np.savez_compressed(file, **columns)
+                np.savez_compressed(file, **columns)  # type: ignore[arg-type]  # NumPy's own flags
         return columns
 
     def _read_into_memory(self, builder, split: str, max_bytes: int) -> tuple[dict, list[bytes]]:
@@ -170,10 +172,10 @@ class TfdsSource(Source):
         return {key: np.asarray(values) for key, values in columns.items()}
 
 
-def _numbers(ids: Sequence[bytes]) -> np.ndarray | None:
+def _numbers(ids) -> np.ndarray | None:
     """The numbers of ids such as `train_00042`, which share the part before; None where they have no such."""
-    found = [re.fullmatch(rb"(.*?_)(\d{1,18})", one) for one in ids]
-    if not found or None in found or len({match[1] for match in found}) > 1:
+    found = [match for one in ids if (match := re.fullmatch(rb"(.*?_)(\d{1,18})", one))]
+    if not found or len(found) < len(ids) or len({match[1] for match in found}) > 1:
         return None
     return np.array([int(match[2]) for match in found])
 

@@ -113,7 +113,7 @@ class VocDevkit(ImageFiles):
     @property
     def targets(self) -> np.ndarray:
         """int8 [N, C]: 1 where a class is in the image, -1 where not, 0 where only difficult ones are."""
-        return multi_label_targets(self.annotations, len(self.class_names))
+        return multi_label_targets(self.annotations, self.num_classes)
 
 
 def multi_label_targets(annotations: Sequence[Annotation], num_classes: int) -> np.ndarray:
@@ -164,7 +164,8 @@ def boxes_within(
     highest = np.array([width, height, width, height], "float64")
     clipped = np.clip(corners, 1, highest)
     overhang = np.abs(corners - clipped).max(axis=1, initial=0)
-    hopeless = ~(corners[:, :2] <= corners[:, 2:]).all(axis=1)  # corners exchanged, no part of the image
+    # Corners exchanged, or no part of the image.
+    hopeless = np.asarray(~(corners[:, :2] <= corners[:, 2:]).all(axis=1))
     hopeless |= (corners[:, 2:] < 1).any(axis=1) | (corners[:, :2] > highest[:2]).any(axis=1)
     bad = hopeless if boxes == "clip" else hopeless | (overhang > 0)
     if bad.any():
@@ -260,10 +261,10 @@ def _image_of(folder: Path, name: str) -> str:
 
 
 def _text(element: Element, path: str) -> str:
-    found = element.find(path)
-    if found is None or not (found.text or "").strip():
+    found = (element.findtext(path) or "").strip()
+    if not found:
         raise VocError(f"there is no {path}" + (f" in an <{element.tag}>" if "/" not in path else ""))
-    return found.text.strip()
+    return found
 
 
 def _number(element: Element, path: str) -> float:
@@ -316,4 +317,4 @@ class VocSubset(Subset):
     @property
     def targets(self) -> np.ndarray:
         """As of `VocDevkit`."""
-        return multi_label_targets(self.annotations, len(self.class_names))
+        return multi_label_targets(self.annotations, self.num_classes)

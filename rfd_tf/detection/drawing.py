@@ -124,7 +124,11 @@ def draw_precision_recall(figures: DetectionFigures, path: str | os.PathLike, ru
     bars_height = 1.0 + 0.24 * (len(figures.class_names) + 1)
     figure = Figure(figsize=(13, 2.4 * rows + bars_height), layout="constrained")
     FigureCanvasAgg(figure)
-    upper, lower = figure.subfigures(2, 1, height_ratios=(2.4 * rows, bars_height))
+    upper, lower = figure.subfigures(
+        2,
+        1,  # type: ignore[misc]
+        height_ratios=(2.4 * rows, bars_height),
+    )
     values = figures.average_precisions(rule)
     _draw_curves(upper.subplots(rows, _COLUMNS, squeeze=False, sharex=True, sharey=True), figures, values)
     _draw_bars(lower.subplots(), figures, values, rule)

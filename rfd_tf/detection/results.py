@@ -181,9 +181,9 @@ def read_voc_results(
 def _result(line: str, place: str) -> tuple:
     match = _RESULT_LINE.fullmatch(line.strip())
     try:
-        name, *values = match.groups()
-        values = [float(value) for value in values]
-    except (AttributeError, ValueError):
+        name, *numbers = match.groups() if match else ()
+        values = [float(number) for number in numbers]
+    except ValueError:
         raise ValueError(f"{place} must be `image score x1 y1 x2 y2`. Received: {line[:80]!r}") from None
     if not (np.abs(values) < np.finfo("float32").max).all():
         raise ValueError(f"{place} has a number that is not finite: {line[:80]!r}")

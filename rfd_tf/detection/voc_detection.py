@@ -180,7 +180,7 @@ def train_detector(
     )
 
     def build(_synchronized: bool, _resumed: bool) -> FastRCNN:
-        num_classes = len(source.class_names)
+        num_classes = source.num_classes
         model = build_detector(config, extractor.model, num_classes, fold)
         model.set_delta_statistics(*delta_statistics(regions, num_classes))
         # Images differ in size, and XLA would compile anew for each.
@@ -292,7 +292,7 @@ def voc_detection(
                 protocol=PROTOCOL,
                 model=extractor.location,
                 figures={"Fast R-CNN": figures},
-                class_names=list(training.class_names),
+                class_names=list(training.class_names or ()),
                 class_counts=[int(count) for count in (training.targets == 1).sum(axis=0)],
                 test_images=len(test),
                 notes=[note for source in (training, test) if (note := clipping_note(source))],
@@ -329,7 +329,7 @@ def _saved(
     prepared = info.preprocessing
     detector = Detector(
         model,
-        images.source.class_names,
+        images.source.class_names or (),
         prepared.mean,
         prepared.std,
         options,

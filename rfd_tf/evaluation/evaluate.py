@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -97,7 +97,7 @@ def evaluate(
 
 def measured(
     name: str,
-    measure: Callable[[Experiment], dict[str, Figures]],
+    measure: Callable[[Experiment], Mapping[str, Figures]],
     config: ConfigDict,
     workdir: str | os.PathLike,
     open_model: Callable[[], FeatureExtractor],
@@ -123,7 +123,7 @@ def measured(
         result = EvaluationResult(
             protocol=name,
             model=extractor.location,
-            figures=figures,
+            figures=dict(figures),
             class_names=list(experiment.class_names),
             class_counts=[int(count) for count in experiment.class_counts],
             test_images=len(experiment.test.valid),

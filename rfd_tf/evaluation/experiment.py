@@ -81,22 +81,22 @@ class Experiment:
     @property
     def training_labels(self) -> np.ndarray:
         """int64, of the images at `training.valid`, in that order."""
-        return self.training.source.labels[self.training.valid]
+        return self.training.labels
 
     @property
     def test_labels(self) -> np.ndarray:
         """int64, of the images at `test.valid`, in that order."""
-        return self.test.source.labels[self.test.valid]
+        return self.test.labels
 
     @property
     def training_targets(self) -> np.ndarray:
         """int8 [N, C] of 1, -1 and 0 (does not count), of the images at `training.valid`, in that order."""
-        return self.training.source.targets[self.training.valid]
+        return self.training.targets
 
     @property
     def test_targets(self) -> np.ndarray:
         """int8 [M, C], of the images at `test.valid`, in that order."""
-        return self.test.source.targets[self.test.valid]
+        return self.test.targets
 
 
 def open_experiment(run: Run, extractor: FeatureExtractor, labels: str = CLASSES) -> Experiment:
@@ -120,7 +120,7 @@ def open_experiment(run: Run, extractor: FeatureExtractor, labels: str = CLASSES
         raise ValueError("`validation.source` is empty: there is nothing to measure on")
     # What is in VOC's format has the same classes in both, in the same order.
     shared = config.data.source in VOC_SOURCES and config.validation.source in VOC_SOURCES
-    classes = training.source.class_names if shared else ()
+    classes = training.source.class_names or () if shared else ()
     test = open_image_set(config.validation, prepared, cache / "skipped_validation.json", classes)
     training.valid = labelled_fraction(
         training.source.labels, training.valid, config.label_fraction, config.label_seed
@@ -175,7 +175,7 @@ def _classes_of_targets(training: ImageSet, test: ImageSet) -> tuple[tuple[str, 
                 f"The {what} images ({images.source.name}) have no multi-label targets: their `source` "
                 f"must be one of {', '.join(VOC_SOURCES)}"
             )
-    return training.source.class_names, (training.source.targets[training.valid] == 1).sum(axis=0)
+    return training.source.class_names or (), (training.targets == 1).sum(axis=0)
 
 
 def _classes(training: ImageSet, test: ImageSet) -> tuple[tuple[str, ...], np.ndarray]:
@@ -185,10 +185,10 @@ def _classes(training: ImageSet, test: ImageSet) -> tuple[tuple[str, ...], np.nd
     num_classes = training.source.num_classes
     names = training.source.class_names or tuple(map(str, range(num_classes)))
     _give_test_the_classes_of_training(test, training)
-    largest = int(test.source.labels[test.valid].max())
+    largest = int(test.labels.max())
     if largest >= num_classes:
         raise ValueError(f"Training has {num_classes} classes; the test images have a label {largest}")
-    return names, class_counts_of(training.source.labels[training.valid], num_classes)
+    return names, class_counts_of(training.labels, num_classes)
 
 
 def _give_test_the_classes_of_training(test: ImageSet, training: ImageSet) -> None:

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal, cast
 
 import numpy as np
 from absl import logging
@@ -39,7 +40,7 @@ def kept_arrays(path: Path, key: str, compute: Callable[[], dict[str, np.ndarray
     found = {name: np.asarray(value) for name, value in compute().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
-        np.savez(file, **{_KEY: np.array(key)}, **found)
+        np.savez(file, **{_KEY: np.array(key)}, **found)  # type: ignore[arg-type]  # NumPy's own flag
     return found
 
 
@@ -103,7 +104,7 @@ def cached_features(
     store = _Store(folder, json.loads(json.dumps(key)), len(images.valid), names, dtype)
     if store.done < store.rows:
         _fill(store, extractor, images, batch_size, transform or (lambda _name, values: values))
-    return store.maps(mode="r")
+    return dict(store.maps(mode="r"))
 
 
 class _Store:
@@ -129,8 +130,9 @@ class _Store:
                 return min(max(state["done"], 0), self.rows)
         return 0
 
-    def maps(self, mode: str) -> dict[str, np.ndarray]:
-        return {name: np.load(self._file(name), mmap_mode=mode, allow_pickle=False) for name in self.names}
+    def maps(self, mode: Literal["r", "r+"]) -> dict[str, np.memmap]:
+        maps = {name: np.load(self._file(name), mmap_mode=mode, allow_pickle=False) for name in self.names}
+        return cast(dict[str, np.memmap], maps)
 
     def create(self, first: dict[str, np.ndarray]) -> None:
         """Files for rows like those of the `first` batch, at full size: a full disk is an error here, and

@@ -71,9 +71,12 @@ def train_whole(
     networks = {}
     task, weight = _localized_rotation(experiment)
 
+    extractor = experiment.extractor
+    assert isinstance(extractor, KerasExtractor)
+
     def make_model(synchronized: bool):
         outputs = [name for name in experiment.extractor.info.outputs if name not in _HEADS]
-        network = network_copy(experiment.extractor.model, outputs, synchronized)
+        network = network_copy(extractor.model, outputs, synchronized)
         trained = keras.Model(network.inputs[0], {feature: network.output[feature]}, name=network.name)
         loss = _one_loss(experiment)
         make_head = partial(_head, trained.output[feature].shape[-1], loss.cosine_head, kernel_initializer)
@@ -198,7 +201,7 @@ def classify(
 
     def network() -> KerasExtractor:
         backbone = build_backbone(config)
-        if config.init:
+        if config.init and initialize is not None:
             initialize(backbone)
         return keras_extractor(
             backbone,

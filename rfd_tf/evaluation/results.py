@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from rfd_tf.files import fits, parse_json, write_text
 from rfd_tf.imbalance import shot_groups
@@ -152,7 +153,7 @@ _TOP = 5
 def classification_figures(
     labels: np.ndarray,
     answers: np.ndarray,
-    class_counts: Sequence[int],
+    class_counts: npt.ArrayLike,
     extra: Mapping[str, float] | None = None,
 ) -> ClassifierFigures:
     """Accuracies and confusion of one classifier.
@@ -173,6 +174,7 @@ def classification_figures(
     from sklearn.metrics import confusion_matrix
 
     labels, answers = np.asarray(labels), np.asarray(answers)
+    class_counts = np.asarray(class_counts)
     num_classes = len(class_counts)
     _check_classes("labels", labels, num_classes)
     has_scores = answers.ndim == 2
@@ -321,7 +323,10 @@ def _class_rows(result: EvaluationResult) -> list[list[str]]:
         if isinstance(figures, MultiLabelFigures)
     }
     body = [
-        [label, *("" if values[row] is None else f"{100 * values[row]:.1f}" for values in found.values())]
+        [
+            label,
+            *("" if (value := values[row]) is None else f"{100 * value:.1f}" for values in found.values()),
+        ]
         for row, label in enumerate(result.class_names)
     ]
     return [["11-point AP in %", *found], *body] if found else []

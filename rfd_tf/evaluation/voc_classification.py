@@ -83,6 +83,7 @@ def _classifier(
     experiment: Experiment, feature: str, frozen: bool, synchronized: bool
 ) -> MultiLabelClassifier:
     extractor, settings = experiment.extractor, experiment.config.voc
+    assert isinstance(extractor, KerasExtractor)
     network = network_copy(extractor.model, [feature], synchronized)
     trunk = keras.Model(network.inputs[0], network.output[feature], name=network.name)
     shape = extractor.info.outputs[feature]
@@ -242,7 +243,7 @@ def _mean_figures(precisions: np.ndarray, costs: Sequence[float]) -> MultiLabelF
     """Of average precisions [samples, costs, rules, C]; the first cost is the one that counts."""
     maps = np.nanmean(precisions, axis=3)
     best = int(maps[:, :, RULES.index("area")].mean(axis=0).argmax())
-    extra = {"samples": len(precisions)}
+    extra: dict[str, float] = {"samples": len(precisions)}
     for number, rule in enumerate(RULES):
         extra[f"{rule}_map_std"] = float(maps[:, 0, number].std())
     for number, rule in enumerate(RULES):

@@ -224,7 +224,7 @@ def compared(
         ParityError: if it is lacking, or of another shape.
     """
     shape = None if actual is None else actual.shape
-    if shape != expected.shape:
+    if actual is None or shape != expected.shape:
         raise ParityError(f"{form}: {output} has shape {shape}, the model's {expected.shape}")
     rows = len(expected), int(np.prod(expected.shape[1:]))
     first, second = (values.astype("float64").reshape(rows) for values in (actual, expected))

@@ -8,7 +8,7 @@ import tempfile
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import apache_beam as beam
 import numpy as np
@@ -23,7 +23,7 @@ from apache_beam.utils.shared import Shared
 from rfd_tf import data
 from rfd_tf.data.image_folder import DECODABLE, has_image_ending, kind_of_file
 from rfd_tf.data.image_list import parse_image_list
-from rfd_tf.features.extract import check_values, close, extract_shard
+from rfd_tf.features.extract import extract_shard
 from rfd_tf.features.extractor import FeatureExtractor
 from rfd_tf.features.images import ImageReader
 from rfd_tf.features.open_extractor import SERVING_SCHEMES
@@ -32,7 +32,9 @@ from rfd_tf.features.store import (
     Settings,
     Skipped,
     Storage,
+    check_values,
     claim,
+    close,
     pending_shards,
     shard_format,
     write_manifest,
@@ -297,6 +299,7 @@ class ExtractShards(beam.DoFn):
         storage, settings = BeamStorage(self._out), self._settings
         if storage.exists(settings.shard_file(number)):
             return  # a retry of what was done
+        assert self._extractor is not None  # `setup` comes before
         listing = json.loads(storage.read(_listing(settings, number)))
         source = BeamFiles(self._root, listing["files"], listing["labels"], settings.class_names)
         reader = ImageReader(source, self._extractor.info.preprocessing, settings.max_pixels)
@@ -319,7 +322,7 @@ class ExtractShards(beam.DoFn):
         return extractor
 
 
-def _write_listing(storage: BeamStorage, source: data.Source, settings: Settings, number: int) -> None:
+def _write_listing(storage: BeamStorage, source: Any, settings: Settings, number: int) -> None:
     rows = settings.rows(number)
     part = slice(rows.start, rows.stop)
     labels = None if source.labels is None else source.labels[part].tolist()
@@ -332,6 +335,6 @@ def _listing(settings: Settings, number: int) -> str:
     return f".listing-{number:05}-of-{settings.num_shards:05}.json"
 
 
-def _root(source: data.Source) -> str:
+def _root(source: Any) -> str:
     root = os.fspath(source.root)
     return root if "://" in root else os.path.abspath(root)

@@ -62,12 +62,17 @@ class ModelInfo:
 
     def to_pixels(self, images: np.ndarray) -> np.ndarray:
         """The uint8 RGB pixels nearest to normalised images of the same shape."""
-        pixels = images * np.float32(self.preprocessing.std) + np.float32(self.preprocessing.mean)
+        pixels = images * np.asarray(self.preprocessing.std, "float32") + np.asarray(
+            self.preprocessing.mean, "float32"
+        )
         return np.clip(np.rint(pixels * 255), 0, 255).astype("uint8")
 
     def normalize(self, pixels: np.ndarray) -> np.ndarray:
         """Normalised float32 images of RGB pixels in 0..255 of the same shape."""
-        mean, std = np.float32(self.preprocessing.mean), np.float32(self.preprocessing.std)
+        mean, std = (
+            np.asarray(self.preprocessing.mean, "float32"),
+            np.asarray(self.preprocessing.std, "float32"),
+        )
         return ((pixels.astype("float32") / np.float32(255) - mean) / std).astype("float32")
 
     def to_json(self) -> str:

@@ -1,10 +1,11 @@
 """The images that features are wanted of, read and prepared."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from rfd_tf import data
@@ -37,7 +38,7 @@ class ImageReader:
         self._example = tf.function(self._prepared, input_signature=[tf.TensorSpec([], tf.int64)])
 
     def batches(
-        self, rows: Sequence[int], batch_size: int
+        self, rows: npt.ArrayLike, batch_size: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray, dict[int, str]]]:
         """The images `rows`, ascending, in order.
 
@@ -148,7 +149,7 @@ def has_class_folders(root: Path) -> bool:
 
 def _open_npz(path: Path, key: str) -> data.Source:
     try:
-        with np.lib.npyio.NpzFile(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
             names = archive.files
     except Exception as error:  # zipfile, zlib and NumPy each have their own for a damaged file
         raise ValueError(f"{path} cannot be read as an .npz file: {error}") from error

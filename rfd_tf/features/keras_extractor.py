@@ -142,7 +142,7 @@ def open_keras(
     model = read_keras(path)
     if facts is not None:
         return _exported(model, ModelInfo.from_json(facts, str(path)), path, feature_maps)
-    if not config:
+    if not config and preprocessing is not None:
         network = named_outputs(model, str(path))
         return keras_extractor(network, preprocessing, str(path), feature_maps=feature_maps, decoupled=False)
     heads = path.with_name(_HEADS)

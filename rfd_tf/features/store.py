@@ -338,7 +338,8 @@ def read_shard(storage: Storage, settings: Settings, number: int, outputs: list[
     skipped = read_skipped(storage, settings, number)
     with storage.open(name) as file, _naming(storage, name):
         columns = shard_format(settings.format).read(file, outputs, settings)
-    return Shard(*columns, skipped)
+    index, paths, labels, features = columns
+    return Shard(index, paths, labels, features, skipped)
 
 
 def read_skipped(storage: Storage, settings: Settings, number: int) -> list[Skipped]:
@@ -476,7 +477,7 @@ def check_values(extractor: FeatureExtractor, outputs: Sequence[str]) -> dict[st
 
 def close(here: dict, there: dict | None) -> bool:
     """Whether `check_values` are of the same weights; each begins with the size of the output."""
-    if not fits(there, dict[str, list[float]]) or here.keys() != there.keys():
+    if there is None or not fits(there, dict[str, list[float]]) or here.keys() != there.keys():
         return False
     return all(
         len(there[name]) == len(values)

@@ -1,10 +1,10 @@
 """Losses on logits or cosines [B, C] and classes: LDAM, class-balanced, focal, logit-adjusted."""
 
 import abc
-from collections.abc import Sequence
 
 import keras
 import numpy as np
+import numpy.typing as npt
 from keras import ops
 
 from rfd_tf.distribution import num_replicas, sum_over_replicas
@@ -134,7 +134,7 @@ class ClassWeightedLoss(ClassLogitsLoss):
     """
 
     def __init__(
-        self, class_counts: Sequence[float], name: str, reduction: str = "sum_over_batch_size", dtype=None
+        self, class_counts: npt.ArrayLike, name: str, reduction: str = "sum_over_batch_size", dtype=None
     ):
         self.class_counts = [float(count) for count in checked_class_counts(class_counts)]
         super().__init__(len(self.class_counts), name, reduction, dtype)
@@ -210,7 +210,7 @@ class LDAMLoss(ClassWeightedLoss):
 
     def __init__(
         self,
-        class_counts: Sequence[float],
+        class_counts: npt.ArrayLike,
         max_margin: float = 0.5,
         scale: float = 30.0,
         name: str = "ldam_loss",
@@ -257,7 +257,7 @@ class ClassBalancedLoss(ClassWeightedLoss):
 
     def __init__(
         self,
-        class_counts: Sequence[float],
+        class_counts: npt.ArrayLike,
         beta: float = 0.9999,
         name: str = "class_balanced_loss",
         reduction: str = "sum_over_batch_size",
@@ -352,7 +352,7 @@ class LogitAdjustedLoss(ClassLogitsLoss):
 
     def __init__(
         self,
-        class_counts: Sequence[float],
+        class_counts: npt.ArrayLike,
         tau: float = 1.0,
         name: str = "logit_adjusted_loss",
         reduction: str = "sum_over_batch_size",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
+import numpy.typing as npt
 
 from rfd_tf.losses.classification import ClassBalancedLoss, FocalLoss, LDAMLoss, LogitAdjustedLoss
 
@@ -39,7 +40,7 @@ class ClassifierLoss:
 
 def classifier_loss(
     name: str,
-    class_counts: Sequence[int],
+    class_counts: npt.ArrayLike,
     *,
     max_margin: float = 0.5,
     scale: float = 30.0,

@@ -29,7 +29,7 @@ def nearest_neighbours(
     if k < 1:
         raise ValueError(f"`k` must be >= 1. Received: {k=}")
     leave_one_out = queries is None
-    queries = reference if leave_one_out else queries
+    queries = reference if queries is None else queries
     if reference.ndim != 2 or queries.ndim != 2 or reference.shape[1] != queries.shape[1]:
         raise ValueError(
             "Reference and queries must be [N, D] and [M, D]. "

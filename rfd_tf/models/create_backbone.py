@@ -1,6 +1,7 @@
 """Backbones by name, for configs and commands."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -47,7 +48,7 @@ def create_backbone(
             f"`norm_scale_init` must be one of {NORM_SCALE_INITS}. Received: {norm_scale_init!r}"
         )
     asked = {"feature_names": feature_names, "width": width, "dense_width": dense_width}
-    options = {option: value for option, value in asked.items() if value}
+    options: dict[str, Any] = {option: value for option, value in asked.items() if value}
     if name.startswith(_APPLICATIONS):
         backbone = _application(name.removeprefix(_APPLICATIONS), input_shape, **options)
     elif name == "alexnet":

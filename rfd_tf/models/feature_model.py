@@ -48,7 +48,7 @@ def feature_model(
     if taken := [name for name in feature_maps if name in RESERVED]:
         raise ValueError(f"A feature map cannot be named {taken[0]!r}: that is an output of every model")
     names = check_feature_names(
-        dict.fromkeys([feature_name, *feature_maps]),
+        list(dict.fromkeys([feature_name, *feature_maps])),
         list(dict.fromkeys([*backbone.output, *(layer.name for layer in backbone.layers)])),
     )
     found = select_features(backbone, names)

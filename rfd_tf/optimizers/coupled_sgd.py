@@ -152,7 +152,7 @@ class CoupledSGD(keras.optimizers.Optimizer):
         }
 
 
-def _positions(entries: Sequence[int | str], variables: Sequence[keras.Variable]) -> list[int]:
+def _positions(entries: Sequence[int | str], variables: Sequence[keras.Variable]) -> list[int | str]:
     """Those of `variables` that `entries` mean."""
     found = {entry for entry in entries if isinstance(entry, int)}
     if beyond := found - set(range(len(variables))):

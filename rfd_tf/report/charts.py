@@ -280,11 +280,11 @@ def point_groups(section: MapSection) -> list[PointGroup]:
     places = _places(section.points)
     if section.labels is None:
         return [_group("images", 0, places, 0)]
-    coloured = _coloured(section)
+    coloured, names = _coloured(section), section.class_names or []
     rest = places[~np.isin(section.labels, list(coloured))]
     groups = [_group("other classes", None, rest, 0)] if len(rest) else []
     for label, colour in coloured.items():
-        groups.append(_group(section.class_names[label], colour, places[section.labels == label], colour))
+        groups.append(_group(names[label], colour, places[section.labels == label], colour))
     return groups
 
 
@@ -312,7 +312,8 @@ def _places(points: np.ndarray) -> np.ndarray:
 
 def _coloured(section: MapSection) -> dict[int, int]:
     """class -> colour of the classes with the most points, in the order of the classes."""
-    counts = np.bincount(section.labels, minlength=len(section.class_names))
+    labels = np.asarray(section.labels, "int64")
+    counts = np.bincount(labels, minlength=len(section.class_names or ()))
     largest = np.argsort(-counts, kind="stable")[:MAX_COLOURS]
     return {int(label): colour for colour, label in enumerate(sorted(largest)) if counts[label]}
 

@@ -293,7 +293,7 @@ class _Collection:
         images = self.run.images.get(TRAINING)
         if images is None or images.source.labels is None:
             return None
-        return class_counts_of(images.source.labels[images.valid], images.source.num_classes)
+        return class_counts_of(images.labels, images.source.num_classes)
 
     def _knn(self, samples: dict[str, Sample], counts, control: bool):
         """The kNN figures and the control's accuracy; None each where they cannot be had."""

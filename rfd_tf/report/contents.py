@@ -148,7 +148,7 @@ class KeyFigure:
 
 @dataclasses.dataclass(frozen=True)
 class DataFacts:
-    """Images of a run: their part in it, where they are, how many; None where they cannot be opened."""
+    """Images of a run: their part in it, where they are, how many (None where they cannot be opened)."""
 
     role: str
     location: str

@@ -43,6 +43,7 @@ def best_of(results: dict[str, EvaluationResult], protocol: str) -> tuple[str, s
         for name, result in results.items()
         if result.protocol == protocol and not is_control(result)
         for classifier, figures in result.figures.items()
+        if isinstance(figures, ClassifierFigures)
     ]
     return max(found, key=lambda entry: entry[2].top1, default=None)
 
@@ -50,9 +51,10 @@ def best_of(results: dict[str, EvaluationResult], protocol: str) -> tuple[str, s
 def control_of(results: dict[str, EvaluationResult], protocol: str, classifier: str) -> float | None:
     """Top-1 of the same classifier on an untrained control, where that was measured."""
     found = [
-        result.figures[classifier].top1
-        for name, result in results.items()
-        if is_control(result) and result.protocol == protocol and classifier in result.figures
+        figures.top1
+        for result in results.values()
+        if is_control(result) and result.protocol == protocol
+        if isinstance(figures := result.figures.get(classifier), ClassifierFigures)
     ]
     return found[0] if found else None
 
@@ -73,8 +75,9 @@ def choose_classifier(results: dict[str, EvaluationResult]) -> ClassifierSection
     others = [
         (name, classifier, figures)
         for name, result in results.items()
-        if result.protocol != ROTATION and not result.is_multi_label and not is_control(result)
+        if result.protocol != ROTATION and not is_control(result)
         for classifier, figures in result.figures.items()
+        if isinstance(figures, ClassifierFigures)
     ]
     chosen = best_of(results, LINEAR) or next(iter(others), None)
     if chosen is None:
@@ -195,8 +198,8 @@ def knn_section(
             f"weighted kNN made for this page: {len(queries)} {queries.source} images, classified {how}, "
             f"k = {k}, temperature {config.knn.temperature:g}."
         ),
-        figures=classification_figures(queries.labels, predicted, class_counts),
-        class_names=list(queries.class_names),
+        figures=classification_figures(np.asarray(queries.labels), predicted, class_counts),
+        class_names=list(queries.class_names or ()),
         class_counts=class_counts.tolist(),
         test_images=len(queries),
     )

@@ -42,7 +42,9 @@ class Sample:
 
     def label_name(self, row: int) -> str | None:
         """The name of the class of image `row`."""
-        return None if self.labels is None else self.class_names[self.labels[row]]
+        if self.labels is None or self.class_names is None:
+            return None
+        return self.class_names[self.labels[row]]
 
 
 def take_sample(
@@ -126,7 +128,8 @@ def thumbnails_of(to_pixels: Callable[[np.ndarray], np.ndarray], images: np.ndar
     if pixels.shape[1] <= THUMBNAIL:
         return pixels
     size = (THUMBNAIL, THUMBNAIL)
-    return np.stack([Image.fromarray(image).resize(size, Image.Resampling.LANCZOS) for image in pixels])
+    shrunk = [Image.fromarray(image).resize(size, Image.Resampling.LANCZOS) for image in pixels]
+    return np.stack([np.asarray(image) for image in shrunk])
 
 
 def _pass(extractor, feature, image_set, source, indices) -> tuple[np.ndarray, np.ndarray]:

@@ -62,7 +62,7 @@ def _chosen_queries(queries: Sample, class_counts: np.ndarray | None) -> list[tu
         return [(int(row), None) for row in order[:WITHOUT_GROUPS]]
     groups = {name: classes for name, classes in shot_groups(class_counts).items() if len(classes)}
     each = PER_GROUP if len(groups) > 1 else WITHOUT_GROUPS
-    chosen = []
+    chosen: list[tuple[int, str | None]] = []
     for name, classes in groups.items():
         of_group = order[np.isin(queries.labels[order], classes)]
         # Images of classes that have not had their turn come first.

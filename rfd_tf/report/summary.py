@@ -84,7 +84,9 @@ def _labelled_features(backbone, images: ImageSet, config: ConfigDict) -> tuple[
     features, index = extract_features(
         backbone, evaluation_batches(images, config.batch_size), measured_feature(config)
     )
-    return features, images.source.labels[index]
+    labels = images.source.labels
+    assert labels is not None
+    return features, labels[index]
 
 
 def _most_agnostic(config: ConfigDict, images: ImageSet, count: int = 16):

@@ -149,7 +149,7 @@ def measuring_callbacks(
     examples = _example_images(training)
     measuring = [callbacks.CollapseMonitor(examples, config.on_collapse)]
     if validation is not None and validation.source.labels is not None and config.knn.every_epochs:
-        measuring.append(_knn_monitor(config, validation))
+        measuring.append(_knn_monitor(config, validation, validation.source.labels))
     if config.tensorboard:
         summaries = callbacks.TrainingSummaries(workdir / "tensorboard", examples[:_SHOWN_EXAMPLES])
         measuring.append(summaries)
@@ -169,7 +169,7 @@ def _example_images(images: ImageSet) -> np.ndarray:
     return features["image"].numpy()
 
 
-def _knn_monitor(config: ConfigDict, validation: ImageSet) -> callbacks.KNNMonitor:
+def _knn_monitor(config: ConfigDict, validation: ImageSet, labels: np.ndarray) -> callbacks.KNNMonitor:
     chosen = validation.valid
     if len(chosen) > config.knn.max_images:
         chosen = chosen[np.linspace(0, len(chosen) - 1, config.knn.max_images).astype("int64")]
@@ -178,7 +178,7 @@ def _knn_monitor(config: ConfigDict, validation: ImageSet) -> callbacks.KNNMonit
     ).map(lambda features, _label: features)
     return callbacks.KNNMonitor(
         batches,
-        validation.source.labels,
+        labels,
         measured_feature(config),
         config.knn.every_epochs,
         config.knn.k,

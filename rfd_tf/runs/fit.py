@@ -120,13 +120,12 @@ def _all_callbacks(run: Run, training: Training, model: keras.Model, checkpoint)
         measuring = training.measuring_callbacks
         acting += measuring() if measuring else tensorboard_callbacks(run)
         acting.append(keras.callbacks.CSVLogger(str(run.workdir / HISTORY_FILE), append=True))
-    any_worker = None
-    if run.config.strategy == "multi_worker":
 
-        def any_worker(asked: bool) -> bool:
-            return bool(distribution.gather_over_workers(run.strategy, [asked]).any())
+    def any_worker(asked: bool) -> bool:
+        return bool(distribution.gather_over_workers(run.strategy, [asked]).any())
 
-    return [*acting, StopOnNonFinite(checkpoint), checkpoint, GracefulStop(checkpoint, any_worker)]
+    stop = GracefulStop(checkpoint, any_worker if run.config.strategy == "multi_worker" else None)
+    return [*acting, StopOnNonFinite(checkpoint), checkpoint, stop]
 
 
 def _fit_epochs(run: Run, training: Training, checkpoint, callbacks: Callbacks, span) -> None:

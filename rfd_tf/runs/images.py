@@ -41,6 +41,18 @@ class ImageSet:
     valid: np.ndarray
     skipped: list[tuple[str, str]]
 
+    @property
+    def labels(self) -> np.ndarray:
+        """int64, of the images at `valid`, in that order; ValueError where there are none."""
+        if self.source.labels is None:
+            raise ValueError(f"{self.source.name} has no labels")
+        return self.source.labels[self.valid]
+
+    @property
+    def targets(self) -> np.ndarray:
+        """int8 [N, C] of 1, -1 and 0 (does not count), of the images at `valid`; of VOC's sources."""
+        return self.source.targets[self.valid]  # type: ignore[attr-defined]
+
     def name_bad_image(self, error: tf.errors.OpError, indices: np.ndarray) -> None:
         """Raise `BadImageError` from `error` where one of the images at `indices` cannot be read."""
         if bad := data.first_bad_image(self.source, np.unique(indices)):
@@ -105,7 +117,7 @@ def name_bad_image(
 
 def check_same_on_all_workers(images: ImageSet, strategy) -> None:
     """Raise ValueError where workers would train on different lists of images."""
-    checksum = zlib.crc32(np.ascontiguousarray(images.valid))
+    checksum = zlib.crc32(np.ascontiguousarray(images.valid).data)
     found = distribution.gather_over_workers(strategy, [len(images.source), len(images.valid), checksum])
     if len(np.unique(found, axis=0)) > 1:
         counts = ", ".join(f"worker {i}: {usable} of {n}" for i, (n, usable, _) in enumerate(found))
@@ -141,7 +153,8 @@ def open_image_set(
     if long_tail and long_tail.profile:
         source = data.long_tailed(source, long_tail.ratio, long_tail.profile, long_tail.seed)
     preprocessing = dataclasses.replace(preprocessing, exif_orientation=config.exif_orientation)
-    valid, skipped = np.arange(len(source)), []
+    valid = np.arange(len(source))
+    skipped: list[tuple[str, str]] = []
     if config.on_error == "skip":
         valid, skipped = data.valid_indices(source, cache_file)
     return ImageSet(source, preprocessing, valid, skipped)

@@ -72,7 +72,7 @@ class ImageInputs(Inputs):
         self.training = training
         self.test = test
         self.to_examples = to_examples or (lambda dataset: dataset)
-        self.test_labels = test.source.labels[test.valid] if test_labels is None else test_labels
+        self.test_labels = test.labels if test_labels is None else test_labels
         self.sampling = sampling
         self.rotate_locally = rotate_locally
         self.num_examples = len(training.valid)  # images, as `batch_size` counts them
@@ -171,13 +171,12 @@ def rotation_inputs(training: ImageSet, test: ImageSet) -> ImageInputs:
 
 def multi_label_inputs(training: ImageSet, test: ImageSet) -> ImageInputs:
     """Images that show any number of classes, of sources with `targets` [N, C] as of `MultiLabelLoss`."""
-    targets = data.host_constant(training.source.targets)
+    targets = data.host_constant(training.source.targets)  # type: ignore[attr-defined]
 
     def with_targets(features, *_label):
         return {"image": features["image"]}, tf.gather(targets, features["index"])
 
-    test_targets = test.source.targets[test.valid]
-    return ImageInputs(training, test, lambda dataset: dataset.map(with_targets), test_targets)
+    return ImageInputs(training, test, lambda dataset: dataset.map(with_targets), test.targets)
 
 
 def image_crops(

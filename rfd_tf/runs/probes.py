@@ -36,13 +36,14 @@ def fit_probes(
             strategy's scope.
         rate_factor: of the rate of an unfrozen backbone, over that of the probes.
     """
-    config, losses = run.config, {}
+    config = run.config
+    losses: dict[str, ClassifierLoss] = {}
 
     def build(synchronized: bool, _resumed: bool) -> ProbedModel:
         model, made = make_model(synchronized)
         losses.update(made)
         model.compile(_built_optimizer(run, inputs, model))
-        if rate_factor != 1:
+        if rate_factor != 1 and model.backbone is not None:
             model.optimizer.scale_rates(model.backbone.trainable_variables, rate_factor)
         return model
 

@@ -116,7 +116,7 @@ def _predict_fold(run: Run, images: ImageSet, held_out: np.ndarray, initialize) 
 
 def _rotnet(config: ConfigDict, synchronized: bool, initialize: Callable | None):
     backbone = build_backbone(config, synchronized)
-    if config.init:
+    if config.init and initialize is not None:
         initialize(backbone)
     feature = config.backbone.feature
     check_feature_names([feature], list(backbone.output))

@@ -5,6 +5,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -46,7 +47,7 @@ class Run:
 
     config: ConfigDict
     workdir: Path
-    strategy: tf.distribute.Strategy | None = None
+    strategy: Any = None
     worker: int = 0
     command: str = ""
 

@@ -11,7 +11,7 @@ import filelock
 import numpy as np
 from ml_collections import ConfigDict
 
-from rfd_tf.configs import base
+from rfd_tf.configs import base  # type: ignore[attr-defined]  # of the folder at the top
 from rfd_tf.configs.classify import classify
 from rfd_tf.files import FORMER_VALUES, differences, fits, parse_json, write_text
 
@@ -98,7 +98,7 @@ def trim_history(path: Path, epochs: int) -> None:
 
 def _is_row_below(line: str, header: list[str], epochs: int) -> bool:
     row = _cells(line)
-    return bool(row) and len(row) == len(header) and _EPOCH.fullmatch(row[0]) and int(row[0]) < epochs
+    return bool(row) and len(row) == len(header) and bool(_EPOCH.fullmatch(row[0])) and int(row[0]) < epochs
 
 
 def _cells(line: str) -> list[str]:
@@ -113,7 +113,7 @@ def read_history(path: Path) -> dict[str, np.ndarray]:
     with open(path, encoding="utf-8", errors="replace", newline="") as file:
         try:
             reader = csv.DictReader(file)
-            names, rows = reader.fieldnames, list(reader)
+            names, rows = reader.fieldnames or [], list(reader)
         except csv.Error as error:
             raise ValueError(f"{path} is no CSV table ({error})") from error
     if not rows:

@@ -349,10 +349,12 @@ class ServingClient:
 
     def _connected(self, credentials: Credentials) -> Transport:
         if self.address.is_grpc:  # loads TensorFlow
-            from rfd_tf.serving.grpc_transport import GrpcTransport as Protocol
-        else:
-            from rfd_tf.serving.rest_transport import RestTransport as Protocol
-        return Protocol(self.address, credentials, self.max_message_bytes)
+            from rfd_tf.serving.grpc_transport import GrpcTransport
+
+            return GrpcTransport(self.address, credentials, self.max_message_bytes)
+        from rfd_tf.serving.rest_transport import RestTransport
+
+        return RestTransport(self.address, credentials, self.max_message_bytes)
 
     @property
     def _open(self) -> Transport:

@@ -113,7 +113,7 @@ def test_unlabelled_accepts_one_class_and_keeps_the_order(tmp_path):
     assert source.files == ("only/1.jpg", "only/2.jpg")
     assert source.labels is None
     assert source.class_names is None
-    assert source.num_classes is None
+    assert source.num_classes == 0
 
 
 @pytest.mark.parametrize("kind", [ImageFolder, FlatFolder])
