@@ -45,12 +45,11 @@ def source(folder: Path):
 
 
 def batches(folder: Path, epochs: int, fast: bool = False, batch_size: int = BATCH, num_negatives: int = 0):
-    from rfd_tf.data import Preprocessing, training_dataset
+    from rfd_tf.data import Preprocessing, Schedule, training_dataset
 
-    recipe = Preprocessing(SIDE, fast_decoding=fast)
-    return training_dataset(
-        source(folder), recipe, batch_size=batch_size, seed=0, epochs=epochs, num_negatives=num_negatives
-    )
+    images, recipe = source(folder), Preprocessing(SIDE, fast_decoding=fast)
+    schedule = Schedule(np.arange(len(images)), 0, batch_size, epochs)
+    return training_dataset(images, recipe, schedule, num_negatives=num_negatives)
 
 
 def ours(folder: Path, fast: bool):

@@ -7,6 +7,7 @@ A file of layer 0, so that losses and layers can talk to the other replicas; it 
 """
 
 import contextlib
+import dataclasses
 import functools
 import os
 from collections.abc import Callable
@@ -71,18 +72,48 @@ def worker_index(strategy) -> int:
     return resolver.task_id + ("chief" in resolver.cluster_spec().jobs)
 
 
-def distribute_dataset(strategy, make_dataset: Callable):
-    """`make_dataset(num_workers, worker_index, replicas_per_worker)` for this strategy's `model.fit`.
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Which part of every global batch a worker prepares, for so many replicas.
+
+    Raises:
+        ValueError: on a number out of range.
+    """
+
+    num_workers: int = 1
+    worker_index: int = 0
+    replicas_per_worker: int = 1
+
+    def __post_init__(self):
+        for name in ("num_workers", "replicas_per_worker"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1. Received: {name}={getattr(self, name)}")
+        if not 0 <= self.worker_index < self.num_workers:
+            raise ValueError(
+                f"`worker_index` must be in [0, num_workers={self.num_workers}). "
+                f"Received: worker_index={self.worker_index}"
+            )
+
+    @property
+    def num_replicas(self) -> int:
+        """Of all workers."""
+        return self.num_workers * self.replicas_per_worker
+
+
+def distribute_dataset(strategy, make_dataset: Callable[[Share], object]):
+    """`make_dataset(share)` for this strategy's `model.fit`.
 
     The function gives each worker's share in batches for one replica; nothing is sharded or re-batched behind
     its back.
     """
     if strategy.num_replicas_in_sync == 1:
-        return make_dataset(1, 0, 1)
+        return make_dataset(Share())
 
     def of_context(context):
         replicas_per_worker = context.num_replicas_in_sync // context.num_input_pipelines
-        return make_dataset(context.num_input_pipelines, context.input_pipeline_id, replicas_per_worker)
+        return make_dataset(
+            Share(context.num_input_pipelines, context.input_pipeline_id, replicas_per_worker)
+        )
 
     return strategy.distribute_datasets_from_function(of_context)
 

@@ -16,7 +16,7 @@ from rfd_tf.data.pipeline import (
 )
 from rfd_tf.data.preprocessing import Preprocessing
 from rfd_tf.data.rotation_probabilities import load_rotation_probabilities, save_rotation_probabilities
-from rfd_tf.data.schedule import steps_per_epoch, training_indices
+from rfd_tf.data.schedule import Schedule, steps_per_epoch, training_indices
 from rfd_tf.data.source import Source, Subset, host_constant, long_tailed
 from rfd_tf.data.tfds_source import TfdsSource
 from rfd_tf.data.voc import VOC_CLASSES, VocDevkit, VocError
@@ -35,6 +35,7 @@ __all__ = [
     "ImageFolder",
     "ImageList",
     "Preprocessing",
+    "Schedule",
     "Source",
     "Subset",
     "TfdsSource",

@@ -79,7 +79,8 @@ class VocTfds(TfdsSource):
         found = [self._found[row] for row in self._order]
         del self._found
         self.class_names = VOC_CLASSES
-        self.names = tuple(os.path.splitext(file.decode())[0] for file in self._names or ())
+        assert self._names is not None  # `file_name_key` is there
+        self.names = tuple(os.path.splitext(file.decode())[0] for file in self._names)
         self.annotations = tuple(
             _annotation(self.describe(row), boxes, *entry) for row, entry in enumerate(found)
         )

@@ -29,22 +29,14 @@ RAM_BUDGET = 4 * 2**30  # bytes that tf.data's own tuning may fill with buffers
 def training_dataset(
     source: Source,
     preprocessing: Preprocessing,
+    schedule: Schedule,
     *,
-    batch_size: int,
-    seed: int,
-    epochs: int,
-    start_step: int = 0,
     num_negatives: int = 0,
     with_labels: bool = False,
-    valid_indices: np.ndarray | None = None,
-    sampling_weights: np.ndarray | None = None,
     rotate_locally: str = "",
-    num_workers: int = 1,
-    worker_index: int = 0,
-    replicas_per_worker: int = 1,
     parallel_calls: int = tf.data.AUTOTUNE,
 ) -> tf.data.Dataset:
-    """Shuffled, augmented batches from `start_step` to the end of the last epoch.
+    """Shuffled, augmented batches from the schedule's first step to the end of its last epoch.
 
     Step s is the s-th global batch, counted from 0 over all epochs. Each worker gets its rows of every global
     batch, each replica its rows of the worker's, in turn: the batches of all replicas of all workers, put
@@ -53,48 +45,29 @@ def training_dataset(
     Args:
         source: the images, N of them.
         preprocessing: how an image becomes an input of side S; with `crops=2`, two of them.
-        batch_size: images in a global batch.
-        seed: any integer in [-2**63, 2**63).
-        epochs: passes over the images.
-        start_step: first global step to give; the steps before it cost nothing.
+        schedule: which images come when. Its seed, any integer in [-2**63, 2**63), is that of everything
+            random; steps before its `start_step` cost nothing.
         num_negatives: K instance indices to draw for each image, uniformly from all N; 0 for none.
         with_labels: whether to give labels too.
-        valid_indices: int64; the images to use, all by default. Their indices stay the source's.
-        sampling_weights: [M] for the M images to use, not negative: an epoch then is M draws with
-            replacement, each image with a probability proportional to its weight. By default every
-            image comes once.
         rotate_locally: "explicit" or "implicit": turn a patch of each image, as of `localized_rotation`.
-        num_workers: processes that share each global batch.
-        worker_index: which of them this is.
-        replicas_per_worker: devices that share the worker's rows.
         parallel_calls: images prepared at once.
 
     Returns:
         A dataset of `{"image": float32 [b, S, S, 3], "index": int64 [b]}`, with `"negatives"` int32 [b, K]
         if any and `"localized_rotation"` int32 [b] if asked for, or of (that, labels int64 [b]); b is
-        batch_size / num_workers / replicas_per_worker. With two crops also `"second_image"`, like `"image"`:
+        the share of one replica. With two crops also `"second_image"`, like `"image"`:
         another crop of the same image, augmented independently. The first is what one crop gives.
 
     Raises:
-        ValueError: on a batch that cannot be shared equally, a source smaller than the batch, labels that the
-            source does not have, or a number out of range.
+        ValueError: on images that the source does not have, labels that it does not have, or a number out of
+            range.
     """
     if num_negatives < 0:
         raise ValueError(f"`num_negatives` must not be negative. Received: num_negatives={num_negatives}")
     if rotate_locally:
         check_localized_rotation(rotate_locally, preprocessing.image_size)
-    valid = _rows(source, valid_indices)
-    schedule = Schedule(
-        valid,
-        seed,
-        batch_size,
-        epochs,
-        start_step,
-        num_workers,
-        worker_index,
-        replicas_per_worker,
-        sampling_weights,
-    )
+    checked_rows(schedule.valid, len(source))
+    seed = schedule.seed
     labels = _labels(source) if with_labels else None
 
     def example(position: tf.Tensor):
@@ -117,7 +90,7 @@ def training_dataset(
     dataset = tf.data.Dataset.range(*schedule.positions())
     dataset = dataset.map(example, num_parallel_calls=parallel_calls, deterministic=True)
     dataset = dataset.batch(schedule.replica_batch, drop_remainder=True)
-    return finished(dataset, replicas_per_worker)
+    return finished(dataset, schedule.share.replicas_per_worker)
 
 
 def evaluation_dataset(

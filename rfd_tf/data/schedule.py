@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from rfd_tf.data.source import checked_rows, host_constant
+from rfd_tf.distribution import Share
 
 # Independent random streams.
 ORDER, AUGMENTATION, NEGATIVES, SAMPLING, LOCALIZED_ROTATION, TEST_CROPS, SECOND_CROP = range(7)
@@ -67,9 +68,7 @@ class Schedule:
         batch_size: images in a global batch, M at most; workers and replicas share it equally.
         epochs: passes over the images.
         start_step: first global step.
-        num_workers: workers.
-        worker_index: which of them this is.
-        replicas_per_worker: replicas of each worker.
+        share: of this worker; all by default.
         sampling_weights: [M], not negative, with a positive sum: images are drawn by them, with
             replacement, M an epoch; None: each comes once an epoch.
 
@@ -82,25 +81,17 @@ class Schedule:
     batch_size: int
     epochs: int
     start_step: int = 0
-    num_workers: int = 1
-    worker_index: int = 0
-    replicas_per_worker: int = 1
+    share: Share = Share()  # noqa: RUF009  it is frozen
     sampling_weights: np.ndarray | None = None
 
     def __post_init__(self):
-        for name in ("epochs", "num_workers", "replicas_per_worker"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1. Received: {name}={getattr(self, name)}")
-        if not 0 <= self.worker_index < self.num_workers:
+        if self.epochs < 1:
+            raise ValueError(f"`epochs` must be at least 1. Received: epochs={self.epochs}")
+        if self.batch_size % self.share.num_replicas:
             raise ValueError(
-                f"`worker_index` must be in [0, num_workers={self.num_workers}). "
-                f"Received: worker_index={self.worker_index}"
-            )
-        if self.batch_size % (self.num_workers * self.replicas_per_worker):
-            raise ValueError(
-                f"`batch_size` must be a multiple of {self.num_workers * self.replicas_per_worker}, so that "
-                f"{self.num_workers} worker(s) with {self.replicas_per_worker} replica(s) each share it "
-                f"equally. Received: batch_size={self.batch_size}"
+                f"`batch_size` must be a multiple of {self.share.num_replicas}, so that "
+                f"{self.share.num_workers} worker(s) with {self.share.replicas_per_worker} replica(s) each "
+                f"share it equally. Received: batch_size={self.batch_size}"
             )
         if not 0 <= self.start_step <= self.epochs * self.steps:
             raise ValueError(
@@ -127,12 +118,12 @@ class Schedule:
     @property
     def worker_batch(self) -> int:
         """Rows of a global batch that one worker prepares."""
-        return self.batch_size // self.num_workers
+        return self.batch_size // self.share.num_workers
 
     @property
     def replica_batch(self) -> int:
         """Rows of a global batch that one replica gets."""
-        return self.worker_batch // self.replicas_per_worker
+        return self.worker_batch // self.share.replicas_per_worker
 
     def positions(self) -> tuple[int, int]:
         """The worker's positions: first, and one after the last."""
@@ -142,7 +133,7 @@ class Schedule:
         """(epoch, instance index) at one of the worker's positions; int64 scalars, eagerly or in a graph."""
         step, row = position // self.worker_batch, position % self.worker_batch
         epoch = step // self.steps
-        place = (step % self.steps) * self.batch_size + self.worker_index * self.worker_batch + row
+        place = (step % self.steps) * self.batch_size + self.share.worker_index * self.worker_batch + row
         rank = self._drawn(epoch, place) if self.sampling_weights is not None else self._ranked(epoch, place)
         return epoch, tf.gather(host_constant(self.valid), rank)
 

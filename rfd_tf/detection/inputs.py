@@ -14,11 +14,11 @@ from rfd_tf.data.augmentation import decode, pick, uniform
 from rfd_tf.data.pipeline import finished
 from rfd_tf.data.preprocessing import Preprocessing
 from rfd_tf.data.schedule import AUGMENTATION, Schedule, stream
-from rfd_tf.data.voc import VocDevkit
 from rfd_tf.detection import boxes as box_functions
 from rfd_tf.detection.boxes import Regions, sample_regions, scale_factor, scaled_boxes, scaled_image
 from rfd_tf.detection.mat_files import read_mat
 from rfd_tf.detection.proposals import ProposalError, SelectiveSearch, load_proposals, propose
+from rfd_tf.distribution import Share
 from rfd_tf.files import atomic_file
 from rfd_tf.image_header import encoded_size
 
@@ -171,7 +171,7 @@ FILLS = -1  # label of a region that only fills the batch
 
 
 def detection_batches(
-    source: VocDevkit,
+    source: VocSource,
     regions: Sequence[Regions],
     preprocessing: Preprocessing,
     *,
@@ -184,9 +184,7 @@ def detection_batches(
     scales: Sequence[int] = SCALES,
     longest: int = LONGEST,
     exif_orientation: bool = False,
-    num_workers: int = 1,
-    worker_index: int = 0,
-    replicas_per_worker: int = 1,
+    share: Share = Share(),  # noqa: B008  it is frozen
 ) -> tf.data.Dataset:
     """Shuffled images, one half of them mirrored, each at a scale and with regions drawn for it.
 
@@ -197,7 +195,7 @@ def detection_batches(
         regions: of each image.
         preprocessing: its mean and deviation are used.
         seed, epochs, start_step: as of `data.training_dataset`.
-        num_workers, worker_index, replicas_per_worker: as well.
+        share: of this worker; all by default.
         batch_size: images in a global batch.
         num_regions: regions in a global batch, the same number for each image.
         foreground_share: of the regions, at most.
@@ -217,16 +215,7 @@ def detection_batches(
         raise ValueError(f"There are {len(source)} images, and regions of {len(regions)}")
     check_regions(batch_size, num_regions, foreground_share)
     check_scales(scales, longest)
-    schedule = Schedule(
-        np.arange(len(source)),
-        seed,
-        batch_size,
-        epochs,
-        start_step,
-        num_workers,
-        worker_index,
-        replicas_per_worker,
-    )
+    schedule = Schedule(np.arange(len(source)), seed, batch_size, epochs, start_step, share)
     per_image = num_regions // batch_size
 
     def drawn(index, flip, scale, seed_pair):
@@ -273,7 +262,7 @@ def detection_batches(
     dataset = tf.data.Dataset.range(*schedule.positions())
     dataset = dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     dataset = dataset.padded_batch(schedule.replica_batch, drop_remainder=True)
-    return finished(dataset, replicas_per_worker)
+    return finished(dataset, share.replicas_per_worker)
 
 
 def _drawn(source, regions, index, flip, scale, seed_pair, count, foreground_share, longest):

@@ -188,7 +188,7 @@ def train_detector(
         return model
 
     def batches(start_step: int, _epochs: int):
-        def make(num_workers, worker_index, replicas_per_worker):
+        def make(share: distribution.Share):
             return detection_batches(
                 source,
                 regions,
@@ -202,9 +202,7 @@ def train_detector(
                 scales=tuple(config.scales),
                 longest=config.longest,
                 exif_orientation=images.exif_orientation,
-                num_workers=num_workers,
-                worker_index=worker_index,
-                replicas_per_worker=replicas_per_worker,
+                share=share,
             )
 
         return distribution.distribute_dataset(run.strategy, make)

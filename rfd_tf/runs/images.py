@@ -177,19 +177,10 @@ def training_batches(images: ImageSet, config: ConfigDict, strategy, start_step:
     """
     num_negatives = negatives_per_image(config, len(images.source))
 
-    def make(num_workers, worker_index, replicas_per_worker):
+    def make(share: distribution.Share):
+        schedule = data.Schedule(images.valid, config.seed, config.batch_size, epochs, start_step, share)
         return data.training_dataset(
-            images.source,
-            images.preprocessing,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            epochs=epochs,
-            start_step=start_step,
-            num_negatives=num_negatives,
-            valid_indices=images.valid,
-            num_workers=num_workers,
-            worker_index=worker_index,
-            replicas_per_worker=replicas_per_worker,
+            images.source, images.preprocessing, schedule, num_negatives=num_negatives
         )
 
     return distribution.distribute_dataset(strategy, make)
@@ -215,8 +206,8 @@ def validation_batches(images: ImageSet, config: ConfigDict, strategy, num_insta
         negatives = tf.map_fn(draw, features["index"], fn_output_signature=tf.int32)
         return {**features, "negatives": negatives}
 
-    def make(*place):
-        indices, batch = validation_share(images.valid, config.batch_size, *place)
+    def make(share: distribution.Share):
+        indices, batch = validation_share(images.valid, config.batch_size, share)
         dataset = data.evaluation_dataset(images.source, images.preprocessing, batch, indices)
         return dataset.map(with_negatives, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
@@ -224,14 +215,14 @@ def validation_batches(images: ImageSet, config: ConfigDict, strategy, num_insta
 
 
 def validation_share(
-    indices: np.ndarray, batch_size: int, num_workers: int, worker_index: int, replicas_per_worker: int
+    indices: np.ndarray, batch_size: int, share: distribution.Share
 ) -> tuple[np.ndarray, int]:
     """(indices of the validation examples that a worker takes, examples in a batch of one replica).
 
     Raises:
         ValueError: where several replicas share less than a batch.
     """
-    replicas = num_workers * replicas_per_worker
+    workers, replicas = share.num_workers, share.num_replicas
     if replicas > 1:
         if len(indices) < batch_size:
             raise ValueError(
@@ -239,5 +230,5 @@ def validation_share(
                 f"{len(indices)} images, `batch_size` is {batch_size}"
             )
         whole = indices[: len(indices) // batch_size * batch_size]
-        indices = whole.reshape(-1, num_workers, batch_size // num_workers)[:, worker_index].ravel()
+        indices = whole.reshape(-1, workers, batch_size // workers)[:, share.worker_index].ravel()
     return indices, batch_size // replicas

@@ -78,29 +78,22 @@ class ImageInputs(Inputs):
         self.num_examples = len(training.valid)  # images, as `batch_size` counts them
 
     def training_batches(self, config: ConfigDict, strategy, start_step: int, epochs: int):
-        def make(num_workers, worker_index, replicas_per_worker):
+        def make(share: distribution.Share):
+            valid, weights = self.training.valid, self.sampling
             dataset = data.training_dataset(
                 self.training.source,
                 dataclasses.replace(self.training.preprocessing, crops=1),  # a second is of no use here
-                batch_size=config.batch_size,
-                seed=config.seed,
-                epochs=epochs,
-                start_step=start_step,
+                Schedule(valid, config.seed, config.batch_size, epochs, start_step, share, weights),
                 with_labels=self.training.source.labels is not None,
-                valid_indices=self.training.valid,
-                sampling_weights=self.sampling,
                 rotate_locally=self.rotate_locally,
-                num_workers=num_workers,
-                worker_index=worker_index,
-                replicas_per_worker=replicas_per_worker,
             )
             return self.to_examples(dataset)
 
         return distribution.distribute_dataset(strategy, make)
 
     def validation_batches(self, config: ConfigDict, strategy):
-        def make(*place):
-            indices, batch_size = validation_share(self.test.valid, config.batch_size, *place)
+        def make(share: distribution.Share):
+            indices, batch_size = validation_share(self.test.valid, config.batch_size, share)
             return self._evaluated(indices, batch_size)
 
         return distribution.distribute_dataset(strategy, make)
@@ -229,18 +222,9 @@ class FeatureInputs(Inputs):
         self.num_examples = len(self.training_labels)
 
     def training_batches(self, config: ConfigDict, strategy, start_step: int, epochs: int):
-        def make(num_workers, worker_index, replicas_per_worker):
+        def make(share: distribution.Share):
             rows = np.arange(self.num_examples)
-            schedule = Schedule(
-                rows,
-                config.seed,
-                config.batch_size,
-                epochs,
-                start_step,
-                num_workers,
-                worker_index,
-                replicas_per_worker,
-            )
+            schedule = Schedule(rows, config.seed, config.batch_size, epochs, start_step, share)
             dataset = tf.data.Dataset.range(*schedule.positions())
             dataset = dataset.map(
                 lambda position: schedule.epoch_and_index(position)[1],
@@ -253,8 +237,8 @@ class FeatureInputs(Inputs):
         return distribution.distribute_dataset(strategy, make)
 
     def validation_batches(self, config: ConfigDict, strategy):
-        def make(*place):
-            rows, batch_size = validation_share(np.arange(len(self.test_labels)), config.batch_size, *place)
+        def make(share: distribution.Share):
+            rows, batch_size = validation_share(np.arange(len(self.test_labels)), config.batch_size, share)
             dataset = tf.data.Dataset.from_tensor_slices(rows).batch(batch_size)
             return _reading(dataset, self.test, self.test_labels)
 

@@ -14,10 +14,10 @@ from rfd_tf.data import (
     Subset,
     find_bad_images,
     first_bad_image,
-    training_dataset,
     training_indices,
     valid_indices,
 )
+from tests.data.datasets import training_dataset
 from tests.data.images import encoded, random_image, write
 
 BAD = ["a/dangling.jpg", "a/folder.jpg", "a/half.jpg", "a/text.jpg", "a/zero.jpg", "b/half.png", "b/scan.tif"]

@@ -8,9 +8,9 @@ from rfd_tf.data import (
     Preprocessing,
     evaluation_dataset,
     localized_rotation,
-    training_dataset,
 )
 from rfd_tf.data.pipeline import rotate_patch
+from tests.data.datasets import training_dataset
 
 SIZE = 8
 IMAGE = np.arange(SIZE * SIZE * 3, dtype="float32").reshape(SIZE, SIZE, 3)

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from rfd_tf.data import FlatFolder, Preprocessing, evaluation_dataset, training_dataset
+from rfd_tf.data import FlatFolder, Preprocessing, evaluation_dataset
 from rfd_tf.data.augmentation import decode, random_resized_crop
 from rfd_tf.data.orientation import exif_orientation, stored_window, upright
 from rfd_tf.image_header import exif_orientation as exif_orientation_of_bytes
 from rfd_tf.image_header import upright as upright_in_numpy
+from tests.data.datasets import training_dataset
 from tests.data.images import encoded, oriented, random_image
 
 ORIENTATIONS = range(1, 9)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rfd_tf.data import ArraySource, ImageFolder, Preprocessing, evaluation_dataset, training_dataset
+from rfd_tf.data import ArraySource, ImageFolder, Preprocessing, evaluation_dataset
+from tests.data.datasets import training_dataset
 from tests.data.images import write
 
 COUNT = 22
@@ -177,6 +178,6 @@ def test_errors(source):
     with pytest.raises(ValueError, match="num_negatives=-1"):
         batches(source, num_negatives=-1)
     with pytest.raises(ValueError, match=r"\[0, 22\). Received: 22"):
-        batches(source, valid_indices=[22])
+        batches(source, valid_indices=[0, 1, 2, 22])
     with pytest.raises(ValueError, match="batch_size=0"):
         evaluation_dataset(source, RECIPE, 0)

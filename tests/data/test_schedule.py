@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from rfd_tf.data import steps_per_epoch, training_indices
 from rfd_tf.data.schedule import Schedule, shuffled, stream
+from rfd_tf.distribution import Share
 
 
 def permutations(count, epochs, seed=0):
@@ -95,8 +96,15 @@ def test_steps_per_epoch():
     ],
 )
 def test_refused(options, message):
+    def made():
+        share = Share(**{name: options[name] for name in options if "worker" in name})
+        rest = {name: value for name, value in options.items() if "worker" not in name}
+        return Schedule(
+            **{"valid": np.arange(10), "seed": 0, "batch_size": 4, "epochs": 2} | rest, share=share
+        )
+
     with pytest.raises(ValueError, match=message):
-        Schedule(**{"valid": np.arange(10), "seed": 0, "batch_size": 4, "epochs": 2} | options)
+        made()
 
 
 def drawn(weights, steps, start_step=0, batch_size=10):

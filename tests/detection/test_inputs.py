@@ -8,6 +8,7 @@ from rfd_tf.data import Preprocessing, VocDevkit
 from rfd_tf.detection import boxes as box_functions
 from rfd_tf.detection.boxes import match_regions, scale_factor
 from rfd_tf.detection.inputs import detection_batches
+from rfd_tf.distribution import Share
 from tests.data.devkits import annotation
 
 PLAIN = Preprocessing(32, train="resize", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -95,7 +96,7 @@ def test_resumed_and_shared_equals_uninterrupted(source, regions):
         for ours, theirs in zip(resumed, expected, strict=True):
             for name in theirs:
                 np.testing.assert_array_equal(ours[name], theirs[name])
-    parts = [batches(source, regions, num_workers=2, worker_index=worker) for worker in range(2)]
+    parts = [batches(source, regions, share=Share(2, worker)) for worker in range(2)]
     for step, expected in enumerate(whole):
         for worker in range(2):
             found = parts[worker][step][1]["labels"][0]

@@ -52,18 +52,9 @@ def main(path: str, strategy_name: str, workaround: str = "") -> None:
         model.compile(CoupledSGD(0.01, 0.9))
         model.optimizer.build(model.trainable_variables)
 
-    def make(num_workers, worker_index, replicas_per_worker):
-        return data.training_dataset(
-            source,
-            preprocessing,
-            batch_size=BATCH,
-            seed=0,
-            epochs=EPOCHS,
-            num_negatives=K,
-            num_workers=num_workers,
-            worker_index=worker_index,
-            replicas_per_worker=replicas_per_worker,
-        )
+    def make(share):
+        schedule = data.Schedule(np.arange(len(source)), 0, BATCH, EPOCHS, share=share)
+        return data.training_dataset(source, preprocessing, schedule, num_negatives=K)
 
     batches = distribution.distribute_dataset(strategy, make)
     with distribution.keras_workarounds(strategy):

@@ -114,11 +114,9 @@ def test_starts_from_a_backbone(tmp_path):
 def test_class_balanced_sampling_draws_every_class_alike(tmp_path, monkeypatch):
     drawn_by = []
 
-    def recorded(source, *arguments, sampling_weights, valid_indices, **options):
-        drawn_by.append((source.labels[valid_indices], sampling_weights))
-        return training_dataset(
-            source, *arguments, sampling_weights=sampling_weights, valid_indices=valid_indices, **options
-        )
+    def recorded(source, preprocessing, schedule, **options):
+        drawn_by.append((source.labels[schedule.valid], schedule.sampling_weights))
+        return training_dataset(source, preprocessing, schedule, **options)
 
     monkeypatch.setattr("rfd_tf.runs.inputs.data.training_dataset", recorded)
     flags = ("--config.classifier.losses=('cross_entropy',)", "--config.epochs=1")

@@ -85,8 +85,8 @@ def doubled(_name, values):
     "change",
     [
         {"extractor": NumpyExtractor(factor=3.0)},
-        {"pictures": images_of(random_images(23, seed=1))},
-        {"pictures": images_of(valid=VALID[::-1])},
+        {"images": images_of(random_images(23, seed=1))},
+        {"images": images_of(valid=VALID[::-1])},
         {"names": ("features", "map")},
         {"transform": doubled, "transform_name": "doubled"},
         {"dtype": "float16"},
@@ -117,7 +117,7 @@ def test_a_image_that_cannot_be_read_is_named(tmp_path):
     source = ImageFolder(write(tmp_path / "pictures", *(f"{c}/{i}.jpg" for c in "ab" for i in range(6))))
     (tmp_path / "pictures/b/2.jpg").write_text("no image")
     images = ImageSet(source, PREPROCESSING, np.arange(12), [])
-    with pytest.raises(BadImageError, match=r"images/b/2\.jpg: "):
+    with pytest.raises(BadImageError, match=r"pictures/b/2\.jpg: "):
         cached(NumpyExtractor(), tmp_path / "cache", images)
     write(tmp_path / "pictures", "b/2.jpg")  # mended: another file, so all are taken again
     again = NumpyExtractor()

@@ -185,8 +185,8 @@ def _ask_as_the_readme_says(out, address, folder):
 
 def test_as_a_command(tmp_path, capsys):
     detector = tiny_detector()
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "one.jpg").write_bytes(EXAMPLES[0].encoded)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "one.jpg").write_bytes(EXAMPLES[0].encoded)
     save_detector(detector, tmp_path / "run" / "detector.keras")
     command = ["rfd", "export", f"--model={tmp_path / 'run'}", f"--images={tmp_path / 'images'}"]
     assert cli.main([*command, f"--out={tmp_path / 'out'}"]) == 0

@@ -173,7 +173,7 @@ def test_folders_of_something_else(small, tmp_path):
         export_model(small, tmp_path / "other", ONLY_KERAS, IMAGES)
     with pytest.raises(ValueError, match="is no folder"):
         export_model(small, tmp_path / "notes" / "a.txt", ONLY_KERAS, IMAGES)
-    with pytest.raises(ValueError, match="`images` is empty"):
+    with pytest.raises(ValueError, match="`examples` is empty"):
         export_model(small, tmp_path / "new", ONLY_KERAS, [])
 
 
