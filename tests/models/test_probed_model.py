@@ -64,7 +64,12 @@ def test_the_frozen_backbone_is_untouched(together):
     before, model, _ = together
     for variable, value in zip(model.backbone.variables, before, strict=True):
         np.testing.assert_array_equal(to_numpy(variable), value, err_msg=variable.path)
-    assert not model.backbone.trainable_variables
+    assert all(layer.trainable for layer in model.backbone.layers)  # a user's network stays a user's
+    learning = {id(variable) for variable in model.trainable_variables}
+    assert learning == {id(variable) for variable in model.trainable_weights}
+    assert learning.isdisjoint(id(variable) for variable in model.backbone.variables)
+    others = {id(variable) for variable in model.non_trainable_variables}
+    assert learning | others == {id(variable) for variable in model.variables}
     saved = {id(variable) for variable in model.training_state}
     assert saved.isdisjoint(id(variable) for variable in model.backbone.variables)
     assert len(saved) == len(model.variables) - len(model.backbone.variables)

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 
 from rfd_tf.callbacks import DeferredReweighting
 from rfd_tf.losses import classifier_loss
+from rfd_tf.models import ProbedModel
 from rfd_tf.models.backbone import batch_norm
 from rfd_tf.models.heads import classifier
-from rfd_tf.models.probed_model import ProbedModel
 from rfd_tf.optimizers import CoupledSGD
 from rfd_tf.optimizers.milestone_schedule import milestone_schedule
 

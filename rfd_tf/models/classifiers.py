@@ -1,14 +1,51 @@
+"""Classifiers on a network, which may be frozen or trained along."""
+
 from collections.abc import Mapping
 
 import keras
 from keras import ops
 
 from rfd_tf.distribution import num_replicas
-from rfd_tf.models.keras_file import variables_without
+
+
+class _PartlyFrozen(keras.Model):
+    """A model of which a part may not learn; that part stays as it was handed in, `trainable` included."""
+
+    @property
+    def _frozen_part(self) -> keras.Model | None:
+        """The part that does not learn; None where all learns."""
+        raise NotImplementedError
+
+    def _learning(self, variables: list[keras.Variable]) -> list[keras.Variable]:
+        still = {id(variable) for variable in self._frozen_part.variables} if self._frozen_part else ()
+        return [variable for variable in variables if id(variable) not in still]
+
+    @property
+    def trainable_variables(self) -> list[keras.Variable]:
+        return self._learning(super().trainable_variables)
+
+    @property
+    def trainable_weights(self) -> list[keras.Variable]:
+        return self._learning(super().trainable_weights)
+
+    @property
+    def non_trainable_variables(self) -> list[keras.Variable]:
+        learning = {id(variable) for variable in self.trainable_variables}
+        return [variable for variable in self.variables if id(variable) not in learning]
+
+    @property
+    def non_trainable_weights(self) -> list[keras.Variable]:
+        learning = {id(variable) for variable in self.trainable_weights}
+        return [variable for variable in self.weights if id(variable) not in learning]
+
+    @property
+    def training_state(self) -> list[keras.Variable]:
+        """The variables that training changes: without those of the frozen part."""
+        return self._learning(self.variables)
 
 
 @keras.saving.register_keras_serializable(package="rfd_tf")
-class ProbedModel(keras.Model):
+class ProbedModel(_PartlyFrozen):
     """Classifiers on the features of one network, trained together.
 
     Every probe reads one feature and has a loss of its own; the losses are added up. While the network is
@@ -22,8 +59,8 @@ class ProbedModel(keras.Model):
         feature_names: probe name -> the feature that it reads.
         probe_losses: probe name -> loss on labels [B] and logits.
         backbone: functional model from images to a dict of features; None where features are the input.
-        frozen: whether the backbone stays as it is; sets its `trainable`. Otherwise it is trained along,
-            batch norm included.
+        frozen: whether the backbone stays as it is. Otherwise it is trained along, batch norm included. Its
+            own `trainable` is not touched.
         auxiliary: name of an auxiliary probe -> the weight of its loss. Its labels [B] are the input of its
             name.
 
@@ -67,10 +104,9 @@ class ProbedModel(keras.Model):
                 "The layers of different probes need different names, as Keras on PyTorch tells variables by "
                 f"their paths. Received twice: {max(paths, key=paths.count)}"
             )
-        if backbone is not None:
-            if unknown := [name for name in feature_names.values() if name not in backbone.output]:
-                raise ValueError(f"The backbone {backbone.name!r} has no feature {unknown[0]!r}")
-            backbone.trainable = not frozen
+        for name in feature_names.values():
+            if backbone is not None and name not in backbone.output:
+                raise ValueError(f"The backbone {backbone.name!r} has no feature {name!r}")
         self.auxiliary = dict(auxiliary or {})
         for name, weight in self.auxiliary.items():
             if name not in probes or not weight > 0:
@@ -99,9 +135,8 @@ class ProbedModel(keras.Model):
         }
 
     @property
-    def training_state(self) -> list[keras.Variable]:
-        """The variables that training changes: without those of a frozen backbone."""
-        return variables_without(self, self.backbone if self.frozen else None)
+    def _frozen_part(self) -> keras.Model | None:
+        return self.backbone if self.frozen else None
 
     def call(self, inputs, training=False):
         features = self._features(inputs, training)
@@ -166,3 +201,47 @@ class ProbedModel(keras.Model):
         }
         backbone = config["backbone"] and revive(config["backbone"])
         return cls(**{**config, **revived, "backbone": backbone})
+
+
+@keras.saving.register_keras_serializable(package="rfd_tf")
+class MultiLabelClassifier(_PartlyFrozen):
+    """A head on one feature of a network.
+
+    The network's batch norm keeps its statistics, whether it is frozen or not: batches of 16 are too small to
+    estimate them.
+
+    Args:
+        trunk: functional model from images to the feature.
+        head: functional model from the feature to logits [B, C], such as `dense_head`.
+        frozen: whether the trunk stays as it is. Its own `trainable` is not touched.
+
+    Call args:
+        inputs: dict of `image` [B, S, S, 3].
+
+    Reference: Caron et al., ECCV 2018 (DeepCluster), whose code keeps the statistics, too.
+    """
+
+    def __init__(self, trunk: keras.Model, head: keras.Model, *, frozen: bool = True, **kwargs):
+        super().__init__(**kwargs)
+        self.trunk = trunk
+        self.head = head
+        self.frozen = frozen
+        self.built = True
+
+    @property
+    def _frozen_part(self) -> keras.Model | None:
+        return self.trunk if self.frozen else None
+
+    def call(self, inputs, training=False):
+        feature = self.trunk(inputs["image"], training=False)
+        return self.head(ops.stop_gradient(feature) if self.frozen else feature, training=training)
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        parts = {"trunk": serialize(self.trunk), "head": serialize(self.head)}
+        return {**super().get_config(), **parts, "frozen": self.frozen}
+
+    @classmethod
+    def from_config(cls, config):
+        revived = {part: keras.saving.deserialize_keras_object(config[part]) for part in ("trunk", "head")}
+        return cls(**{**config, **revived})
