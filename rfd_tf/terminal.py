@@ -19,7 +19,7 @@ def progress_bar(
     unit: str = "img",
     **options,
 ) -> tqdm:
-    """A bar on standard error; where that is no terminal, a line twice a minute.
+    """A bar on standard error; where that is not a terminal, a line twice a minute.
 
     Args:
         description: what is going on.

@@ -110,7 +110,7 @@ def test_modes_that_decode(mode):
     ("content", "reason"),
     [
         (b"", "empty"),
-        (b"hello, this is no image", "no JPEG, PNG"),
+        (b"hello, this is not an image", "no JPEG, PNG"),
         (encoded(random_image(), "TIFF"), "no JPEG, PNG"),
         (encoded(random_image(), "GIF"), "no JPEG, PNG"),
         (animated_webp(), "animated WebP"),

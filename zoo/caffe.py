@@ -325,7 +325,7 @@ def _layers(net) -> dict[str, LayerBlobs]:
         made_by.update(dict.fromkeys(layer.top, frozenset([layer.name]) if layer.blobs else inputs))
         if not layer.blobs:
             continue
-        if not isinstance(layer.name, str):  # protobuf gives bytes where they are no text
+        if not isinstance(layer.name, str):  # protobuf gives bytes where they are not text
             raise FormatError(f"has a layer of the name {layer.name!r:.80}, which is no UTF-8")
         if layer.name in found:
             raise FormatError(f"has two layers with weights named {layer.name!r}")

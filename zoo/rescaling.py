@@ -74,7 +74,7 @@ def _from_array(path: Path, count: int) -> list[Image.Image]:
     try:
         array = np.lib.format.open_memmap(path, mode="r")  # an array of plain numbers, as long as it says
     except Exception as error:  # NumPy's reader of headers raises whatever the bytes lead it to
-        raise ZooError(f"{path}: is no .npy file that can be read ({error})") from error
+        raise ZooError(f"{path}: is not a .npy file that can be read ({error})") from error
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3:
         raise ZooError(f"{path}: must be uint8 [N, H, W, 3]. Received: {array.dtype} {array.shape}")
     return [Image.fromarray(image) for image in _spread(array, count)]

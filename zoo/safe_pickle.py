@@ -213,7 +213,7 @@ class SafePickle:
     def _op_stack_global(self, _):
         name, module = self._pop(), self._pop()
         if not isinstance(name, str) or not isinstance(module, str):  # a nested tuple takes for ever to print
-            raise FormatError("The pickle asks for a name that is no text: refused")
+            raise FormatError("The pickle asks for a name that is not text: refused")
         self._push_known(f"{module}.{name}")
 
     def _push_known(self, name: str) -> None:
@@ -222,7 +222,7 @@ class SafePickle:
     def _op_reduce(self, _):
         arguments, function = self._pop(), self._pop()
         if not isinstance(arguments, tuple):
-            raise FormatError("The pickle calls something with arguments that are no tuple: refused")
+            raise FormatError("The pickle calls something with arguments that are not a tuple: refused")
         self._stack.append(self._made(function, arguments))
 
     _op_newobj = _op_reduce

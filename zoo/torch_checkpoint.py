@@ -88,7 +88,7 @@ class StorageTable:
                 view = rest[0] if rest else None
             case _:
                 raise FormatError(
-                    f"The checkpoint refers to something that is no storage: {reprlib.repr(identity)}"
+                    f"The checkpoint refers to something that is not a storage: {reprlib.repr(identity)}"
                 )
         storage = Storage(key, dtype, _natural(size, "storage size"))
         if self.storages.setdefault(key, storage) != storage:
@@ -109,7 +109,7 @@ def _natural(value: Any, what: str) -> int:
 
 def _rebuild_tensor(stored, offset, shape, strides, *_) -> StoredTensor:
     if not (isinstance(stored, tuple) and len(stored) == 2 and isinstance(stored[0], Storage)):
-        raise FormatError("The checkpoint builds a tensor of something that is no storage")
+        raise FormatError("The checkpoint builds a tensor of something that is not a storage")
     storage, first = stored
     if not isinstance(shape, tuple) or not isinstance(strides, tuple) or len(shape) != len(strides):
         raise FormatError(
@@ -131,7 +131,7 @@ def _rebuild_tensor(stored, offset, shape, strides, *_) -> StoredTensor:
 
 def _rebuild_parameter(data, *_) -> StoredTensor:
     if not isinstance(data, StoredTensor):
-        raise FormatError("The checkpoint has a parameter that is no tensor")
+        raise FormatError("The checkpoint has a parameter that is not a tensor")
     return data
 
 
@@ -279,7 +279,7 @@ def _read_legacy(file: BinaryIO) -> Any:
     content = _unpickle(file, table)
     keys = _unpickle(file)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise FormatError("its list of storages is no list of names")
+        raise FormatError("its list of storages is not a list of names")
     if sorted(keys) != sorted(table.storages):
         raise FormatError("its list of storages is not the one that its tensors need")
     return _fill(content, _map_storages(file, keys, table))

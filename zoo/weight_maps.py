@@ -106,7 +106,7 @@ class WeightMap:
         return variables
 
     def counts(self, state: Mapping[str, np.ndarray]) -> dict[str, int]:
-        """The values of those counters that `state` has; WeightError where one is no whole number."""
+        """The values of those counters that `state` has; WeightError where one is not a whole number."""
         arrays = {key: state[key] for key in self.counters if key in state}
         for key, array in arrays.items():
             if array.shape != () or array.dtype.kind not in "iu":

@@ -201,7 +201,7 @@ def _open_plain(path: Path, feature_maps: Sequence[str] | None, preprocessing):
         return open_extractor(path, feature_maps, preprocessing)
     network = read_keras(path)
     if not isinstance(network.output, dict):
-        raise ValueError(f"{path} is no network of zoo:{entry.name}, which the report beside it speaks of")
+        raise ValueError(f"{path} is not a network of zoo:{entry.name}, which the report beside it speaks of")
     return _entry_extractor(entry, network, preprocessing, str(path), feature_maps)
 
 

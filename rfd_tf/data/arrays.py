@@ -76,7 +76,7 @@ def load_npz(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no readable `.npz`, misses a key (the message lists those it has), or if
+        ValueError: if it is not a readable `.npz`, misses a key (the message lists those it has), or if
             `ArraySource` refuses the arrays.
     """
     path = os.fspath(path)

@@ -18,7 +18,7 @@ DECODABLE = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 UNDECODABLE = (".ppm", ".pgm", ".tif", ".tiff")
 ON_ERROR = ("raise", "skip")
 LISTED_KINDS = 10  # of files left out, that are told apart in a message
-_ENDING = re.compile(r"\.(?=.*[a-z])\w{1,10}", re.ASCII)  # not the numbers of a series, nor what is no text
+_ENDING = re.compile(r"\.(?=.*[a-z])\w{1,10}", re.ASCII)  # not the numbers of a series, nor what is not text
 BESIDE = "beside the class folders"  # a kind of images
 
 
@@ -140,7 +140,7 @@ class ImageFolder(ImageFiles):
 
     Args:
         root: the folder that holds the class folders.
-        labelled: False drops the labels; then one class folder is enough, and empty ones are no error.
+        labelled: False drops the labels; then one class folder is enough, and empty ones are not an error.
         on_error: `"raise"` refuses files whose ending TensorFlow cannot decode; `"skip"` lists them, so
             that every index stays as it is, and leaves them to `valid_indices`.
 

@@ -109,7 +109,7 @@ def _relative(path: str, where: str) -> str:
     if path.startswith("/") or (".." in path and ".." in path.split("/")):
         raise ValueError(f"{where}: a path must be relative, without '..'. Received: {path!r}")
     if not path.strip() or "\0" in path:
-        raise ValueError(f"{where}: {path!r} is no path")
+        raise ValueError(f"{where}: {path!r} is not a path")
     return path.removeprefix("./")
 
 

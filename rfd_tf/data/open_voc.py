@@ -45,7 +45,7 @@ class VocTfds(TfdsSource):
 
     Raises:
         FileNotFoundError: if the data is not prepared and `download` is False.
-        VocError: on an image that is no image or a box that is not within it; they are named. On a split
+        VocError: on a file that is not an image or a box that is not within it; they are named. On a split
             without any annotation, which is what the test images of 2012 are.
         ValueError: on an unknown split or year, or a builder without the features of `voc`.
     """

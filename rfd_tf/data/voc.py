@@ -215,7 +215,7 @@ def _named(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except ParseError as error:
-        raise VocError(f"{path} is no well-formed XML: {error}") from None
+        raise VocError(f"{path} is not well-formed XML: {error}") from None
     except DefusedXmlException as error:
         raise VocError(f"{path} declares entities, which are not read: {error}") from None
     except VocError as error:
@@ -294,7 +294,7 @@ def _listed(path: Path) -> tuple[str, ...]:
     names = tuple(line.split()[0] for line in lines if line.strip())
     for name in names:
         if not _NAME.fullmatch(name):
-            raise VocError(f"{path} lists {name!r}, which is no name of an image")
+            raise VocError(f"{path} lists {name!r}, which is not a name of an image")
     if not names:
         raise VocError(f"{path} lists no images")
     if len(set(names)) < len(names):

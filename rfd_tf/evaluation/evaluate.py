@@ -53,7 +53,7 @@ def open_control(run: Path, feature_maps: Sequence[str] | None = None) -> KerasE
         feature_maps: as of `extractors.open_extractor`.
 
     Raises:
-        FileNotFoundError: if that is no folder of a run, or its images are gone.
+        FileNotFoundError: if that is not a folder of a run, or its images are gone.
         ValueError: if its config cannot be read.
     """
     config = read_run_config(run)

@@ -162,13 +162,15 @@ def untold(path: Path) -> str | None:
     It does where it is an export of ours, or beside the config of the run that it came of.
 
     Raises:
-        ValueError: if it is no `.keras` file, or the config is damaged.
+        ValueError: if it is not a `.keras` file, or the config is damaged.
     """
     check_archive(path)
     if facts_inside(path, INFO_MEMBER) is not None or "preprocessing" in _run_config(path):
         return None
     config = path.with_name(_CONFIG)
-    reason = f"{config} has no field 'preprocessing'" if config.exists() else "it is no export of ours, nor"
+    reason = (
+        f"{config} has no field 'preprocessing'" if config.exists() else "it is not an export of ours, nor"
+    )
     reason += "" if config.exists() else f" beside the {_CONFIG} of its run"
     return f"{path} does not tell how its images are prepared: {reason}"
 

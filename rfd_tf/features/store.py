@@ -274,7 +274,7 @@ def claim(storage: Storage, settings: Settings) -> None:
         try:
             saved = parse_json(storage.read(SETTINGS_FILE))
             if not isinstance(saved, dict):
-                raise ValueError("it is no object")
+                raise ValueError("it is not an object")
         except ValueError as error:
             raise ExtractionError(f"{where}: not written by `rfd extract` ({error})") from error
         if found := settings.differences(saved):

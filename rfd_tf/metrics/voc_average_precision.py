@@ -98,7 +98,7 @@ def detection_precision_recall(
     difficult, is right if that object has not been found before, and is wrong as a duplicate.
 
     Args:
-        images: [M], the image of each detection, keys of `objects`; an image that is no key has no object.
+        images: [M], the image of each detection, keys of `objects`; an image that is not a key has no object.
         scores: [M].
         boxes: [M, 4], x1, y1, x2, y2 in pixels, corners inclusive.
         objects: image -> boxes [n, 4] of this class there.

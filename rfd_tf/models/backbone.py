@@ -159,12 +159,12 @@ def any_size(backbone: keras.Model, feature: str, ceil_pools: bool = False) -> k
         A functional model from images [B, H, W, C] to that map.
 
     Raises:
-        ValueError: if there is no such output, it is no map, or a layer before it needs a fixed size.
+        ValueError: if there is no such output, it is not a map, or a layer before it needs a fixed size.
     """
     if feature not in backbone.output:
         raise ValueError(f"{backbone.name!r} has no output {feature!r}; it has {', '.join(backbone.output)}")
     if len(backbone.output[feature].shape) != 4:
-        raise ValueError(f"The output {feature!r} of {backbone.name!r} is no map [B, H, W, C]")
+        raise ValueError(f"The output {feature!r} of {backbone.name!r} is not a map [B, H, W, C]")
     part = keras.Model(backbone.inputs[0], backbone.output[feature], name=backbone.name)
     images = keras.Input((None, None, backbone.inputs[0].shape[-1]), name="image")
 

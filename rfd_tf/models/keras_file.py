@@ -56,9 +56,9 @@ def facts_inside(path: Path, member: str) -> bytes | None:
 
 
 def check_archive(path: Path) -> None:
-    """Refuse what is no archive of plainly stored members, as Keras writes them."""
+    """Refuse what is not an archive of plainly stored members, as Keras writes them."""
     if path.suffix != ".keras" or not zipfile.is_zipfile(path):
-        raise ValueError(f"{path}: is no .keras archive")
+        raise ValueError(f"{path}: is not a .keras archive")
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = [member.file_size for member in archive.infolist()]

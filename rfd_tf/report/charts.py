@@ -159,7 +159,7 @@ _LOSSES = (
         "invariance_loss",
         "Invariance loss",
         "How much the invariant features change when the image is turned. Their size counts too, so a fall "
-        "alone is no proof of invariance.",
+        "alone is not proof of invariance.",
     ),
     (
         "instance_loss",

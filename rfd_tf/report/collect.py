@@ -125,7 +125,7 @@ def open_run(workdir: Path) -> OpenedRun:
     """Opens a finished run.
 
     Raises:
-        FileNotFoundError: if the folder is no run, or one that has not finished.
+        FileNotFoundError: if the folder is not a run, or one that has not finished.
         ValueError: if its config or network cannot be read.
     """
     config = read_run_config(workdir, "knn")
@@ -188,7 +188,7 @@ def collect_report(run: OpenedRun | Path, max_images: int = 1000, control: bool 
         The report. What cannot be made (images have moved, there are no labels) is None in it, with a note.
 
     Raises:
-        FileNotFoundError: if the folder is no run, or one that has not finished.
+        FileNotFoundError: if the folder is not a run, or one that has not finished.
         ValueError: if its config or network cannot be read, or on `max_images` below 1.
     """
     if max_images < 1:

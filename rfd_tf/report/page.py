@@ -56,7 +56,7 @@ def report_page(report: RunReport, made: datetime.datetime, command: str) -> str
         bars=_of(report.classifier, _bars),
         shots=_SHOTS,
     )
-    # File names that are no text have surrogates, which UTF-8 cannot hold.
+    # File names that are not text have surrogates, which UTF-8 cannot hold.
     return page.encode("utf-8", "replace").decode("utf-8")
 
 

@@ -44,7 +44,7 @@ def summarize_run(workdir: Path) -> RunSummary:
 
     Raises:
         FileNotFoundError: where the run has not finished.
-        ValueError: where it is no pretraining, or training or validation source has no labels.
+        ValueError: where it is not a pretraining, or training or validation source has no labels.
     """
     if not (workdir / "backbone.keras").exists():
         raise FileNotFoundError(f"{workdir} holds no backbone.keras: the run has not finished")

@@ -49,8 +49,8 @@ def make_plan(config: ConfigDict, workdir: Path) -> list[Cell]:
         workdir: the sweep's folder.
 
     Raises:
-        ValueError: if there is nothing to run, a name is no folder's, a seed comes twice, or a command line
-            cannot be read or uses an unknown field.
+        ValueError: if there is nothing to run, a name is not that of a folder, a seed comes twice, or a
+            command line cannot be read or uses an unknown field.
     """
     seeds = tuple(config.seeds)
     if not seeds or len(set(seeds)) < len(seeds):
@@ -76,7 +76,9 @@ def _arguments(name: str, line: str, known: Mapping[str, object]) -> tuple[str, 
     try:
         return tuple(shlex.split(line.format_map(known)))
     except KeyError as error:
-        raise ValueError(f"`variants`: {name} uses {{{error.args[0]}}}, which is no field: {line}") from None
+        raise ValueError(
+            f"`variants`: {name} uses {{{error.args[0]}}}, which is not a field: {line}"
+        ) from None
     except (ValueError, IndexError, AttributeError) as error:
         raise ValueError(f"`variants`: {name} has an unreadable command line ({error}): {line}") from None
 

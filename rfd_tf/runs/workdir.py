@@ -39,9 +39,9 @@ def check_workdir(path: Path, config: dict) -> None:
         try:
             saved = parse_json(saved_at.read_bytes())
         except ValueError as error:
-            raise WorkdirError(f"{saved_at} is no config of a run ({error})") from error
+            raise WorkdirError(f"{saved_at} is not a config of a run ({error})") from error
         if not isinstance(saved, dict):
-            raise WorkdirError(f"{saved_at} is no config of a run: it is no object")
+            raise WorkdirError(f"{saved_at} is not a config of a run: it is not an object")
         if found := differences(saved, _through_json(config)):
             raise WorkdirError(f"{path} holds a run of another config. " + "; ".join(found))
     elif path.exists() and (
@@ -141,8 +141,8 @@ def read_run_config(workdir: Path, *more: str) -> ConfigDict:
 
     Raises:
         FileNotFoundError: if it is not there.
-        ValueError: if it is no config of `rfd train`: no JSON, a field missing, or one of another type than
-            its default. The message names the file and the field.
+        ValueError: if it is not a config of `rfd train`: not JSON, without a field, or with one of another type
+            than its default. The message names the file and the field.
     """
     path = workdir / CONFIG_FILE
     if not path.is_file():
@@ -150,7 +150,7 @@ def read_run_config(workdir: Path, *more: str) -> ConfigDict:
     try:
         fields = parse_json(path.read_bytes())
         if not isinstance(fields, dict):
-            raise ValueError("it is no object")
+            raise ValueError("it is not an object")
         fields.setdefault("kind", "pretrain" if "method" in fields else "classify")  # runs from before it
         like = (classify if fields["kind"] == "classify" else base).get_config().to_dict()
         if missing := [field for field in (*NEEDED, *more) if field not in fields]:
@@ -158,7 +158,7 @@ def read_run_config(workdir: Path, *more: str) -> ConfigDict:
         _complete(fields, like, "")
         return ConfigDict(fields)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is no config of a run ({error})") from error
+        raise ValueError(f"{path} is not a config of a run ({error})") from error
 
 
 def _complete(fields: dict, like: dict, prefix: str) -> None:

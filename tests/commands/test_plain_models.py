@@ -125,7 +125,7 @@ def test_a_folded_file_keeps_the_entry(converted, tmp_path):
 def test_a_report_that_is_of_another_model(tmp_path):
     _, path = _saved(tmp_path, "tensor", (32, 32, 3))
     report_path(path).write_text(json.dumps({"entry": "cifar_resnet20"}))
-    with pytest.raises(ValueError, match="no network of zoo:cifar_resnet20"):
+    with pytest.raises(ValueError, match="not a network of zoo:cifar_resnet20"):
         open_model(str(path))
 
 

@@ -27,7 +27,7 @@ BAD = ["a/dangling.jpg", "a/folder.jpg", "a/half.jpg", "a/text.jpg", "a/zero.jpg
 def source(tmp_path):
     write(tmp_path, "a/1.jpg", "a/folder.jpg", "b/2.png", "b/3.jpg", "c/4.bmp")
     (tmp_path / "a/zero.jpg").touch()
-    (tmp_path / "a/text.jpg").write_text("this is no image")
+    (tmp_path / "a/text.jpg").write_text("this is not an image")
     (tmp_path / "a/dangling.jpg").symlink_to(tmp_path / "gone.jpg")
     for path, kind in (("a/half.jpg", "JPEG"), ("b/half.png", "PNG")):
         content = encoded(random_image(200, 200), kind)

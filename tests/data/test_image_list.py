@@ -67,7 +67,7 @@ def test_rows(images, text, files, labels, class_names):
         ("a/1.jpg\n../other/a/1.jpg\n", r"train\.txt:2: a path must be relative"),
         ("/etc/passwd 0\n", r"train\.txt:1: a path must be relative"),
         ("a/1.jpg 0\n 1\n", r"train\.txt:2: "),
-        ("a/1.jpg\na/\0.jpg\n", r"train\.txt:2: .* is no path"),
+        ("a/1.jpg\na/\0.jpg\n", r"train\.txt:2: .* is not a path"),
     ],
 )
 def test_broken_lists_are_refused_by_line(images, text, message):

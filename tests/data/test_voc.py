@@ -68,8 +68,8 @@ def test_real_files(test_data, split):
         (annotation(("unicorn", (1, 1, 4, 3), False)), "'unicorn'"),
         (annotation(("cat", (1, "one", 4, 3), False)), "'one', no number"),
         (annotation(("cat", (1, "nan", 4, 3), False)), "'nan', no number"),
-        (annotation()[:-20], "no well-formed XML"),
-        ("", "no well-formed XML"),
+        (annotation()[:-20], "is not well-formed XML"),
+        ("", "is not well-formed XML"),
         ("<annotation></annotation>", "no size/width"),
         ("<annotation><size><width>9</width></size></annotation>", "no size/height"),
         (annotation().replace("</annotation>", "<object></object></annotation>"), "no name in an <object>"),
@@ -112,7 +112,9 @@ def test_classes_of_ones_own(stocks):
 
 
 def test_a_class_that_is_not_among_them_is_named(stocks):
-    with pytest.raises(VocError, match=r"a1\.xml: object 1 is a 'tallstock', which is no class of VOC: name"):
+    with pytest.raises(
+        VocError, match=r"a1\.xml: object 1 is a 'tallstock', which is not a class of VOC: name"
+    ):
         VocDevkit(stocks, "train")
     with pytest.raises(VocError, match=r"'tallstock', which is not one of the 1 classes \(headstock\)"):
         VocDevkit(stocks, "train", classes=VocDevkit(stocks, "val", classes=("*",)).class_names)

@@ -267,7 +267,7 @@ def test_classes_of_ones_own(tmp_path):
     root = voc.write_voc(tmp_path / "VOCdevkit", ("wren", "robin"))
     annotation = root / "VOC2007" / "Annotations" / "000001.xml"
     annotation.write_text(annotation.read_text().replace("<xmin>9</xmin>", "<xmin>-0.5</xmin>"))
-    with pytest.raises(VocError, match="'wren', which is no class of VOC"):
+    with pytest.raises(VocError, match="'wren', which is not a class of VOC"):
         evaluate("voc_classification", voc.config_of(root), tmp_path / "none", tiny.extractor)
     own = {"data__classes": ("*",), "data__boxes": "clip", "voc__costs": (1.0,), "deterministic": False}
     names = ["robin", "wren"]

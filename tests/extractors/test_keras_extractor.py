@@ -137,7 +137,7 @@ def test_bad_locations(run, tmp_path):
     with pytest.raises(ValueError, match="does not tell how its images are prepared"):
         open_extractor(alone / "backbone.keras")
     (alone / "bad.keras").write_text("no model")
-    with pytest.raises(ValueError, match=r"bad\.keras: is no .keras archive"):
+    with pytest.raises(ValueError, match=r"bad\.keras: is not a .keras archive"):
         open_extractor(alone / "bad.keras")
     with pytest.raises(ValueError, match="no output 'nothing'"):
         open_extractor(run)(np.zeros((1, 16, 16, 3), "float32"), ["nothing"])

@@ -32,7 +32,7 @@ def test_what_cannot_be():
     backbone = resnet_cifar(8, (32, 32, 3), ["block1", "pool"])
     with pytest.raises(ValueError, match="no output 'conv9'; it has block1, pool"):
         any_size(backbone, "conv9")
-    with pytest.raises(ValueError, match=r"'pool' of .* is no map"):
+    with pytest.raises(ValueError, match=r"'pool' of .* is not a map"):
         any_size(backbone, "pool")
     images = keras.Input((8, 8, 3))
     flat = keras.layers.Dense(12)(keras.layers.Flatten()(images))

@@ -64,7 +64,7 @@ def parts():
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_what_is_trained(parts, frozen):
-    """Batch norm keeps its statistics in either case; a frozen trunk is no part of the state."""
+    """Batch norm keeps its statistics in either case; a frozen trunk is not a part of the state."""
     trunk, head = parts
     model = MultiLabelClassifier(trunk, head, frozen=frozen)
     before = [value.copy() for value in trunk.get_weights()]

@@ -233,9 +233,9 @@ def test_folders_that_are_no_finished_run(copy, tmp_path, capsys):
     (copy / "backbone.keras").rename(tmp_path / "backbone.keras")
     assert "has not finished" in refused(copy)
     (copy / "config.json").write_text('{"epochs": 3}')
-    assert "no config of a run" in refused(copy)
+    assert "not a config of a run" in refused(copy)
     (copy / "config.json").write_text("{")
-    assert "no config of a run" in refused(copy)
+    assert "not a config of a run" in refused(copy)
     assert not (copy / "report.html").exists()
     assert cli.main(["rfd", "report"]) == 2
     assert cli.main(["rfd", "report", f"--workdir={copy}", "--max_images=0"]) == 2

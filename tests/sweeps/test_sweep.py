@@ -79,7 +79,7 @@ def test_plan(tmp_path):
         (sweep_config(), "`variants` is empty"),
         (sweep_config(a="train"), "tuple of command lines"),
         (sweep_config(a=()), "tuple of command lines"),
-        (sweep_config(a=("train {nothing}",)), "{nothing}, which is no field"),
+        (sweep_config(a=("train {nothing}",)), "{nothing}, which is not a field"),
         (sweep_config(a=("train 'open",)), "unreadable"),
         (sweep_config(**{"a/b": ("train",)}), "folder"),
     ],
@@ -135,7 +135,7 @@ def test_other_commands_in_a_folder_are_refused(tmp_path):
     run(make_plan(sweep_config((0,), a=("train {dir} 1",)), tmp_path))
     with pytest.raises(ValueError, match="what another command made: rfd train "):
         run(make_plan(sweep_config((0,), a=("train {dir} 2",)), tmp_path))
-    # One more command at the end is no other.
+    # One more command at the end is not another.
     longer = make_plan(sweep_config((0,), a=("train {dir} 1", "again {dir} 3")), tmp_path)
     assert run(longer)[1][-1].endswith("(1 of 1)")
 

@@ -270,7 +270,7 @@ def test_a_keras_file_of_another_network(tmp_path, released):
     with pytest.raises(zoo.ZooError, match="holds resnet20, but narrow is alexnet"):
         zoo.convert("narrow", tmp_path / "r.keras", tmp_path / "x.pth")
     (tmp_path / "bad.keras").write_bytes(b"PK not really")
-    with pytest.raises(zoo.FormatError, match=r"bad\.keras: is no .keras archive"):
+    with pytest.raises(zoo.FormatError, match=r"bad\.keras: is not a .keras archive"):
         zoo.convert("narrow", tmp_path / "bad.keras", tmp_path / "x.pth")
 
 

@@ -69,7 +69,7 @@ HOSTILE = {
     "new object": (legacy(b"\x80\x02cos\nsystem\n" + text("touch pwned") + b"\x85\x81."), r"read.*: os\.s"),
     "state set": (legacy(b"\x80\x02cos\nsystem\n" + mapping({"x": b"N"})[2:-1] + b"b."), r"read.*: os\.s"),
     "state set on a list": (legacy(b"\x80\x02]}b."), "fills a list as a dict"),
-    "known function on no tuple": (legacy(b"\x80\x02ccollections\nOrderedDict\n]R."), "that are no tuple"),
+    "known function on no tuple": (legacy(b"\x80\x02ccollections\nOrderedDict\n]R."), "that are not a tuple"),
     "storage of a type made up": (
         legacy(mapping({"x": tensor([4], kind="OddStorage")}), [("0", ONES)]),
         "unknown type 'torch.OddStorage'",
@@ -145,7 +145,7 @@ HOSTILE = {
     ),
     "storage that is not listed": (legacy(mapping({"x": tensor([4])})), "list of storages"),
     "storage that nobody needs": (legacy(mapping({"x": tensor([4])}), [("0", ONES), ("1", ONES)]), "list of"),
-    "persistent id of another kind": (legacy(b"\x80\x02" + numbers([1, 2]) + b"Q."), "is no storage"),
+    "persistent id of another kind": (legacy(b"\x80\x02" + numbers([1, 2]) + b"Q."), "is not a storage"),
     "tensor of no storage": (
         legacy(b"\x80\x02ctorch._utils\n_rebuild_tensor\n(" + integer(1) * 4 + b"tR."),
         "no storage",
