@@ -79,7 +79,7 @@ def get_config() -> ConfigDict:
         }
     )
 
-    # The rotation-agnostic images: a prob.dat file, from which epoch on it weighs the views.
+    # The rotation-ambiguous images: a prob.dat file, from which epoch on it weighs the views.
     config.rotation_probabilities = ConfigDict({"path": "", "gamma": 2.0, "start_epoch": 210})
 
     # Of rotation_head="ldam"; DRW from start_epoch on.

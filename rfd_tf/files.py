@@ -133,7 +133,7 @@ FORMER_VALUES = {
 
 
 def differences(saved: dict, config: dict, prefix: str = "") -> list[str]:
-    """Where two nested dicts of JSON values differ, for people; `prefix` goes before each field's name.
+    """Where two nested dicts of JSON values differ, for people; `prefix` comes before each field's name.
 
     A new field that is off (empty, zero, false), or as it was before it could be set, is not a difference.
     """

@@ -125,7 +125,7 @@ def rotation_instance_weights(rotation_probabilities: np.ndarray, gamma: float =
     """Weight of each rotated view, float32 of shape [N, 4], from its probability of looking upright.
 
     The upright view (column 0) weighs 1; view k weighs `1 - p_k ** gamma`: a view that a rotation classifier
-    takes for upright belongs to a rotation-agnostic image, and its rotation label is noise.
+    takes for upright belongs to a rotation-ambiguous image, and its rotation label is noise.
 
     Args:
         rotation_probabilities: [N, 4], each in [0, 1].

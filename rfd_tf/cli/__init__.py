@@ -6,7 +6,7 @@ import sys
 # One line each; `rfd --help` prints them without importing anything heavy.
 COMMANDS = {
     "train": "pretrain a backbone by rotation feature decoupling, or train on labels",
-    "rotations": "find the images whose rotation cannot be told, out of sample",
+    "rotations": "find the rotation-ambiguous images, out of sample",
     "evaluate": "measure a model's features by one of the field's protocols",
     "detect": "train Fast R-CNN on PASCAL VOC and test it, or find objects in images",
     "sweep": "run a table of experiments over seeds, and tabulate the results",

@@ -146,7 +146,7 @@ class Schedule:
 
     @functools.cached_property
     def _bounds(self) -> tf.Tensor:
-        """Rank r is drawn by chances in [bounds[r - 1], bounds[r])."""
+        """Rank r is drawn at randoms in [bounds[r - 1], bounds[r])."""
         sums = np.cumsum(np.asarray(self.sampling_weights, "float64"))
         return host_constant(sums / sums[-1])
 

@@ -105,7 +105,7 @@ def _check(experiment: Experiment) -> str:
     if not isinstance(extractor, KerasExtractor):
         raise ValueError(
             f"Only a Keras model can be fine-tuned: a run's folder, a .keras file or zoo:NAME. "
-            f"{extractor.location} is none; use linear or nonlinear probes for it"
+            f"{extractor.location} is not one; use linear or nonlinear probes for it"
         )
     if config.input != "images":
         raise ValueError(f"Fine-tuning needs `input='images'`. Received: input={config.input!r}")

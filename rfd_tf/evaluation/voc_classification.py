@@ -69,7 +69,7 @@ def _feature(experiment: Experiment) -> str:
     if not isinstance(extractor, KerasExtractor):
         raise ValueError(
             f"voc.method={method!r} trains a Keras model: a run's folder, a .keras file or zoo:NAME. "
-            f"{extractor.location} is none; use voc.method='svm' for it"
+            f"{extractor.location} is not one; use voc.method='svm' for it"
         )
     if config.input != "images":
         raise ValueError(f"voc.method={method!r} needs `input='images'`. Received: input={config.input!r}")

@@ -169,7 +169,9 @@ def untold(path: Path) -> str | None:
         return None
     config = path.with_name(_CONFIG)
     reason = (
-        f"{config} has no field 'preprocessing'" if config.exists() else "it is not an export of ours, nor"
+        f"{config} has no field 'preprocessing'"
+        if config.exists()
+        else "it was not exported by this package, nor"
     )
     reason += "" if config.exists() else f" beside the {_CONFIG} of its run"
     return f"{path} does not tell how its images are prepared: {reason}"

@@ -51,7 +51,7 @@ def open_onnx(
     session = _session(path, _threads(threads))
     facts = session.get_modelmeta().custom_metadata_map.get(INFO_KEY)
     if facts is None:
-        raise ValueError(f"{path} has no metadata {INFO_KEY!r}: it is not an export of ours")
+        raise ValueError(f"{path} has no metadata {INFO_KEY!r}: it was not exported by this package")
     info = ModelInfo.from_json(facts, str(path))
     check_feature_maps(info, feature_maps, str(path))
     missing = set(info.outputs) - {output.name for output in session.get_outputs()}

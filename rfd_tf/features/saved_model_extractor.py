@@ -80,7 +80,7 @@ def open_saved_model(
         raise FileNotFoundError(f"{path} holds no SavedModel (a {_GRAPH}, or numbered folders with one)")
     facts = next((file for name in _FACTS if (file := folder / name).is_file()), None)
     if facts is None:
-        raise ValueError(f"{folder} has no {_FACTS[0]}: it is not an export of ours")
+        raise ValueError(f"{folder} has no {_FACTS[0]}: it was not exported by this package")
     info = ModelInfo.from_json(facts.read_text(encoding="utf-8"), str(facts))
     check_feature_maps(info, feature_maps, str(folder))
     try:

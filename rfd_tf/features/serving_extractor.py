@@ -26,7 +26,7 @@ class ServingExtractor(FeatureExtractor):
 
     Raises:
         ServingError: if the server cannot be reached or has no such model.
-        ValueError: if the model is none of ours.
+        ValueError: if it is not an exported model of this package.
     """
 
     def __init__(self, client: ServingClient):

@@ -79,7 +79,7 @@ def compiled_inference(model: keras.Model, input_shape: tuple[int | None, ...] |
 
     Args:
         model: functional.
-        input_shape: of the inputs, float32, where TensorFlow shall trace it once, for any size of batch.
+        input_shape: of the inputs, float32, if TensorFlow is to trace it once, for any size of batch.
     """
     backend = keras.backend.backend()
     if backend == "tensorflow":

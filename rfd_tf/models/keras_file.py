@@ -78,7 +78,7 @@ def network_copy(
     Args:
         model: functional, with a dict of outputs.
         names: those wanted.
-        synchronized: whether batch norm shall take its statistics over all replicas.
+        synchronized: whether batch norm takes its statistics over all replicas.
         dtype: the policy of the copy's layers; None for that of each.
     """
 

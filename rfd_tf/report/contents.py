@@ -47,7 +47,7 @@ class RotationSection:
     """Predicted rotations of `images` images of `source`.
 
     Attributes:
-        samples: the four views of some images, chosen by chance.
+        samples: the four views of some images, chosen at random.
         mistakes: the views that the network is surest about and wrong, at most one of an image.
         confusion: views turned `row` times that were taken for `column`, [4][4].
         images: images that were shown four times.

@@ -17,7 +17,7 @@ SEED = 0
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """Some images of a source, chosen by chance, in the source's order.
+    """Some images of a source, chosen at random, in the source's order.
 
     Attributes:
         source: `"training"` or `"validation"`.
@@ -87,7 +87,7 @@ def take_sample(
 
 
 def choose(rows: np.ndarray, count: int) -> np.ndarray:
-    """Up to `count` of `rows`, by chance (always the same), in their order."""
+    """Up to `count` of `rows`, at random (always the same), in their order."""
     if len(rows) <= count:
         return rows
     return np.sort(np.random.default_rng(SEED).choice(rows, count, replace=False))

@@ -30,7 +30,7 @@ def neighbour_section(
     """Neighbours by cosine similarity of some queries.
 
     Args:
-        queries: where queries are taken from, by chance: of each shot group some of different classes, or
+        queries: where queries are taken from, at random: of each shot group some of different classes, or
             some of all without labels.
         searched: where neighbours are looked for; may be `queries`, whose own image is then left out.
         class_counts: training images of each class, for the shot groups; None without labels.

@@ -16,7 +16,7 @@ from rfd_tf.models import extract_features
 from rfd_tf.models.keras_file import read_keras
 from rfd_tf.runs.build import measured_feature
 from rfd_tf.runs.images import ImageSet, open_run_images
-from rfd_tf.runs.rotation_probabilities import agnosticness, shown_images
+from rfd_tf.runs.rotation_probabilities import ambiguity, shown_images
 from rfd_tf.runs.workdir import read_history, read_run_config
 
 
@@ -27,13 +27,13 @@ class RunSummary:
     Attributes:
         history: the CSV history, a float column per name.
         accuracies: {"trained" or "untrained control": {"kNN" or "linear": accuracy in [0, 1]}}.
-        agnostic: up to 16 images [H, W, 3] in [0, 1] that the probability file calls most rotation-agnostic,
+        ambiguous: up to 16 images [H, W, 3] in [0, 1] that the probability file calls most rotation-ambiguous,
             with their mean probabilities; None without a file.
     """
 
     history: dict[str, np.ndarray]
     accuracies: dict[str, dict[str, float]]
-    agnostic: tuple[np.ndarray, np.ndarray] | None
+    ambiguous: tuple[np.ndarray, np.ndarray] | None
 
 
 def summarize_run(workdir: Path) -> RunSummary:
@@ -64,7 +64,7 @@ def summarize_run(workdir: Path) -> RunSummary:
     accuracies = {}
     for name, backbone in backbones.items():
         accuracies[name] = _accuracies(backbone, training, test, config)
-    return RunSummary(read_history(workdir / "history.csv"), accuracies, _most_agnostic(config, training))
+    return RunSummary(read_history(workdir / "history.csv"), accuracies, _most_ambiguous(config, training))
 
 
 def _accuracies(
@@ -89,14 +89,14 @@ def _labelled_features(backbone, images: ImageSet, config: ConfigDict) -> tuple[
     return features, labels[index]
 
 
-def _most_agnostic(config: ConfigDict, images: ImageSet, count: int = 16):
+def _most_ambiguous(config: ConfigDict, images: ImageSet, count: int = 16):
     path = config.rotation_probabilities.path
     if not path:
         return None
     probabilities = data.load_rotation_probabilities(path, len(images.source))
-    agnostic = agnosticness(probabilities)
-    chosen = images.valid[np.argsort(-agnostic[images.valid])[:count]]
-    return shown_images(images, chosen), agnostic[chosen]
+    ambiguous = ambiguity(probabilities)
+    chosen = images.valid[np.argsort(-ambiguous[images.valid])[:count]]
+    return shown_images(images, chosen), ambiguous[chosen]
 
 
 def summary_table(summary: RunSummary) -> str:
@@ -114,27 +114,27 @@ def summary_table(summary: RunSummary) -> str:
     for name in trained:
         gain = 100 * (trained[name] - control[name])
         lines.append(f"{name:<24}{trained[name]:>12.1%}{control[name]:>12.1%}{gain:>+9.1f}")
-    if summary.agnostic is not None:
+    if summary.ambiguous is not None:
         lines.append(
-            f"\nmost rotation-agnostic images: mean probability {summary.agnostic[1][0]:.2f} and below"
+            f"\nmost rotation-ambiguous images: mean probability {summary.ambiguous[1][0]:.2f} and below"
         )
     return "\n".join(lines)
 
 
 def draw_summary(summary: RunSummary, path: Path) -> None:
-    """Write a PNG of a run: losses, decoupling, accuracies against the control, rotation-agnostic images."""
+    """Write a PNG of a run: losses, decoupling, accuracies against the control, rotation-ambiguous images."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = 2 if summary.agnostic else 1
+    rows = 2 if summary.ambiguous else 1
     figure = Figure(figsize=(13, 3.8 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(rows, 3)
     _draw_losses(figure.add_subplot(grid[0, 0]), summary.history)
     _draw_decoupling(figure.add_subplot(grid[0, 1]), summary.history)
     _draw_accuracies(figure.add_subplot(grid[0, 2]), summary.accuracies)
-    if summary.agnostic:
-        _draw_agnostic(figure, grid[1, :], *summary.agnostic)
+    if summary.ambiguous:
+        _draw_ambiguous(figure, grid[1, :], *summary.ambiguous)
     with atomic_file(path) as file:
         figure.savefig(file, format="png", dpi=110)
 
@@ -169,7 +169,7 @@ def _draw_accuracies(axes, accuracies) -> None:
     axes.legend(loc="upper left", ncols=len(accuracies))
 
 
-def _draw_agnostic(figure, place, images, probabilities) -> None:
+def _draw_ambiguous(figure, place, images, probabilities) -> None:
     inner = place.subgridspec(2, 8)
     for position, (image, probability) in enumerate(zip(images, probabilities, strict=True)):
         axes = figure.add_subplot(inner[position // 8, position % 8])

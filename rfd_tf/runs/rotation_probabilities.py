@@ -133,7 +133,7 @@ def _rotnet(config: ConfigDict, synchronized: bool, initialize: Callable | None)
 _SHOWN = 6  # images of either kind for each class
 
 
-def agnosticness(probabilities: np.ndarray) -> np.ndarray:
+def ambiguity(probabilities: np.ndarray) -> np.ndarray:
     """How likely an image's three rotated views look upright, [N], the mean of columns 1 to 3 of [N, 4]."""
     return np.asarray(probabilities)[:, 1:].mean(axis=1)
 
@@ -173,7 +173,7 @@ def draw_rotatability(path: Path, probabilities: np.ndarray, images: ImageSet) -
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(2, 1, height_ratios=[3.2, 1.1 * len(classes)])
     _draw_histogram(figure.add_subplot(grid[0]), probabilities[images.valid])
-    scores = agnosticness(probabilities)
+    scores = ambiguity(probabilities)
     inner = grid[1].subgridspec(len(classes), 2 * _SHOWN + 1)
     for line, (name, rows) in enumerate(classes.items()):
         ordered = rows[np.argsort(scores[rows], kind="stable")]
@@ -189,7 +189,7 @@ def draw_rotatability(path: Path, probabilities: np.ndarray, images: ImageSet) -
             axes.set_title(f"{scores[shown[position]]:.2f}", fontsize=8)
             axes.axis("off")
     figure.supxlabel(
-        "left: the most rotatable of a class; right: the most rotation-agnostic; above each the mean "
+        "left: the most rotatable of a class; right: the most rotation-ambiguous; above each the mean "
         "probability of its three rotated views",
         fontsize=9,
     )

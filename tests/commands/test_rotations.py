@@ -71,7 +71,7 @@ def out(tmp_path_factory, images, trained_and_tested):
     return path
 
 
-def test_tells_rotatable_from_agnostic_images(out):
+def test_tells_rotatable_from_ambiguous_images(out):
     probabilities = load_rotation_probabilities(out, PLAIN + SLOPES)
     plain, slope = probabilities[:PLAIN], probabilities[PLAIN:]
     assert slope[:, 0].mean() > 0.8

@@ -92,7 +92,7 @@ def test_summary_prints_a_table_and_draws_a_image(uninterrupted, capsys):
         trained, control = re.search(rf"{name} +([\d.]+)% +([\d.]+)%", printed).groups()
         assert 0 < float(control) < 100
         assert 0 < float(trained) < 100
-    assert "rotation-agnostic" in printed
+    assert "rotation-ambiguous" in printed
     image = Image.open(uninterrupted / "summary.png")
     assert image.width > 1000
     assert len(set(image.convert("L").resize((64, 32)).getdata())) > 10  # not an empty sheet
