@@ -26,8 +26,8 @@ class RotationDecoupling(keras.Model):
     """Rotation feature decoupling: a backbone, its three heads, three losses and the memory bank.
 
     The backbone maps every image's four views to D features. The first D/2, the rotation features, predict
-    the rotation; the last D/2, the invariant features, are pulled towards their mean over the views, and that mean
-    tells instances apart against the bank.
+    the rotation; the last D/2, the invariant features, are pulled towards their mean over the views, and that
+    mean tells instances apart against the bank.
 
     Args:
         backbone: functional model from images to a dict of features (`rfd_tf.models`).

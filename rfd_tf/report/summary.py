@@ -27,8 +27,8 @@ class RunSummary:
     Attributes:
         history: the CSV history, a float column per name.
         accuracies: {"trained" or "untrained control": {"kNN" or "linear": accuracy in [0, 1]}}.
-        ambiguous: up to 16 images [H, W, 3] in [0, 1] that the probability file calls most rotation-ambiguous,
-            with their mean probabilities; None without a file.
+        ambiguous: up to 16 images [H, W, 3] in [0, 1] that the probability file calls most
+            rotation-ambiguous, with their mean probabilities; None without a file.
     """
 
     history: dict[str, np.ndarray]

@@ -141,8 +141,8 @@ def read_run_config(workdir: Path, *more: str) -> ConfigDict:
 
     Raises:
         FileNotFoundError: if it is not there.
-        ValueError: if it is not a config of `rfd train`: not JSON, lacking a field, or with one of another type
-            than its default. The message names the file and the field.
+        ValueError: if it is not a config of `rfd train`: not JSON, lacking a field, or with one
+            of another type than its default. The message names the file and the field.
     """
     path = workdir / CONFIG_FILE
     if not path.is_file():
