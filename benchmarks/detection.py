@@ -32,7 +32,8 @@ def devkit():
 def detector(dense_width: int = 4096):
     import keras
 
-    from rfd_tf.models import FastRCNN, alexnet
+    from rfd_tf.detection.fast_rcnn import FastRCNN
+    from rfd_tf.models import alexnet
     from rfd_tf.optimizers import CoupledSGD
 
     keras.utils.set_random_seed(0)
@@ -51,19 +52,11 @@ def proposals(source, index: int) -> np.ndarray:
 def batches(source, scales=(SHORT_SIDE,)):
     from rfd_tf.data import Preprocessing
     from rfd_tf.detection.boxes import match_regions
-    from rfd_tf.detection.inputs import detection_batches
+    from rfd_tf.detection.inputs import BatchOptions, detection_batches
 
     regions = [match_regions(proposals(source, row), own) for row, own in enumerate(source.annotations)]
-    return detection_batches(
-        source,
-        regions,
-        Preprocessing(224),
-        seed=0,
-        epochs=1000,
-        batch_size=PER_STEP,
-        scales=scales,
-        longest=LONGEST,
-    )
+    options = BatchOptions(0, PER_STEP, scales=scales, longest=LONGEST)
+    return detection_batches(source, regions, Preprocessing(224), options, epochs=1000)
 
 
 def training():
@@ -78,7 +71,7 @@ def testing():
     tf = quiet_tensorflow()
     from rfd_tf.data.augmentation import IMAGENET_MEAN, IMAGENET_STD, decode
     from rfd_tf.data.voc import VOC_CLASSES
-    from rfd_tf.detection.boxes import scale_factor
+    from rfd_tf.detection.boxes import scale_factors
     from rfd_tf.detection.detector import DetectionOptions, Detector, distinct_regions
 
     source = devkit()
@@ -89,9 +82,9 @@ def testing():
         (decode(source.fetch(tf.constant(row, tf.int64))).numpy(), proposals(source, row))
         for row in range(IMAGES)
     ]
-    factors = [scale_factor(*image.shape[:2], SHORT_SIDE, LONGEST) for image, _ in cases]
+    factors = [scale_factors(*image.shape[:2], (SHORT_SIDE,), LONGEST)[0] for image, _ in cases]
     distinct = [
-        len(distinct_regions(boxes * np.float32(factor), detect.model.stride)[0])
+        len(distinct_regions(boxes * factor, detect.model.stride)[0])
         for (_, boxes), factor in zip(cases, factors, strict=True)
     ]
 

@@ -31,8 +31,7 @@ def export(folder: Path) -> None:
     quiet_tensorflow()
     import zoo
     from rfd_tf.data import Preprocessing
-    from rfd_tf.export.onnx_file import onnx_model, write_onnx
-    from rfd_tf.export.saved_model import write_saved_model
+    from rfd_tf.export.writers import onnx_model, write_onnx, write_saved_model
     from rfd_tf.features.keras_extractor import KerasExtractor, keras_extractor, save_keras
     from rfd_tf.models import alexnet
 

@@ -14,7 +14,7 @@ from rfd_tf.configs.base import data_fields
 from rfd_tf.detection.boxes import match_regions
 from rfd_tf.detection.detector import SavedDetector
 from rfd_tf.detection.find_objects import find_objects
-from rfd_tf.detection.inputs import detection_batches, open_annotated, read_image
+from rfd_tf.detection.inputs import BatchOptions, detection_batches, open_annotated, read_image
 from rfd_tf.detection.proposals import SelectiveSearch
 from rfd_tf.evaluation.features import cached_features
 from rfd_tf.export.detector import write_detector_saved_model
@@ -214,8 +214,8 @@ def test_annotations_are_of_what_is_shown(tmp_path):
     levels = read_image(source, 0, exif_orientation=True).astype(int)
     assert np.abs(levels - np.asarray(image)).mean() < 3
     regions = [match_regions(source.annotations[0].boxes, source.annotations[0])]
-    options = {"batch_size": 1, "num_regions": 1, "scales": (40,), "exif_orientation": True}
-    batches = detection_batches(source, regions, data.Preprocessing(32), seed=0, epochs=1, **options)
+    options = BatchOptions(0, batch_size=1, num_regions=1, scales=(40,), exif_orientation=True)
+    batches = detection_batches(source, regions, data.Preprocessing(32), options, epochs=1)
     assert next(iter(batches))[0]["image"].shape == (1, 40, 50, 3)
     fields.exif_orientation = False
     with pytest.raises(data.VocError, match=r"40 x 50.*says 50 x 40: the size with exif_orientation=True"):

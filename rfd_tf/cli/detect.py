@@ -64,8 +64,7 @@ def _complaint(values: flags.FlagValues) -> str | None:
 
 def _train(values: flags.FlagValues, config, command: str) -> None:
     import zoo
-    from rfd_tf.detection.measure import RESULTS
-    from rfd_tf.detection.voc_detection import voc_detection
+    from rfd_tf.detection.voc_detection import RESULTS, voc_detection
     from rfd_tf.evaluation.results import text_table
 
     def network():

@@ -1,8 +1,9 @@
-"""Boxes of Fast R-CNN: x1, y1, x2, y2 in pixels counted from 0, both corners inclusive.
+"""Boxes of Fast R-CNN, and the candidate regions matched to an image's objects.
 
-Their width is x2 - x1 + 1. Keras's box functions take the corner beyond the last pixel; that is the only
-difference, and `_beyond` and `_inclusive` bridge it. Fast R-CNN's code takes a box to be x2 - x1 wide where
-it encodes and decodes, and only there: `exclusive`. All arrays are float32 [..., 4] unless said otherwise.
+A box is x1, y1, x2, y2 in pixels counted from 0, both corners inclusive: its width is x2 - x1 + 1. Keras's
+box functions expect the corner beyond the last pixel, hence `_LAST_PIXEL`. Fast R-CNN's code takes a box to
+be x2 - x1 wide where it encodes and decodes, and only there: `exclusive`. All arrays are float32 [..., 4]
+unless said otherwise.
 
 Reference: Girshick, "Fast R-CNN", ICCV 2015; Girshick et al., "Rich feature hierarchies", CVPR 2014, app. C.
 """
@@ -16,17 +17,10 @@ from keras.utils import bounding_boxes
 
 from rfd_tf.data.augmentation import normalize
 from rfd_tf.data.voc import Annotation
+from rfd_tf.metrics import inclusive_iou
 
-_ANCHORS = {"anchor_format": "xyxy", "box_format": "xyxy"}
-_DELTAS = "center_xywh"
-
-
-def iou(boxes, others) -> np.ndarray:
-    """Intersection over union [M, N] of boxes [M, 4] and [N, 4]."""
-    if not len(boxes) or not len(others):
-        return np.zeros((len(boxes), len(others)), "float32")
-    found = bounding_boxes.compute_iou(_beyond(boxes), _beyond(others), bounding_box_format="xyxy")
-    return ops.convert_to_numpy(found)
+_LAST_PIXEL = np.array([0, 0, 1, 1], "float32")
+_FORMATS = {"anchor_format": "xyxy", "box_format": "xyxy"}
 
 
 def encode(proposals, boxes, exclusive: bool = False):
@@ -34,16 +28,21 @@ def encode(proposals, boxes, exclusive: bool = False):
 
     `exclusive` sizes are x2 - x1, or 1e-7 where that is less.
     """
-    ends = (_corners(proposals), _corners(boxes)) if exclusive else (_beyond(proposals), _beyond(boxes))
-    return bounding_boxes.encode_box_to_deltas(*ends, **_ANCHORS, encoding_format=_DELTAS)
+    ends = [ops.convert_to_tensor(corners, "float32") for corners in (proposals, boxes)]
+    if not exclusive:
+        ends = [corners + _LAST_PIXEL for corners in ends]
+    return bounding_boxes.encode_box_to_deltas(*ends, **_FORMATS, encoding_format="center_xywh")
 
 
 def decode(proposals, deltas, exclusive: bool = False):
     """The boxes that `deltas` make of proposals; both [R, 4]."""
+    beyond = 0.0 if exclusive else _LAST_PIXEL
+    corners = ops.convert_to_tensor(proposals, "float32") + beyond
     deltas = ops.convert_to_tensor(deltas, "float32")
-    ends = _corners(proposals) if exclusive else _beyond(proposals)
-    found = bounding_boxes.decode_deltas_to_boxes(ends, deltas, **_ANCHORS, encoded_format=_DELTAS)
-    return found if exclusive else _inclusive(found)
+    return (
+        bounding_boxes.decode_deltas_to_boxes(corners, deltas, **_FORMATS, encoded_format="center_xywh")
+        - beyond
+    )
 
 
 def clip(boxes, height: int, width: int):
@@ -59,28 +58,13 @@ def mirror(boxes: np.ndarray, width: int) -> np.ndarray:
     return np.stack([width - 1 - boxes[:, 2], boxes[:, 1], width - 1 - boxes[:, 0], boxes[:, 3]], axis=1)
 
 
-def _corners(boxes):
-    return ops.convert_to_tensor(boxes, "float32")
+def scale_factors(height, width, short_sides, longest: int) -> tf.Tensor:
+    """What sides are multiplied by, float32 [S], for each of S lengths in pixels of the short side.
 
-
-def _beyond(boxes):
-    return _corners(boxes) + np.array([0, 0, 1, 1], "float32")
-
-
-def _inclusive(boxes):
-    return boxes - np.array([0, 0, 1, 1], "float32")
-
-
-def scale_factor(height, width, short_side: int, longest: int):
-    """What sides are multiplied by: the short one becomes `short_side`, or the long one `longest` at most."""
-    short, long = min(height, width), max(height, width)
-    return min(short_side / short, longest / long)
-
-
-def scale_factors(height: tf.Tensor, width: tf.Tensor, short_sides, longest: int) -> tf.Tensor:
-    """As `scale_factor`, for each of the S short sides and in a graph: float32 [S]."""
+    The short side becomes that long, unless the long one would exceed `longest`.
+    """
     sides = tf.cast(tf.stack([height, width]), tf.float64)
-    factors = tf.constant(short_sides, tf.float64) / tf.reduce_min(sides)
+    factors = tf.cast(short_sides, tf.float64) / tf.reduce_min(sides)
     return tf.cast(tf.minimum(factors, longest / tf.reduce_max(sides)), tf.float32)
 
 
@@ -94,11 +78,6 @@ def scaled_image(image: tf.Tensor, factor: tf.Tensor, mean, std) -> tf.Tensor:
     return normalize(resized, mean, std)
 
 
-def scaled_boxes(boxes: np.ndarray, factor: float) -> np.ndarray:
-    """Boxes in an image whose sides were multiplied by `factor`: their corners are multiplied, too."""
-    return np.asarray(boxes, "float32") * np.float32(factor)
-
-
 FOREGROUND_IOU = 0.5
 BACKGROUND_IOU = (0.1, 0.5)  # from, to before
 
@@ -109,7 +88,7 @@ class Regions:
 
     Attributes:
         boxes: float32 [R, 4], see `detection.boxes`.
-        overlaps: float32 [R], the highest IoU with an object; 0 in an image without.
+        overlaps: float32 [R], the highest IoU with an object; 0 in an image without objects.
         labels: int64 [R], the class of that object plus 1, whatever the overlap; 0 is the background.
         deltas: float32 [R, 4], from the region to that object; 0 where the IoU is below 0.5.
     """
@@ -123,13 +102,13 @@ class Regions:
 def match_regions(
     proposals, annotation: Annotation, learn_difficult: bool = False, exclusive: bool = False
 ) -> Regions:
-    """The regions of an image, held against its objects.
+    """The regions of an image, matched to its objects.
 
     Args:
         proposals: [P, 4], see `detection.boxes`.
         annotation: the image's.
-        learn_difficult: whether difficult objects are like any other, as in Fast R-CNN's code; else they are
-            as if they were not there.
+        learn_difficult: whether to learn difficult objects like any other, as in Fast R-CNN's code, or to
+            ignore them.
         exclusive: how wide boxes are for `deltas`, see `detection.boxes`. Where a side of either box then has
             the size 0, its deltas are 0.
     """
@@ -140,7 +119,7 @@ def match_regions(
     if not len(objects):
         nothing = np.zeros(len(boxes), "float32")
         return Regions(boxes, nothing, nothing.astype("int64"), np.zeros_like(boxes))
-    overlaps = iou(boxes, objects)
+    overlaps = inclusive_iou(boxes, objects).astype("float32")
     nearest = overlaps.argmax(axis=1)
     highest = overlaps.max(axis=1)
     targets = objects[nearest]
@@ -159,7 +138,7 @@ def sample_regions(
 
     Args:
         overlaps: [R] of an image's `Regions`.
-        count: of regions; fewer come where there are not enough of either kind.
+        count: of regions; fewer where there are not enough of either kind.
         rng: draws without replacement.
         foreground_share: of `count`, at most. What foreground lacks, background makes up.
 
@@ -176,8 +155,8 @@ def sample_regions(
 def delta_statistics(regions: list[Regions], num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation of the foreground regions' deltas by class, two float32 [num_classes + 1, 4].
 
-    Targets are normalised by them. They are of the images and their mirror images alike, since training
-    sees both: sideways shifts have mean 0. They are 0 and 1 for the background and for a class without
+    Targets are normalised by them. They count the images and their mirror images, since training sees
+    both: sideways shifts have mean 0. They are 0 and 1 for the background and for a class without
     foreground, and a deviation of 0 becomes 1.
     """
     labels = np.concatenate([r.labels[r.overlaps >= FOREGROUND_IOU] for r in regions])

@@ -39,7 +39,7 @@ class CocoFigures:
 
     AP is the mean over recall 0, 0.01, ..., 1 of the highest precision at that recall or beyond. Where no IoU
     is named, it is the mean over 0.5, 0.55, ..., 0.95; AR is the mean over these of the highest recall, at
-    100 detections of a class in an image unless it says another number.
+    100 detections of a class in an image unless the name says another number.
 
     Attributes:
         ap, ap_50, ap_75: the number is the IoU in percent.
@@ -76,15 +76,15 @@ def coco_figures(
 ) -> CocoFigures:
     """COCO's figures of the detections in the images of `annotations`, both by the images' names.
 
-    COCO knows no difficult objects. Here detections that match one do not count, however many they are, as in
-    VOC's evaluation and as with COCO's crowds; but the overlap with it is the ordinary IoU. (That with a
-    crowd is over the detection's area alone, so that anything small within a difficult object would match.)
+    COCO has no difficult objects. Here any number of detections that match one do not count, as in VOC's
+    evaluation and as with COCO's crowds; but the overlap with it is the ordinary IoU. (With a crowd it is the
+    share of the detection's area, so that anything small within a difficult object would match.)
 
     Raises:
-        ValueError: if an image has no entry in `detections`, or one of them is of no such image.
+        ValueError: unless both are of the same images.
     """
     check_same_images(detections, annotations)
-    with contextlib.redirect_stdout(io.StringIO()):  # the tools tell of each step
+    with contextlib.redirect_stdout(io.StringIO()):  # the tools print each step
         truth = _coco(len(annotations), len(class_names), _objects(annotations))
         found = _coco(len(annotations), len(class_names), _found([detections[name] for name in annotations]))
         evaluation = _Evaluation(truth, found, "bbox")
@@ -100,7 +100,7 @@ def coco_figures(
 
 
 class _Evaluation(COCOeval):
-    """In which objects that count as crowds overlap like any other."""
+    """COCO's, but the overlap with crowds is the ordinary IoU."""
 
     def computeIoU(self, imgId, catId):  # noqa: N802, N803 - the tools' names
         objects = self._gts[imgId, catId]

@@ -11,9 +11,9 @@ import tensorflow as tf
 
 from rfd_tf.detection import boxes as box_functions
 from rfd_tf.detection.boxes import scale_factors, scaled_image
+from rfd_tf.detection.fast_rcnn import FastRCNN
 from rfd_tf.files import parse_json
 from rfd_tf.layers.roi_max_pool import rounded_cells
-from rfd_tf.models import FastRCNN
 from rfd_tf.models.keras_file import facts_inside, read_keras, write_keras
 from rfd_tf.precision import to_float32
 
@@ -23,17 +23,17 @@ _FARTHEST_CELL = 2**14
 
 @dataclasses.dataclass(frozen=True)
 class DetectionOptions:
-    """How detections are made of scores and boxes.
+    """How detections are made from scores and boxes.
 
     Args:
         short_sides: of the image as the network sees it, in pixels; 600 in Fast R-CNN. Of several scales,
             each proposal is scored at that which brings its area nearest to 224 x 224 pixels.
-        longest: limit of its long side, which goes before.
+        longest: limit of its long side, which takes precedence.
         score: detections of lower probability are dropped, in [0, 1); 0 drops none.
         nms_iou: of two detections of one class that overlap by more, the one of lower score is dropped.
         most: detections kept in an image, the likeliest of all classes; 0 keeps all.
-        most_of_class: of each class only so many are looked at, the likeliest, before those that overlap are
-            dropped; 0 for all.
+        most_of_class: only so many of each class, the likeliest, take part in the suppression of overlapping
+            ones; 0 for all.
 
     Raises:
         ValueError: on a number out of range.
@@ -80,72 +80,15 @@ class Detections:
     candidates: np.ndarray | None = None
 
 
-def detect(
-    model: FastRCNN, image: tf.Tensor, proposals: tf.Tensor, mean, std, options: DetectionOptions
-) -> dict[str, tf.Tensor]:
-    """Classify the proposals of an image, move their boxes, and drop what is unlikely or found twice.
-
-    Args:
-        model: trained.
-        image: uint8 [H, W, 3].
-        proposals: float32 [P, 4], boxes in that image.
-        mean, std: of the trunk's channels, as of `data.Preprocessing`.
-        options: see there.
-
-    Returns:
-        Dict of `boxes`, `scores`, `labels` and, if limited, `candidates`, as of `Detections`.
-    """
-    height, width = tf.unstack(tf.shape(image)[:2])
-    factors = scale_factors(height, width, options.short_sides, options.longest)
-    scale = _nearest_scale(proposals, factors)
-    rows, parts = [], []
-    for place in range(len(options.short_sides)):
-        own = tf.where(scale == place)[:, 0]
-        rows.append(tf.cast(own, tf.int32))
-        parts.append(_scored(model, image, tf.gather(proposals, own), factors[place], mean, std))
-    probabilities, deltas = (tf.dynamic_stitch(rows, part) for part in zip(*parts, strict=True))
-    return select(proposals, probabilities, deltas, height, width, options, model.exclusive_deltas)
-
-
-def _nearest_scale(proposals: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
-    """For each proposal the factor, by its place, that brings its area nearest to that of pretraining."""
-    areas = tf.reduce_prod(proposals[:, 2:] - proposals[:, :2] + 1, axis=1)
-    return tf.argmin(tf.abs(areas[:, None] * factors**2 - _BEST_SIDE**2), axis=1)
-
-
-def _scored(model: FastRCNN, image, proposals, factor, mean, std) -> tuple[tf.Tensor, tf.Tensor]:
-    """Probabilities [P, C + 1] and deltas [P, C + 1, 4] of proposals [P, 4] at one scale."""
-    classes = model.num_classes + 1
-
-    def found():
-        scaled = proposals * factor
-        distinct, shared = distinct_regions(scaled, model.stride)
-        inputs = {
-            "image": scaled_image(image, factor, mean, std)[None],
-            "regions": tf.gather(scaled, distinct)[None],
-        }
-        outputs = model(inputs, training=False)
-        # Proposals that share their cells share what the network says; each moves its own box by it.
-        probabilities = tf.nn.softmax(tf.cast(outputs["class_logits"][0], tf.float32))
-        deltas = model.denormalized(tf.cast(outputs["deltas"][0], tf.float32))
-        return tf.gather(probabilities, shared), tf.gather(deltas, shared)
-
-    def nothing():
-        return tf.zeros([0, classes]), tf.zeros([0, classes, 4])
-
-    probabilities, deltas = tf.cond(tf.shape(proposals)[0] > 0, found, nothing)
-    return tf.ensure_shape(probabilities, [None, classes]), tf.ensure_shape(deltas, [None, classes, 4])
-
-
 def distinct_regions(scaled: tf.Tensor, stride: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Rows of the first region on each quadruple of cells, and for every region which of those it shares.
+    """Regions that cover the same cells, once: the row of the first, and for every region which it shares.
 
     Args:
         scaled: [P, 4], in pixels of the network's input.
         stride: pixels per cell.
     """
     cells = tf.cast(rounded_cells(scaled, stride), tf.int64)
-    # Beyond the map all cells are alike. One number for four, since GPUs have no `unique` of rows.
+    # Beyond the map all cells are alike. One key for all four, since GPUs have no `unique` of rows.
     cells = tf.clip_by_value(cells, -_FARTHEST_CELL, _FARTHEST_CELL - 1) + _FARTHEST_CELL
     places = (2 * _FARTHEST_CELL) ** np.arange(4, dtype="int64")
     keys, shared = tf.unique(tf.reduce_sum(cells * places, axis=1))
@@ -164,8 +107,10 @@ def select(
 ) -> dict[str, tf.Tensor]:
     """Detections of proposals [P, 4], given probabilities [P, C + 1] and deltas [P, C + 1, 4] by class.
 
-    `exclusive` is how the deltas are to be read, see `detection.boxes`. Of equal scores the class that comes
-    first goes first.
+    `exclusive` says how wide boxes are for deltas, see `detection.boxes`. Equal scores are ordered by class.
+
+    Returns:
+        Dict of `boxes`, `scores`, `labels` and, if limited, `candidates`, as in `Detections`.
     """
     proposals = tf.cast(proposals, tf.float32)
     scores, deltas = probabilities[:, 1:], tf.cast(deltas[:, 1:], tf.float32)
@@ -215,19 +160,19 @@ _FACTS, _FORMAT = "rfd_tf_detector.json", 1
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Detector:
-    """A trained Fast R-CNN with all that using it takes. It computes in float32.
+    """A trained Fast R-CNN with everything needed to use it. It computes in float32.
 
     The network is traced once, for images and proposals of any size and number.
 
     Args:
-        model: gives normalised deltas; their means and deviations are among its weights (the published
-            Caffe models have them multiplied into the weights of the last layer). One of another policy than
-            float32 is copied.
+        model: predicts normalised deltas; their means and deviations are among its weights (the published
+            Caffe models have them multiplied into the weights of the last layer). If its policy is not
+            float32, it is copied.
         class_names: of its C classes.
-        mean, std: of the trunk's channels, of RGB in [0, 1], as of `data.Preprocessing`.
+        mean, std: of the trunk's channels, of RGB in [0, 1], as in `data.Preprocessing`.
         options: of detection.
         name: letters, digits, `_`, `-` and `.`; the name that it is served under.
-        exif_orientation: whether it is shown encoded images turned as their EXIF says; boxes are in these.
+        exif_orientation: whether encoded images are turned as their EXIF says; boxes refer to turned ones.
 
     Raises:
         ValueError: on arguments that do not fit each other, or values out of range.
@@ -246,7 +191,7 @@ class Detector:
     def __post_init__(self):
         if len(self.class_names) != self.model.num_classes:
             raise ValueError(
-                f"The model tells {self.model.num_classes} classes apart. "
+                f"The model has {self.model.num_classes} classes. "
                 f"Received: {len(self.class_names)} class_names"
             )
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
@@ -267,7 +212,7 @@ class Detector:
             object.__setattr__(self, "model", copy)
 
     def __call__(self, image: np.ndarray, proposals: np.ndarray) -> Detections:
-        """What is in an image, uint8 [H, W, 3], of which boxes [P, 4] were proposed (`detection.boxes`).
+        """The objects in an image, uint8 [H, W, 3], given proposed boxes [P, 4] (`detection.boxes`).
 
         Raises:
             ValueError: on another dtype or shape, or boxes that are not finite.
@@ -282,21 +227,56 @@ class Detector:
 
     @functools.cached_property
     def traced(self):
-        """`detection.detect.detect` of this detector, a `tf.function` of `image` and `proposals`."""
+        """A `tf.function` of `image` and `proposals` that returns what `select` does."""
         signature = [
             tf.TensorSpec([None, None, 3], tf.uint8, name="image"),
             tf.TensorSpec([None, 4], tf.float32, name="proposals"),
         ]
 
         @tf.function(autograph=False, input_signature=signature)
-        def found(image, proposals):
-            return detect(self.model, image, proposals, self.mean, self.std, self.options)
+        def detect(image, proposals):
+            options = self.options
+            height, width = tf.unstack(tf.shape(image)[:2])
+            factors = scale_factors(height, width, options.short_sides, options.longest)
+            areas = tf.reduce_prod(proposals[:, 2:] - proposals[:, :2] + 1, axis=1)
+            scale = tf.argmin(tf.abs(areas[:, None] * factors**2 - _BEST_SIDE**2), axis=1)
+            rows, parts = [], []
+            for place in range(len(options.short_sides)):
+                own = tf.where(scale == place)[:, 0]
+                rows.append(tf.cast(own, tf.int32))
+                parts.append(self._scored(image, tf.gather(proposals, own), factors[place]))
+            probabilities, deltas = (tf.dynamic_stitch(rows, part) for part in zip(*parts, strict=True))
+            exclusive = self.model.exclusive_deltas
+            return select(proposals, probabilities, deltas, height, width, options, exclusive)
 
-        return found
+        return detect
+
+    def _scored(self, image: tf.Tensor, proposals: tf.Tensor, factor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Probabilities [P, C + 1] and deltas [P, C + 1, 4] of proposals [P, 4] at one scale."""
+        model, classes = self.model, self.model.num_classes + 1
+
+        def found():
+            scaled = proposals * factor
+            distinct, shared = distinct_regions(scaled, model.stride)
+            inputs = {
+                "image": scaled_image(image, factor, self.mean, self.std)[None],
+                "regions": tf.gather(scaled, distinct)[None],
+            }
+            outputs = model(inputs, training=False)
+            # Proposals on the same cells share the network's answer, but each moves its own box by it.
+            probabilities = tf.nn.softmax(tf.cast(outputs["class_logits"][0], tf.float32))
+            deltas = model.denormalized(tf.cast(outputs["deltas"][0], tf.float32))
+            return tf.gather(probabilities, shared), tf.gather(deltas, shared)
+
+        def nothing():
+            return tf.zeros([0, classes]), tf.zeros([0, classes, 4])
+
+        probabilities, deltas = tf.cond(tf.shape(proposals)[0] > 0, found, nothing)
+        return tf.ensure_shape(probabilities, [None, classes]), tf.ensure_shape(deltas, [None, classes, 4])
 
     def facts(self) -> dict:
-        """All but the model, as JSON has it."""
-        # Left out where it is false, as in what was written before there was such a field.
+        """Everything but the model, as JSON."""
+        # Left out if false, as in files from before this field existed.
         orientation = {"exif_orientation": True} if self.exif_orientation else {}
         return {
             "format": _FORMAT,
@@ -311,9 +291,8 @@ class Detector:
 
 def save_detector(detector: Detector, path: str | os.PathLike) -> None:
     """Writes the detector as one `.keras` file with its facts inside, without an optimizer."""
-    model = detector.model
-    if model.compiled:  # Keras would save the optimizer's variables with it
-        model = _copied(model)
+    # Keras would save the optimizer's variables with a compiled model.
+    model = _copied(detector.model) if detector.model.compiled else detector.model
     write_keras(model, Path(path), _FACTS, json.dumps(detector.facts()))
 
 
@@ -325,7 +304,7 @@ def _copied(model: FastRCNN) -> FastRCNN:
 
 
 def is_detector(path: str | os.PathLike) -> bool:
-    """Whether `open_detector` would take this for a detector: by what is inside, unread."""
+    """Whether this is a detector's file or a run's folder with one, judged without loading it."""
     path = Path(path)
     if path.is_dir():
         path = path / DETECTOR_FILE
@@ -337,7 +316,7 @@ def open_detector(path: str | os.PathLike) -> Detector:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is none of a detector, or cannot be read; the message names the file.
+        ValueError: if it is not a detector, or cannot be read; the message names the file.
     """
     path = Path(path)
     if path.is_dir():
@@ -348,7 +327,7 @@ def open_detector(path: str | os.PathLike) -> Detector:
         raise FileNotFoundError(f"No detector at {path}")
     facts = facts_inside(path, _FACTS)
     if facts is None:
-        raise ValueError(f"{path} is no file of a detector of ours: it has no {_FACTS} inside")
+        raise ValueError(f"{path} is not a detector of ours: it has no {_FACTS} inside")
     model = read_keras(path)
     try:
         return _detector(model, parse_json(facts))
@@ -371,21 +350,21 @@ def _detector(model: FastRCNN, facts: dict) -> Detector:
     return Detector(model, options=DetectionOptions(**options), **facts)
 
 
-FACTS = "detector.json"  # an asset of the SavedModel
-OUTPUTS = {"boxes": "boxes", "scores": "scores", "classes": "labels"}  # and what `Detections` calls them
+FACTS = "detector.json"  # in the SavedModel's assets
+OUTPUTS = {"boxes": "boxes", "scores": "scores", "classes": "labels"}  # to the names in `Detections`
 
 
 class SavedDetector:
-    """Detections by the signatures of a SavedModel, in this process.
+    """An exported detector, run in this process by the signatures of its SavedModel.
 
     Args:
         folder: of the SavedModel, such as `DIR/saved_model/1`.
 
     Attributes:
-        facts: as of `Detector.facts`.
+        facts: as `Detector.facts` returns them.
 
     Raises:
-        FileNotFoundError: if there is no exported detector.
+        FileNotFoundError: if the folder holds no exported detector.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -399,14 +378,14 @@ class SavedDetector:
         self._model = tf.saved_model.load(str(folder))  # signatures do not keep it alive
 
     def __call__(self, image: np.ndarray, proposals: np.ndarray) -> Detections:
-        """As of `Detector`."""
+        """As `Detector.__call__`."""
         return self._found("serving_default", image=tf.constant(image, tf.uint8), proposals=proposals)
 
     def from_file(self, encoded: bytes, proposals: np.ndarray) -> Detections:
-        """In an image's file, decoded by the model (signature `jpeg`).
+        """The same for an image file, decoded by the model (signature `jpeg`).
 
         Raises:
-            tf.errors.InvalidArgumentError: on what is no image, or is damaged or refused.
+            tf.errors.InvalidArgumentError: on a file that is not an image, or is damaged or refused.
         """
         return self._found("jpeg", encoded=tf.constant(encoded), proposals=proposals)
 

@@ -8,16 +8,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from rfd_tf.data.voc import Annotation
 from rfd_tf.detection.detector import Detections
-from rfd_tf.detection.results import (
-    DetectionFigures,
-    percent,
-)
+from rfd_tf.detection.results import DetectionFigures, percent
 from rfd_tf.files import atomic_file
 
-# Okabe and Ito's colours that stand out from photographs; told apart by colour-blind people, too.
+# Okabe and Ito's colours that stand out from photographs; colour-blind people can tell them apart, too.
 _COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167))
 _TRUE, _EDGE = (255, 255, 255), (0, 0, 0)
 _DASH = 6  # pixels
+DRAWN_SCORE = 0.3  # of drawn detections; average precision counts them all
 
 
 def drawn_detections(
@@ -34,15 +32,15 @@ def drawn_detections(
         detections: in it.
         class_names: of the data.
         annotation: its objects are drawn as well, dashed and white, with a `?` if they are difficult.
-        score: detections of lower probability are left out.
+        score: detections of lower probability are not drawn.
 
     Returns:
         uint8 [H, W, 3].
     """
-    canvas = Image.fromarray(image)
-    pen = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(max(12, min(canvas.size) // 26))
-    tags = []  # drawn last: no box shall cross them
+    drawing = Image.fromarray(image)
+    pen = ImageDraw.Draw(drawing)
+    font = ImageFont.load_default(max(12, min(drawing.size) // 26))
+    tags = []  # drawn last, so that no box crosses them
     if annotation is not None:
         for box, label, difficult in zip(
             annotation.boxes, annotation.labels, annotation.difficult, strict=True
@@ -55,15 +53,14 @@ def drawn_detections(
         _framed(pen, box, colour)
         tags.append((_corner(box), f"{class_names[label]} {100 * detections.scores[row]:.0f}", colour))
     for corner, text, colour in tags:
-        _tag(pen, font, corner, text, colour, canvas.size)
-    return np.asarray(canvas)
+        _tag(pen, font, corner, text, colour, drawing.size)
+    return np.asarray(drawing)
 
 
 def draw_detections(path: str | os.PathLike, image: np.ndarray, *arguments, **options) -> None:
     """Write the PNG of `drawn_detections(image, ...)`."""
-    drawing = Image.fromarray(drawn_detections(image, *arguments, **options))
     with atomic_file(path) as file:
-        drawing.save(file, "PNG")
+        Image.fromarray(drawn_detections(image, *arguments, **options)).save(file, "PNG")
 
 
 def _framed(pen, box, colour) -> None:
@@ -104,9 +101,7 @@ def _tag(pen, font, corner, text: str, colour, size) -> None:
 
 
 _COLUMNS = 5
-
-
-_CURVE, _ENVELOPE, _MEAN = "#0072B2", "#E69F00", "#D55E00"  # told apart by colour-blind people, too
+_CURVE, _ENVELOPE, _MEAN = "#0072B2", "#E69F00", "#D55E00"  # of Okabe and Ito, too
 
 
 def draw_precision_recall(figures: DetectionFigures, path: str | os.PathLike, rule: str = "11_point") -> None:
@@ -177,6 +172,3 @@ def _draw_bars(axes, figures: DetectionFigures, values: np.ndarray, rule: str) -
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlim(0, 105)
     axes.set_xlabel(f"average precision in %, {rule.replace('_', '-')} rule", fontsize=9)
-
-
-DRAWN_SCORE = 0.3  # of detections in images for people; average precision counts them all

@@ -1,9 +1,9 @@
-"""What a detector finds in many images, kept on disk and drawn."""
+"""Detections in many images, kept on disk and drawn."""
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +19,12 @@ from rfd_tf.models.keras_file import digest_weights
 from rfd_tf.runs.workdir import CACHE_FOLDER, check_workdir, claim_workdir, lock_workdir
 from rfd_tf.terminal import Stopped, StopSignals, progress_bar
 
+DETECTIONS_FILE = "detections.json"
+DRAWINGS = "pictures"  # folder
+
 
 class DetectionStopped(Stopped):
-    """Images remain to be looked at."""
+    """Some images have not been processed yet."""
 
 
 def detect_images(
@@ -31,21 +34,20 @@ def detect_images(
     proposals: Sequence[np.ndarray],
     folder: str | os.PathLike,
 ) -> dict[str, Detections]:
-    """Detect in images, with a progress bar; those that are done already are passed over.
+    """Detect objects in images, with a progress bar; images that are done already are skipped.
 
     Args:
         detector: trained.
-        names: of the images, N different ones.
-        read: gives image i, uint8 [H, W, 3].
+        names: of the N images, all different.
+        read: returns image i, uint8 [H, W, 3].
         proposals: of each image.
-        folder: keeps `NAME.npz`, one file an image. It is of this detector, these images and proposals,
-            and of nothing else.
+        folder: keeps `NAME.npz`, one file an image. It belongs to this detector, these images and proposals.
 
     Returns:
         Name -> detections, in the order of `names`.
 
     Raises:
-        DetectionStopped: on SIGTERM or Ctrl-C, after the image at hand; the same call goes on.
+        DetectionStopped: on SIGTERM or Ctrl-C, after the current image; the same call continues.
         ValueError: on a damaged file in the folder; it is named.
     """
     files = {name: Path(folder, f"{name}.npz") for name in names}
@@ -71,37 +73,37 @@ def _load(file: Path) -> Detections:
         raise ValueError(f"{file} cannot be read ({error}): delete it, and start again") from None
 
 
-DETECTIONS_FILE = "detections.json"
-IMAGES = "pictures"  # folder
-
-
 def find_objects(
     detector: Detector, images: str | os.PathLike, out: str | os.PathLike, most_proposals: int = 2000
 ) -> Path:
-    """Propose regions by selective search, detect, and write what was found; continue what was interrupted.
+    """Propose regions by selective search, detect, and write the results; an interrupted call continues.
 
     Args:
         detector: trained.
         images: an image, or a folder of images, whose names without endings differ.
-        out: the folder to write: `detections.json`, and `images/NAME.png` with the objects
-            drawn in, those of a score of 0.3 and more.
+        out: the folder to write: `detections.json`, and `pictures/NAME.png` with those objects drawn whose
+            score is 0.3 or more.
         most_proposals: for an image, at most.
 
     Returns:
         The path of `detections.json`: a list of, for each image, its `file`, and `detections` by falling
         score, each with `class`, `score` and `box` (x1, y1, x2, y2 in pixels from 0, both corners inclusive;
-        with `detector.exif_orientation` in the image as it is shown).
+        with `detector.exif_orientation` in the image turned as its EXIF says).
 
     Raises:
         FileNotFoundError: if there is no image.
         BadImageError, ProposalError: on an image that cannot be read; it is named.
         WorkdirError: if `out` holds something else.
-        Stopped: on SIGTERM or Ctrl-C; what was done is kept.
+        Stopped: on SIGTERM or Ctrl-C; finished work is kept.
         ValueError: if two images have the same name.
     """
-    source, out = _images(Path(images)), Path(out)
+    images, out, turned = Path(images), Path(out), detector.exif_orientation
+    single = images.is_file()
+    source = ImageFiles(images.parent, [images.name], None, None) if single else FlatFolder(images)
+    digest = hashlib.sha256(json.dumps(detector.facts()).encode())
+    digest_weights(digest, detector.model)
     claimed = {
-        "detector": _fingerprint(detector),
+        "detector": digest.hexdigest(),
         "pictures": source.fingerprint(np.arange(len(source))),
         "most_proposals": most_proposals,
     }
@@ -110,42 +112,27 @@ def find_objects(
         claim_workdir(out, claimed)
         cache = out / CACHE_FOLDER
         paths = [source.root / file for file in source.files]
-        folder = propose(
-            paths, cache / "proposals", SelectiveSearch(exif_orientation=detector.exif_orientation)
-        )
         names = [path.stem for path in paths]
+        folder = propose(paths, cache / "proposals", SelectiveSearch(exif_orientation=turned))
         proposals = [load_proposals(folder, name)[:most_proposals] for name in names]
 
         def read(index: int) -> np.ndarray:
-            return read_image(source, index, detector.exif_orientation)
+            return read_image(source, index, turned)
 
         found = detect_images(detector, names, read, proposals, cache / "detections")
         for index, name in enumerate(names):
-            path = out / IMAGES / f"{name}.png"
+            path = out / DRAWINGS / f"{name}.png"
             if not path.exists():
                 draw_detections(path, read(index), found[name], detector.class_names, score=DRAWN_SCORE)
-        return _write(out / DETECTIONS_FILE, dict(zip(source.files, found.values(), strict=True)), detector)
+        listed = [
+            {"file": file, "detections": _listed(found[name], detector.class_names)}
+            for file, name in zip(source.files, names, strict=True)
+        ]
+        write_text(out / DETECTIONS_FILE, json.dumps(listed, indent=1) + "\n")
+        return out / DETECTIONS_FILE
 
 
-def _fingerprint(detector: Detector) -> str:
-    digest = hashlib.sha256(json.dumps(detector.facts()).encode())
-    digest_weights(digest, detector.model)
-    return digest.hexdigest()
-
-
-def _images(images: Path) -> ImageFiles:
-    if images.is_file():
-        return ImageFiles(images.parent, [images.name], None, None)
-    return FlatFolder(images)
-
-
-def _write(path: Path, found: Mapping[str, Detections], detector: Detector) -> Path:
-    listed = [{"file": file, "detections": _listed(of, detector.class_names)} for file, of in found.items()]
-    write_text(path, json.dumps(listed, indent=1) + "\n")
-    return path
-
-
-def _listed(found: Detections, class_names) -> list[dict]:
+def _listed(found: Detections, class_names: Sequence[str]) -> list[dict]:
     return [
         {"class": class_names[label], "score": float(score), "box": [float(value) for value in box]}
         for box, score, label in zip(found.boxes, found.scores, found.labels, strict=True)

@@ -14,8 +14,7 @@ from rfd_tf.data.augmentation import decode, pick, uniform
 from rfd_tf.data.pipeline import finished
 from rfd_tf.data.preprocessing import Preprocessing
 from rfd_tf.data.schedule import AUGMENTATION, Schedule, stream
-from rfd_tf.detection import boxes as box_functions
-from rfd_tf.detection.boxes import Regions, sample_regions, scale_factor, scaled_boxes, scaled_image
+from rfd_tf.detection.boxes import Regions, mirror, sample_regions, scale_factors, scaled_image
 from rfd_tf.detection.mat_files import read_mat
 from rfd_tf.detection.proposals import ProposalError, SelectiveSearch, load_proposals, propose
 from rfd_tf.distribution import Share
@@ -27,12 +26,12 @@ SOURCES = ("selective_search", "mat")
 
 @dataclasses.dataclass(frozen=True)
 class ProposedImages:
-    """N images of VOC.
+    """N images of VOC with region proposals.
 
     Attributes:
         source: with `names` and `annotations`.
-        proposals: of each image, float32 [P, 4], see `rfd_tf.detection.proposals`.
-        exif_orientation: whether boxes are in images that are turned as their EXIF says.
+        proposals: of each image, float32 [P, 4], see `detection.boxes`.
+        exif_orientation: whether boxes refer to images turned as their EXIF says.
     """
 
     source: VocSource
@@ -62,10 +61,10 @@ def open_annotated(
     Args:
         data: fields of a config, see `configs/detect/base.py`.
         classes: names of the classes; by default those that `data` names.
-        difficult: whether difficult objects alone will do.
+        difficult: whether it is enough if all objects are difficult ones.
 
     Raises:
-        VocError: if an image is not of the size that its annotation says, or there is no object to find.
+        VocError: if an image's size is not the annotated one, or there is no object to find.
         And what `data.open_voc` raises.
     """
     source = open_voc(**(dict(data) if classes is None else {**data, "classes": classes}))
@@ -76,7 +75,7 @@ def open_annotated(
 
 
 def _check_sizes(source: VocSource, exif_orientation: bool) -> None:
-    """Boxes are scaled with the images, by the sizes that are annotated."""
+    """Proposals are checked, and regions clipped, by the annotated sizes."""
     for index, annotation in enumerate(source.annotations):
         path = source.describe(index)
         if not os.path.isfile(path):
@@ -85,13 +84,12 @@ def _check_sizes(source: VocSource, exif_orientation: bool) -> None:
             width, height = encoded_size(path, exif_orientation)
         except ValueError as error:
             raise VocError(f"{path}: {error}") from None
-        if (width, height) != (annotation.width, annotation.height):
-            turned = encoded_size(path, not exif_orientation) == (annotation.width, annotation.height)
+        annotated = annotation.width, annotation.height
+        if (width, height) != annotated:
+            turned = encoded_size(path, not exif_orientation) == annotated
             raise VocError(
-                f"{path} is {width} x {height} pixels, its annotation says "
-                f"{annotation.width} x {annotation.height}"
-                + turned
-                * f": the size with exif_orientation={not exif_orientation}"
+                f"{path} is {width} x {height} pixels, its annotation says {annotated[0]} x {annotated[1]}"
+                + turned * f": the size with exif_orientation={not exif_orientation}"
             )
 
 
@@ -104,20 +102,23 @@ def find_proposals(
         config: the `proposals` of a config; see `configs/detect/base.py`.
         source: the images.
         cache: the run's folder for what can be made again.
-        exif_orientation: as of `ProposedImages`.
+        exif_orientation: as in `ProposedImages`.
 
     Raises:
-        ProposalError: on files that cannot be read or lack an image, boxes beyond their image, or a
-            image without any proposal.
-        ProposalsStopped: on SIGTERM or Ctrl-C; the same call goes on.
+        ProposalError: on files that cannot be read or lack an image, boxes beyond their image, or an image
+            without any proposal.
+        ProposalsStopped: on SIGTERM or Ctrl-C; the same call continues.
         ValueError: on fields out of range.
     """
     if config.most < 0:
         raise ValueError(f"`proposals.most` must not be negative. Received: {config.most}")
     if config.source == "selective_search":
-        found = _search(config, source, cache, exif_orientation)
+        search = SelectiveSearch(config.mode, config.min_side, exif_orientation=exif_orientation)
+        paths = image_files(source, cache / "pictures")
+        folder = propose(paths, config.folder or cache / "proposals", search, config.processes)
+        found = [load_proposals(folder, name) for name in source.names]
     elif config.source == "mat":
-        found = _read(config, source)
+        found = _read_mat_files(config, source)
     else:
         raise ValueError(f"`proposals.source` must be one of {SOURCES}. Received: {config.source!r}")
     for name, annotation, boxes in zip(source.names, source.annotations, found, strict=True):
@@ -133,14 +134,7 @@ def find_proposals(
     return [boxes[: config.most or None] for boxes in found]
 
 
-def _search(config: ConfigDict, source, cache: Path, exif_orientation: bool) -> list[np.ndarray]:
-    folder = Path(config.folder or cache / "proposals")
-    search = SelectiveSearch(config.mode, config.min_side, exif_orientation=exif_orientation)
-    target = propose(image_files(source, cache / "pictures"), folder, search, config.processes)
-    return [load_proposals(target, name) for name in source.names]
-
-
-def _read(config: ConfigDict, source) -> list[np.ndarray]:
+def _read_mat_files(config: ConfigDict, source: VocSource) -> list[np.ndarray]:
     by_name: dict[str, np.ndarray] = {}
     for path in config.mat_files:
         by_name |= read_mat(path, config.convention)
@@ -165,93 +159,127 @@ def image_files(source: VocSource, folder: Path) -> list[Path]:
     return paths
 
 
-SCALES = (480, 576, 688, 864, 1200)  # of Fast R-CNN's multi-scale training
-LONGEST = 2000
 FILLS = -1  # label of a region that only fills the batch
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchOptions:
+    """How batches for a detector are made.
+
+    Attributes:
+        seed: of everything that is drawn, together with the epoch and the image.
+        batch_size: images in a global batch.
+        num_regions: regions in a global batch, the same number for each image.
+        foreground_share: of the regions, at most.
+        scales: short sides in pixels, one of which is drawn.
+        longest: the long side's limit in pixels, which takes precedence.
+        exif_orientation: whether boxes refer to images turned as their EXIF says.
+
+    Raises:
+        ValueError: on a value out of range.
+    """
+
+    seed: int
+    batch_size: int = 2
+    num_regions: int = 128
+    foreground_share: float = 0.25
+    scales: tuple[int, ...] = (480, 576, 688, 864, 1200)
+    longest: int = 2000
+    exif_orientation: bool = False
+
+    def __post_init__(self):
+        if self.num_regions < self.batch_size or self.num_regions % self.batch_size:
+            raise ValueError(
+                "`num_regions` must be a multiple of `batch_size`. "
+                f"Received: num_regions={self.num_regions}, batch_size={self.batch_size}"
+            )
+        if not 0 <= self.foreground_share <= 1:
+            raise ValueError(f"`foreground_share` must be in [0, 1]. Received: {self.foreground_share}")
+        if not self.scales or min(self.scales) < 1 or self.longest < 1:
+            raise ValueError(
+                f"Sides must be positive. Received: scales={self.scales}, longest={self.longest}"
+            )
 
 
 def detection_batches(
     source: VocSource,
     regions: Sequence[Regions],
     preprocessing: Preprocessing,
-    *,
-    seed: int,
+    options: BatchOptions,
     epochs: int,
     start_step: int = 0,
-    batch_size: int = 2,
-    num_regions: int = 128,
-    foreground_share: float = 0.25,
-    scales: Sequence[int] = SCALES,
-    longest: int = LONGEST,
-    exif_orientation: bool = False,
-    share: Share = Share(),  # noqa: B008  it is frozen
+    context: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
-    """Shuffled images, one half of them mirrored, each at a scale and with regions drawn for it.
+    """Shuffled images, half of them mirrored, each at a scale and with regions drawn for it.
 
     All that is drawn is a function of (seed, epoch, image), as in `data.training_dataset`.
 
     Args:
-        source: N images and their sizes.
+        source: N images.
         regions: of each image.
         preprocessing: its mean and deviation are used.
-        seed, epochs, start_step: as of `data.training_dataset`.
-        share: of this worker; all by default.
-        batch_size: images in a global batch.
-        num_regions: regions in a global batch, the same number for each image.
-        foreground_share: of the regions, at most.
-        scales: short sides in pixels, one of which is drawn.
-        longest: the long side's limit in pixels, which goes before.
-        exif_orientation: whether boxes are in images that are turned as their EXIF says.
+        options: see there.
+        epochs, start_step: as in `data.training_dataset`.
+        context: this worker's share; by default one worker with one replica.
 
     Returns:
-        A dataset of pairs of dicts for `models.FastRCNN`: `image` float32 [b, H, W, 3] and `regions` float32
+        A dataset of pairs of dicts for `FastRCNN`: `image` float32 [b, H, W, 3] and `regions` float32
         [b, R, 4]; `labels` int32 [b, R] and `deltas` float32 [b, R, 4]. Smaller images are filled up with 0
         below and on the right, missing regions with the whole image, labelled -1.
 
     Raises:
-        ValueError: on numbers out of range or another number of `regions` than images.
+        ValueError: on numbers out of range, or if there are not as many `regions` as images.
     """
     if len(regions) != len(source):
         raise ValueError(f"There are {len(source)} images, and regions of {len(regions)}")
-    check_regions(batch_size, num_regions, foreground_share)
-    check_scales(scales, longest)
-    schedule = Schedule(np.arange(len(source)), seed, batch_size, epochs, start_step, share)
-    per_image = num_regions // batch_size
+    context = context or tf.distribute.InputContext()
+    replicas = context.num_replicas_in_sync // context.num_input_pipelines
+    schedule = Schedule(
+        np.arange(len(source)),
+        options.seed,
+        options.batch_size,
+        epochs,
+        start_step,
+        context.num_input_pipelines,
+        context.input_pipeline_id,
+        replicas,
+    )
+    per_image = options.num_regions // options.batch_size
 
-    def drawn(index, flip, scale, seed_pair):
-        return _drawn(
-            source,
-            regions,
-            int(index),
-            bool(flip),
-            float(scale),
-            seed_pair,
-            per_image,
-            foreground_share,
-            longest,
-        )
+    def drawn(index, mirrored, seed):
+        """Boxes, labels and deltas of this image's regions."""
+        annotation, own = source.annotations[index], regions[index]
+        rng = np.random.default_rng([int(word) % 2**64 for word in seed])
+        rows, foreground = sample_regions(own.overlaps, per_image, rng, options.foreground_share)
+        labels = np.full(per_image, FILLS, "int32")
+        boxes = np.tile(np.float32([0, 0, annotation.width - 1, annotation.height - 1]), (per_image, 1))
+        deltas = np.zeros((per_image, 4), "float32")
+        labels[: len(rows)] = np.where(foreground, own.labels[rows], 0)
+        boxes[: len(rows)] = own.boxes[rows]
+        deltas[: len(rows)] = own.deltas[rows] * foreground[:, None]
+        if mirrored:
+            boxes = mirror(boxes, annotation.width)
+            deltas[:, 0] *= -1
+        return boxes, labels, deltas
 
     def example(position: tf.Tensor):
         epoch, index = schedule.epoch_and_index(position)
-        image_seed = stream(seed, AUGMENTATION, epoch, index)
-        first, second = tf.unstack(uniform([2], image_seed))
-        flip, scale = (
-            first < 0.5,
-            tf.gather(tf.constant(scales, tf.int32), pick(tf.constant(len(scales)), second)),
+        seed = stream(options.seed, AUGMENTATION, epoch, index)
+        first, second = tf.unstack(uniform([2], seed))
+        mirrored = first < 0.5
+        scale = tf.gather(tf.constant(options.scales), pick(tf.constant(len(options.scales)), second))
+        boxes, labels, deltas = tf.numpy_function(
+            drawn, [index, mirrored, seed], [tf.float32, tf.int32, tf.float32], stateful=False
         )
-        factor, found, labels, deltas = tf.numpy_function(
-            drawn,
-            [index, flip, scale, image_seed],
-            [tf.float32, tf.float32, tf.int32, tf.float32],
-            stateful=False,
-        )
-        image = decode(source.fetch(index), exif_orientation)
-        image = tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image)
+        image = decode(source.fetch(index), options.exif_orientation)
+        height, width = tf.unstack(tf.shape(image)[:2])
+        factor = scale_factors(height, width, [scale], options.longest)[0]
+        image = tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
         image = scaled_image(image, factor, preprocessing.mean, preprocessing.std)
         return (
             {
                 "image": tf.ensure_shape(image, [None, None, 3]),
-                "regions": tf.ensure_shape(found, [per_image, 4]),
+                "regions": tf.ensure_shape(boxes * factor, [per_image, 4]),
             },
             {
                 "labels": tf.ensure_shape(labels, [per_image]),
@@ -262,39 +290,4 @@ def detection_batches(
     dataset = tf.data.Dataset.range(*schedule.positions())
     dataset = dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     dataset = dataset.padded_batch(schedule.replica_batch, drop_remainder=True)
-    return finished(dataset, share.replicas_per_worker)
-
-
-def _drawn(source, regions, index, flip, scale, seed_pair, count, foreground_share, longest):
-    """The factor of an image's sides; boxes, labels and deltas of `count` regions."""
-    annotation, own = source.annotations[index], regions[index]
-    factor = scale_factor(annotation.height, annotation.width, scale, longest)
-    rng = np.random.default_rng([int(word) % 2**64 for word in seed_pair])
-    rows, foreground = sample_regions(own.overlaps, count, rng, foreground_share)
-    labels = np.full(count, FILLS, "int32")
-    boxes = np.tile(np.float32([0, 0, annotation.width - 1, annotation.height - 1]), (count, 1))
-    deltas = np.zeros((count, 4), "float32")
-    drawn = len(rows)
-    labels[:drawn] = np.where(foreground, own.labels[rows], 0)
-    boxes[:drawn], deltas[:drawn] = own.boxes[rows], own.deltas[rows] * foreground[:, None]
-    if flip:
-        boxes = box_functions.mirror(boxes, annotation.width)
-        deltas[:, 0] *= -1
-    return np.float32(factor), scaled_boxes(boxes, factor), labels, deltas
-
-
-def check_regions(batch_size: int, num_regions: int, foreground_share: float) -> None:
-    """Raise ValueError where `detection_batches` would."""
-    if num_regions < batch_size or num_regions % batch_size:
-        raise ValueError(
-            "`num_regions` must be a multiple of `batch_size`. "
-            f"Received: num_regions={num_regions}, batch_size={batch_size}"
-        )
-    if not 0 <= foreground_share <= 1:
-        raise ValueError(f"`foreground_share` must be in [0, 1]. Received: {foreground_share}")
-
-
-def check_scales(scales: Sequence[int], longest: int) -> None:
-    """Raise ValueError where `detection_batches` would."""
-    if not scales or min(scales) < 1 or longest < 1:
-        raise ValueError(f"Sides must be positive. Received: scales={tuple(scales)}, longest={longest}")
+    return finished(dataset, replicas)

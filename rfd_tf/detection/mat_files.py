@@ -1,6 +1,6 @@
-"""Region proposals in MATLAB files, by a reader of level 5 files' numbers, cells and texts.
+"""Region proposals in MATLAB files, by a reader of numbers, cells and texts in level 5 files.
 
-SciPy's reader is not used: it follows numbers in the file into memory that is not its own.
+SciPy's reader is not used: a crafted file makes it read memory outside the file's content.
 
 Reference: MathWorks, "MAT-File Format", R2023b, chapter 1.
 """
@@ -17,7 +17,7 @@ import numpy as np
 
 from rfd_tf.detection.proposals import ProposalError
 
-MOST_BYTES = 2**30  # of all that is unpacked
+MOST_BYTES = 2**30  # of the file, and of all that is unpacked
 _MOST_RATIO = 200  # of unpacked to packed: boxes are packed to a tenth
 _MOST_DIMENSIONS = 8
 _HEADER_BYTES = 128
@@ -30,7 +30,7 @@ _COMPLEX = 0x800
 
 
 class Mat5Error(ValueError):
-    """Bytes that are no such file, or hold other things."""
+    """Bytes that are not such a file, or hold something else."""
 
 
 def parse_mat5(content: bytes, names: Collection[str]) -> dict[str, np.ndarray]:
@@ -74,7 +74,7 @@ def _unpacked(data: memoryview, room: int) -> tuple[memoryview, int]:
 
 @dataclasses.dataclass
 class _Reader:
-    """Elements, one behind the other."""
+    """Consecutive elements."""
 
     data: memoryview
     order: str
@@ -161,7 +161,6 @@ def _text(reader: _Reader) -> str:
 
 
 CONVENTIONS = ("voc_release", "xyxy_from_0")
-_MAX_BYTES = 2**30
 
 
 def read_mat(path: str | os.PathLike, convention: str = "", name: str | None = None) -> dict[str, np.ndarray]:
@@ -208,8 +207,8 @@ def read_mat(path: str | os.PathLike, convention: str = "", name: str | None = N
 def _load(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"No file of proposals at {path}")
-    if path.stat().st_size > _MAX_BYTES:
-        raise ProposalError(f"{path} has {path.stat().st_size} bytes, more than {_MAX_BYTES}")
+    if path.stat().st_size > MOST_BYTES:
+        raise ProposalError(f"{path} has {path.stat().st_size} bytes, more than {MOST_BYTES}")
     try:
         return parse_mat5(path.read_bytes(), ("boxes", "images"))
     except Mat5Error as error:

@@ -25,7 +25,7 @@ MODES = ("fast", "quality", "single")
 
 
 class ProposalError(ValueError):
-    """An image or a file of proposals that cannot be used; its message names it."""
+    """An image or a file of proposals that cannot be used; the message names it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +34,9 @@ class SelectiveSearch:
 
     Args:
         mode: "fast" (some 2,000 boxes in an image of VOC), "quality" (several times as many), or "single".
-        min_side: boxes less wide or high than that are left out, in pixels.
-        seed: of the random part of their order; boxes come likely objects first.
-        exif_orientation: whether images are turned as their EXIF says; boxes are in these.
+        min_side: boxes narrower or lower than that are dropped, in pixels.
+        seed: of the random part of their order, in which likely objects come first.
+        exif_orientation: whether images are turned as their EXIF says; boxes refer to turned ones.
 
     Raises:
         ValueError: on settings out of range.
@@ -56,14 +56,14 @@ class SelectiveSearch:
             raise ValueError(f"`seed` must be in [0, 2**32). Received: seed={self.seed}")
 
     def fingerprint(self) -> str:
-        """A name for results of these settings by this version of OpenCV, 16 hexadecimal digits."""
+        """A name for the results of these settings with this version of OpenCV, 16 hexadecimal digits."""
         settings = {**dataclasses.asdict(self), "opencv": _opencv().__version__}
         if not self.exif_orientation:  # as before there was such a setting
             del settings["exif_orientation"]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
     def __call__(self, path: str | os.PathLike) -> np.ndarray:
-        """The proposals of an image, float32 [P, 4], each once; the same call gives them in the same order.
+        """The proposals of an image, float32 [P, 4], without duplicates and always in the same order.
 
         Not to be run in several threads at a time: OpenCV draws from the C library's generator.
 
@@ -106,7 +106,7 @@ def _opencv():
             "Selective search needs OpenCV with its contributed modules: pip install 'rfd_tf[detection]'. "
             "(A plain opencv-python beside it must be removed first.)"
         ) from None
-    cv2.setNumThreads(1)  # images are what runs in parallel
+    cv2.setNumThreads(1)  # images are searched in parallel
     return cv2
 
 
@@ -114,7 +114,7 @@ _SETTINGS = "settings.json"
 
 
 class ProposalsStopped(Stopped):
-    """Images without proposals remain."""
+    """Some images have no proposals yet."""
 
 
 def propose(
@@ -123,9 +123,9 @@ def propose(
     search: SelectiveSearch | None = None,
     processes: int = 0,
 ) -> Path:
-    """Search images for proposals, with a progress bar; images that are done already are passed over.
+    """Search images for proposals, with a progress bar; images that are done already are skipped.
 
-    Ctrl-C or SIGTERM lets the images at hand be finished; the same call goes on.
+    On Ctrl-C or SIGTERM the current images are finished; the same call continues.
 
     Args:
         paths: the images. Their names without endings must differ.
@@ -137,9 +137,9 @@ def propose(
         The folder of the files, for `load_proposals`.
 
     Raises:
-        ProposalError: on an image that cannot be decoded, or when a process that searches is killed; what
-            is done stays.
-        ProposalsStopped: on SIGTERM or Ctrl-C, after the images at hand.
+        ProposalError: on an image that cannot be decoded, or when a process that searches is killed; finished
+            work is kept.
+        ProposalsStopped: on SIGTERM or Ctrl-C, after the current images.
         ValueError: if two images have the same name.
     """
     search = search or SelectiveSearch()
@@ -167,26 +167,21 @@ def propose(
                     running, timeout=0.5, return_when=concurrent.futures.FIRST_COMPLETED
                 )
                 for future in done:
-                    _finish(future)
+                    future.result()
                     bar.update()
                 if signals.received is not None:
                     break
+        except BrokenProcessPool:
+            raise ProposalError(
+                "A process that searched an image was killed, perhaps because memory ran out: try fewer "
+                "`processes`. What is done is kept"
+            ) from None
         finally:
             pool.shutdown(cancel_futures=True)
     if signals.received is not None:
         done = sum(_file(target, name).exists() for name in names)
         raise ProposalsStopped(signals.received, f"{done} of {len(names)} images have proposals")
     return target
-
-
-def _finish(future: concurrent.futures.Future) -> None:
-    try:
-        future.result()
-    except BrokenProcessPool:
-        raise ProposalError(
-            "A process that searched an image was ended from outside, perhaps for want of memory: try fewer "
-            "`processes`. What is done stays"
-        ) from None
 
 
 def load_proposals(folder: str | os.PathLike, name: str) -> np.ndarray:

@@ -59,7 +59,7 @@ def evaluate_detections(
     """VOC's figures of the detections in the images of `annotations`, both by the images' names.
 
     Raises:
-        ValueError: if an image has no entry in `detections`, or one of them is of no such image.
+        ValueError: unless both are of the same images.
     """
     check_same_images(detections, annotations)
     names = list(annotations)
@@ -87,8 +87,8 @@ def limit_average(detections: Mapping[str, Detections], average_of_class: int) -
     """Of each class the detections that are among the likeliest `average_of_class` times N candidates.
 
     The candidates of all N images compete, overlapping ones included (`Detections.candidates`), so that one
-    image may keep more than another. Where there are more than that, detections stay whose score is above
-    the last of those. 0 keeps all.
+    image may keep more than another. Where there are more than that, the detections kept are those with a
+    score above the last of those candidates. 0 keeps all.
 
     Raises:
         ValueError: on a negative number, or detections without candidates.
@@ -112,7 +112,7 @@ def limit_average(detections: Mapping[str, Detections], average_of_class: int) -
 
 
 def chosen(found: Detections, rows) -> Detections:
-    """Some of the detections in an image: a mask or a slice of them."""
+    """The detections in an image that `rows` selects, a mask or a slice."""
     return Detections(found.boxes[rows], found.scores[rows], found.labels[rows])
 
 
@@ -200,7 +200,7 @@ def _by_score(rows: list[tuple]) -> Detections:
 def write_coco_results(path: str | os.PathLike, detections: Mapping[str, Detections]) -> None:
     """COCO's result format: `image_id`, `category_id` from 1, `bbox` as [x, y, width, height], `score`.
 
-    An image's id is its name as a number where it is one (000005 is 5), else its place, from 1.
+    An image's id is its name if that is a number (000005 is 5), else its place, from 1.
     """
     numbers = all(name.isdecimal() for name in detections)
     results = [

@@ -1,9 +1,9 @@
-"""A detector as a SavedModel for TensorFlow Serving, compared with the detector before it is kept."""
+"""A detector as a SavedModel for TensorFlow Serving, kept only if it matches the detector."""
 
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,28 +25,15 @@ from rfd_tf.detection.detector import (
 from rfd_tf.detection.proposals import SelectiveSearch
 from rfd_tf.export.export_model import SAVED_MODEL, ExportOptions, check_target, staged_folder, write_report
 from rfd_tf.export.parity import (
+    Form,
     NamedImage,
     OutputParity,
     ParityError,
     check_parity,
-    compared,
-    merged,
+    measure_parity,
     parity_entry,
 )
-from rfd_tf.export.saved_model import ABOUT, JPEG, save_functions
-from rfd_tf.export.serving_files import (
-    COMPOSE,
-    MAX_BYTES,
-    MODELS_CONFIG,
-    MONITORING,
-    README,
-    predict_request,
-    saved_model_version,
-    updated_model_config,
-    write_from_templates,
-    write_requests,
-)
-from rfd_tf.files import write_text
+from rfd_tf.export.writers import ABOUT, JPEG, save_functions
 
 
 class Example(NamedTuple):
@@ -56,7 +43,7 @@ class Example(NamedTuple):
         name: for the report.
         encoded: the bytes of its file.
         proposals: float32 [P, 4], see `detection.boxes`.
-        exif_orientation: whether these are in the image as it is shown.
+        exif_orientation: whether these refer to the image turned as its EXIF says.
     """
 
     name: str
@@ -79,7 +66,7 @@ def searched_examples(images: Sequence[NamedImage], search: SelectiveSearch | No
     search = search or SelectiveSearch()
     examples = []
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "picture")
+        file = Path(folder, "image")
         for name, content in images:
             file.write_bytes(content)
             examples.append(Example(name, content, search(file), search.exif_orientation))
@@ -91,10 +78,10 @@ def write_detector_saved_model(detector: Detector, folder: str | os.PathLike) ->
 
         serving_default: `image`, uint8 [H, W, 3], and `proposals`, float32 [P, 4], to `boxes`, float32
             [n, 4], `scores`, float32 [n], `classes`, int64 [n], from 0, and `count`, int32, n;
-        jpeg: the same, but for `encoded`, a string, the bytes of an image's file, instead of `image`;
+        jpeg: the same for `encoded`, a string, the bytes of an image file, instead of `image`;
         about: `ignored`, string [B], to `json`, string [B], each the text of the facts.
 
-    Scaling, sharing of regions, and the suppression of what is found twice are within.
+    Scaling, sharing of regions, and the suppression of duplicates are part of the model.
 
     Args:
         detector: to be written.
@@ -104,16 +91,10 @@ def write_detector_saved_model(detector: Detector, folder: str | os.PathLike) ->
         FileExistsError: if it does.
     """
     facts = json.dumps(detector.facts())
-    save_functions(folder, FACTS, facts, detector.model, _signatures(detector, facts))
-
-
-def _signatures(detector: Detector, facts: str) -> dict:
     image = tf.TensorSpec([None, None, 3], tf.uint8, name="image")
     proposals = tf.TensorSpec([None, 4], tf.float32, name="proposals")
-    encoded, ignored = (
-        tf.TensorSpec([], tf.string, name="encoded"),
-        tf.TensorSpec([None], tf.string, "ignored"),
-    )
+    encoded = tf.TensorSpec([], tf.string, name="encoded")
+    ignored = tf.TensorSpec([None], tf.string, name="ignored")
 
     def found(pixels, boxes):
         pixels, boxes = tf.ensure_shape(pixels, image.shape), tf.ensure_shape(boxes, proposals.shape)
@@ -136,10 +117,8 @@ def _signatures(detector: Detector, facts: str) -> dict:
     def about(ignored):
         return {"json": tf.fill(tf.shape(ignored), facts)}
 
-    return {"serving_default": serving_default, JPEG: jpeg, ABOUT: about}
-
-
-_TEMPLATES = {MONITORING: "monitoring.config", COMPOSE: "compose.yaml", README: "detector_readme.md"}
+    signatures = {"serving_default": serving_default, JPEG: jpeg, ABOUT: about}
+    save_functions(folder, FACTS, facts, detector.model, signatures)
 
 
 def write_detector_serving_files(
@@ -151,30 +130,32 @@ def write_detector_serving_files(
     make_stable: bool = False,
     published: Path | None = None,
 ) -> None:
-    """Makes a detector's export a folder that `docker compose up` serves.
+    """Adds what `docker compose up` needs to serve a detector's export.
 
-    As `write_serving_files`, but without batching: the server would join the images of several requests
-    into one, and proposals have no batch either.
+    As `write_serving_files`, but without batching: the server would join the images of several requests into
+    one, and neither images nor proposals have a batch dimension.
 
     Args:
-        out, version, make_stable, published: as of `write_serving_files`.
+        out, version, make_stable, published: as in `write_serving_files`.
         detector: that was exported.
-        examples: what the warm-up requests are made of, at least one.
+        examples: for the warm-up requests, at least one.
 
     Raises:
         FileNotFoundError: if the SavedModel is not there.
+        ImportError: without the extra `serving`.
         ValueError: if `out` serves a model of another name.
     """
-    saved_model = saved_model_version(out, version)
-    config = updated_model_config(out, detector.name, version, make_stable, published)
-    write_requests(saved_model, _requests(detector.name, examples))
-    values = {"name": detector.name, "batching": "", "classes": ", ".join(detector.class_names)}
-    write_from_templates(out, _TEMPLATES, values, published)
-    # Last: a running server reads it anew and loads what it names.
-    write_text(out / MODELS_CONFIG, config)
+    from rfd_tf.export.serving_files import COMPOSE, MONITORING, README, ServedVersion
+
+    templates = {MONITORING: "monitoring.config", COMPOSE: "compose.yaml", README: "detector_readme.md"}
+    served = ServedVersion(out, detector.name, version, make_stable, published)
+    values = {"batching": "", "classes": ", ".join(detector.class_names)}
+    served.write(_requests(detector.name, examples), templates, values)
 
 
 def _requests(name: str, examples: Sequence[Example]) -> Iterator:
+    from rfd_tf.export.serving_files import MAX_BYTES, predict_request
+
     yield predict_request(name, "about", {"ignored": np.array([b""], dtype=object)})
     size = 0
     for place, example in enumerate(examples):
@@ -189,11 +170,6 @@ def _requests(name: str, examples: Sequence[Example]) -> Iterator:
 DETECTOR_FORMATS = ("saved_model", "keras")
 
 
-class _Form(NamedTuple):
-    name: str
-    detect: Callable[[Example], Detections]
-
-
 def export_detector(
     detector: Detector,
     out: str | os.PathLike,
@@ -201,14 +177,14 @@ def export_detector(
     examples: Sequence[Example] = (),
     source: str = "memory",
 ) -> list[OutputParity]:
-    """Writes a detector's forms, compares each with it on real images, and leaves them only if equal.
+    """Writes a detector in several formats, and keeps them only if each matches it on real images.
 
     Args:
         detector: to be exported.
-        out: the export's folder, as of `export_model`. In the end it holds, as asked for,
+        out: the export's folder, as in `export_model`. In the end it holds, as asked for,
             `saved_model/VERSION`, `detector.keras`, and `parity.json`.
-        options: by default, and at most, the formats `"saved_model"` and `"keras"`; `version`, `overwrite`
-            and `serving` count, the others do not.
+        options: by default, and at most, the formats `"saved_model"` and `"keras"`; besides, `version`,
+            `overwrite` and `serving` are used.
         examples: at least one.
         source: where the detector came from, for the report.
 
@@ -216,7 +192,7 @@ def export_detector(
         What `parity.json` records of this version.
 
     Raises:
-        ParityError: if a form finds something else, or nothing is found at all; then `out` is as it was.
+        ParityError: if a format finds something else, or nothing is found at all; then `out` is as it was.
         FileExistsError: if the version is there, unless `options.overwrite`.
         ValueError: if `out` holds something else, ONNX is asked for, or there are no examples.
         ImportError: where `serving` is asked for without that extra.
@@ -227,9 +203,18 @@ def export_detector(
     if not examples:
         raise ValueError("`examples` is empty: there is nothing to compare the export on")
     check_target(out, detector.name, options.version, options.overwrite)
+    if options.serving:
+        import rfd_tf.export.serving_files  # noqa: F401 - fails early
+    expected = [detector(example.image, example.proposals) for example in examples]
+    if not any(len(found.scores) for found in expected):
+        raise ParityError(
+            f"The detector finds nothing in {len(examples)} images, {examples[0].name} and on: there is "
+            "nothing to compare. Give images of the objects"
+        )
+    batches = list(zip(examples, map(_named, expected), strict=True))
     with staged_folder(out) as staging:
         forms = _written(detector, staging, options)
-        parities = _measured(detector, forms, examples)
+        parities = measure_parity(forms, batches)
         check_parity(parities)
         if options.serving:
             write_detector_serving_files(staging, detector, options.version, examples, published=out)
@@ -239,36 +224,27 @@ def export_detector(
     return parities
 
 
-def _written(detector: Detector, staging: Path, options: ExportOptions) -> list[_Form]:
+def _written(detector: Detector, staging: Path, options: ExportOptions) -> list[Form]:
+    """Writes the formats; a batch of the forms is an `Example` with the detector's outputs."""
+
+    def form(name: str, detect: Callable[[Example], Detections]) -> Form:
+        return Form(name, "float32", lambda batch: _named(detect(batch[0])), lambda batch: batch[1])
+
     forms = []
     if "saved_model" in options.formats:
         folder = staging / SAVED_MODEL / str(options.version)
         write_detector_saved_model(detector, folder)
         saved = SavedDetector(folder)
         forms += [
-            _Form("saved_model", lambda example: saved(example.image, example.proposals)),
-            _Form("saved_model jpeg", lambda example: saved.from_file(example.encoded, example.proposals)),
+            form("saved_model", lambda example: saved(example.image, example.proposals)),
+            form("saved_model jpeg", lambda example: saved.from_file(example.encoded, example.proposals)),
         ]
     if "keras" in options.formats:
         save_detector(detector, staging / DETECTOR_FILE)
         opened = open_detector(staging / DETECTOR_FILE)
-        forms.append(_Form("keras", lambda example: opened(example.image, example.proposals)))
+        forms.append(form("keras", lambda example: opened(example.image, example.proposals)))
     return forms
 
 
-def _measured(detector: Detector, forms: Iterable[_Form], examples: Sequence[Example]) -> list[OutputParity]:
-    """Every output of every form beside the detector's, on these examples."""
-    expected = [detector(example.image, example.proposals) for example in examples]
-    if not any(len(found.scores) for found in expected):
-        raise ParityError(
-            f"The detector finds nothing in {len(examples)} images, {examples[0].name} and on: there is "
-            "nothing to compare. Give images of the objects"
-        )
-    parities = []
-    for form in forms:
-        actual = [form.detect(example) for example in examples]
-        for output, name in OUTPUTS.items():
-            values = zip(actual, expected, strict=True)
-            pairs = [(getattr(ours, name), getattr(theirs, name)) for ours, theirs in values]
-            parities.append(merged([compared(form.name, output, "float32", *pair) for pair in pairs]))
-    return parities
+def _named(found: Detections) -> dict[str, np.ndarray]:
+    return {output: getattr(found, name) for output, name in OUTPUTS.items()}

@@ -1,4 +1,4 @@
-"""An export: written beside its folder, compared with the model, and only then moved into place."""
+"""An export: written to a hidden folder, compared with the model, and only then moved into place."""
 
 import contextlib
 import dataclasses
@@ -12,7 +12,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from rfd_tf.export.onnx_file import FILES, OPSET, check_onnx_packages, onnx_model, write_onnx
 from rfd_tf.export.parity import (
     Form,
     NamedImage,
@@ -22,7 +21,14 @@ from rfd_tf.export.parity import (
     measure_parity,
     parity_entry,
 )
-from rfd_tf.export.saved_model import write_saved_model
+from rfd_tf.export.writers import (
+    ONNX_FILES,
+    OPSET,
+    check_onnx_packages,
+    onnx_model,
+    write_onnx,
+    write_saved_model,
+)
 from rfd_tf.features.extractor import INPUTS, NORMALIZED
 from rfd_tf.features.keras_extractor import KerasExtractor, open_keras, save_keras
 from rfd_tf.features.onnx_extractor import open_onnx
@@ -42,7 +48,7 @@ class ExportOptions:
         onnx_precisions: of `"float32"`, `"float16"`, `"int8"`: a file each.
         version: of the SavedModel, from 1 on.
         overwrite: whether to replace a version that is there.
-        serving: whether to add what TensorFlow Serving wants; needs the format `"saved_model"`.
+        serving: whether to add the files for TensorFlow Serving; needs the format `"saved_model"`.
 
     Raises:
         ValueError: on a value out of range.
@@ -56,7 +62,7 @@ class ExportOptions:
     serving: bool = False
 
     def __post_init__(self):
-        for field, allowed in (("formats", FORMATS), ("onnx_precisions", tuple(FILES))):
+        for field, allowed in (("formats", FORMATS), ("onnx_precisions", tuple(ONNX_FILES))):
             given = getattr(self, field)
             if not given or set(given) - set(allowed) or len(set(given)) < len(given):
                 raise ValueError(f"`{field}` must be some of {', '.join(allowed)}. Received: {given}")
@@ -70,7 +76,7 @@ class ExportOptions:
 
 REPORT = "parity.json"
 SAVED_MODEL = "saved_model"
-MERGED = (SAVED_MODEL, "serving")  # a container has mounted these: a new folder would not be seen in it
+MERGED = (SAVED_MODEL, "serving")  # containers mount these and would not see a new folder
 FORMAT = 1
 
 
@@ -79,12 +85,12 @@ def check_target(out: Path, model: str, version: int, overwrite: bool) -> None:
 
     Raises:
         FileExistsError: if the version is there, unless `overwrite`.
-        ValueError: if `out` is something else than an export of the model named `model`.
+        ValueError: if `out` is not an export of the model named `model`.
     """
     if not out.exists():
         return
     if not out.is_dir():
-        raise ValueError(f"{out} is no folder")
+        raise ValueError(f"{out} is not a folder")
     strangers = sorted(child.name for child in out.iterdir() if not child.name.startswith("."))
     if not strangers:
         return
@@ -99,7 +105,7 @@ def check_target(out: Path, model: str, version: int, overwrite: bool) -> None:
 
 
 def read_report(out: Path) -> dict:
-    """What `out/parity.json` says; ValueError if it is something else."""
+    """The content of `out/parity.json`; ValueError if it is not a report."""
     path = out / REPORT
     try:
         report = parse_json(path.read_text(encoding="utf-8"))
@@ -107,7 +113,7 @@ def read_report(out: Path) -> dict:
             raise ValueError("it was written by a newer version")
         return report
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path}: no report of an export ({error})") from error
+        raise ValueError(f"{path} is not the report of an export ({error})") from error
 
 
 def write_report(staging: Path, out: Path, model: str, version: int, entry: dict) -> None:
@@ -123,16 +129,12 @@ def write_report(staging: Path, out: Path, model: str, version: int, entry: dict
 def staged_folder(out: Path) -> Iterator[Path]:
     """A hidden temporary folder to fill; what it holds goes into `out` when the block ends.
 
-    A new `out` appears by one renaming. In one that exists, files and versions of the SavedModel are replaced
+    A new `out` appears by one renaming. In an existing one, files and versions of the SavedModel are replaced
     one by one, each by one renaming, the report last. If the block raises, `out` stays as it was.
     """
-    exists = out.exists()
-    staging = (
-        out / f".export.{os.getpid()}.partial"
-        if exists
-        else out.with_name(f".{out.name}.{os.getpid()}.partial")
-    )
-    shutil.rmtree(staging, ignore_errors=True)  # of a killed process with this one's number
+    exists, suffix = out.exists(), f"{os.getpid()}.partial"
+    staging = out / f".export.{suffix}" if exists else out.with_name(f".{out.name}.{suffix}")
+    shutil.rmtree(staging, ignore_errors=True)  # of a killed process with the same number
     staging.mkdir(parents=True)
     try:
         with naming(out):
@@ -166,7 +168,7 @@ def _replace(new: Path, final: Path, old: Path) -> None:
 
 
 KERAS_FILE = "model.keras"
-_DEFAULT_IMAGES = 16
+BATCH = 16  # images compared at once, and how many there are by default
 
 
 def export_model(
@@ -176,7 +178,7 @@ def export_model(
     examples: Sequence[NamedImage] | None = None,
     fold_batch_norm: Callable[[keras.Model], keras.Model] | None = None,
 ) -> list[OutputParity]:
-    """Writes a model's forms, compares each with the model on real images, and leaves them only if equal.
+    """Writes a model in several formats, and keeps them only if each matches the model on real images.
 
     Args:
         extractor: the model.
@@ -184,8 +186,7 @@ def export_model(
             asked for, `saved_model/VERSION`, `model.onnx` and those of other precisions, `model.keras`, and
             `parity.json`.
         options: see there; by default all formats.
-        examples: (name, an image file's bytes) to compare on; by default crops of scikit-learn's
-            photographs.
+        examples: (name, an image file's bytes) to compare on; by default crops of scikit-learn's photographs.
         fold_batch_norm: `zoo.fold_batch_norm`, to be applied to what becomes ONNX. The SavedModel stays as it
             is: TensorFlow 2.21's oneDNN pass crashes on a padded convolution with bias and a residual sum,
             which is what folding makes of a ResNet. So does the `.keras` file: it is for fine-tuning.
@@ -194,7 +195,7 @@ def export_model(
         What `parity.json` records of this version.
 
     Raises:
-        ParityError: if a form computes something else; then `out` is as it was.
+        ParityError: if a format computes something else; then `out` is as it was.
         FileExistsError: if the version is there, unless `options.overwrite`.
         ValueError: if `out` holds something else, or there are no examples.
         ImportError: where ONNX is asked for without the extra `onnx`, or `serving` without that one.
@@ -205,24 +206,34 @@ def export_model(
         check_onnx_packages()
     if options.serving:
         from rfd_tf.export.serving_files import write_serving_files
-    examples = bundled_images(_DEFAULT_IMAGES) if examples is None else list(examples)
+    examples = bundled_images(BATCH) if examples is None else list(examples)
     if not examples:
         raise ValueError("`examples` is empty: there is nothing to compare the export on")
     files = [content for _, content in examples]
-    images = _prepared(files, extractor)
+    prepare = extractor.info.preprocessing.eval_image
+    prepared = np.stack([prepare(tf.constant(content)).numpy() for content in files])
+    starts = range(0, len(files), BATCH)
+    batches = [(prepared[start : start + BATCH], files[start : start + BATCH]) for start in starts]
     served = KerasExtractor(
         extractor.model, dataclasses.replace(extractor.info, input=options.input), extractor.location
     )
     with staged_folder(out) as staging:
         forms = []
         if "saved_model" in options.formats:
-            forms += _write_saved_model(served, staging / SAVED_MODEL / str(options.version))
+            folder = staging / SAVED_MODEL / str(options.version)
+            write_saved_model(served, folder)
+            opened = open_saved_model(folder)
+            forms += [
+                Form("saved_model", "float32", _on_images(opened), _on_images(served)),
+                Form("saved_model jpeg", "float32", _on_files(opened), _on_images(served)),
+            ]
         if "onnx" in options.formats:
             forms += _write_onnx(served, staging, options.onnx_precisions, fold_batch_norm)
         if "keras" in options.formats:
             save_keras(extractor, staging / KERAS_FILE)
-            forms.append(Form("keras", "float32", _on_images(open_keras(staging / KERAS_FILE)), extractor))
-        parities = measure_parity(forms, images, files)
+            opened = open_keras(staging / KERAS_FILE)
+            forms.append(Form("keras", "float32", _on_images(opened), _on_images(extractor)))
+        parities = measure_parity(forms, batches)
         check_parity(parities)
         if options.serving:
             write_serving_files(staging, served.info, options.version, files, published=out)
@@ -238,20 +249,6 @@ def export_model(
     return parities
 
 
-def _prepared(files: Sequence[bytes], extractor: KerasExtractor) -> np.ndarray:
-    prepare = extractor.info.preprocessing.eval_image
-    return np.stack([prepare(tf.constant(content)).numpy() for content in files])
-
-
-def _write_saved_model(served: KerasExtractor, folder: Path) -> list[Form]:
-    write_saved_model(served, folder)
-    opened = open_saved_model(folder)
-    return [
-        Form("saved_model", "float32", _on_images(opened), served),
-        Form("saved_model jpeg", "float32", _on_files(opened), served),
-    ]
-
-
 def _write_onnx(served: KerasExtractor, staging: Path, precisions, fold_batch_norm) -> list[Form]:
     source = served
     if fold_batch_norm is not None:
@@ -259,15 +256,15 @@ def _write_onnx(served: KerasExtractor, staging: Path, precisions, fold_batch_no
     converted = onnx_model(source)
     forms = []
     for precision in precisions:
-        write_onnx(converted, staging / FILES[precision], precision)
-        opened = open_onnx(staging / FILES[precision])
-        forms.append(Form(f"onnx {precision}", precision, _on_images(opened), served))
+        write_onnx(converted, staging / ONNX_FILES[precision], precision)
+        opened = open_onnx(staging / ONNX_FILES[precision])
+        forms.append(Form(f"onnx {precision}", precision, _on_images(opened), _on_images(served)))
     return forms
 
 
-def _on_images(opened) -> Callable:
-    return lambda images, files: opened(images)
+def _on_images(extractor) -> Callable:
+    return lambda batch: extractor(batch[0])
 
 
-def _on_files(opened) -> Callable:
-    return lambda images, files: opened.from_files(files)
+def _on_files(extractor) -> Callable:
+    return lambda batch: extractor.from_files(batch[1])

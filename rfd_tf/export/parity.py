@@ -1,11 +1,12 @@
 """Whether exported forms compute what the model computes, on real images."""
 
+import contextlib
 import dataclasses
-import datetime
 import importlib.metadata
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -14,6 +15,7 @@ from absl import logging
 from rfd_tf import data
 from rfd_tf.data.bad_images import unusable_image
 from rfd_tf.files import parse_json
+from rfd_tf.runs.provenance import now
 
 NamedImage = tuple[str, bytes]  # where it is from, and an image file's bytes
 _CROP = 240  # pixels of the bundled photographs' crops
@@ -37,7 +39,7 @@ def images_at(path: Path, count: int) -> list[NamedImage]:
 
 
 def images_of_run(workdir: Path, count: int) -> list[NamedImage]:
-    """Up to `count` training images of a run, by its config; none where they are not there any more."""
+    """Up to `count` training images of a run, by its config; none if they are no longer there."""
     try:
         config = parse_json((workdir / "config.json").read_text(encoding="utf-8"))["data"]
         options = {"name": config["name"]} if config.get("name") else {}
@@ -72,7 +74,10 @@ def bundled_images(count: int) -> list[NamedImage]:
 
 def _usable(source: data.Source, count: int, where: str) -> list[NamedImage]:
     found = []
-    for name, content in _spread(source, count):
+    for row in np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype("int64")):
+        fetched = source.fetch(tf.constant(row))
+        content = (fetched if source.encoded else tf.io.encode_png(fetched)).numpy()
+        name = source.describe(int(row))
         if reason := unusable_image(content):
             logging.warning("Not compared on %s: %s", name, reason)
         else:
@@ -80,16 +85,6 @@ def _usable(source: data.Source, count: int, where: str) -> list[NamedImage]:
     if not found:
         raise ValueError(f"{where}: none of the images tried can be used")
     return found
-
-
-def _spread(source: data.Source, count: int) -> Iterator[NamedImage]:
-    for row in np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype("int64")):
-        fetched = source.fetch(tf.constant(row))
-        content = fetched if source.encoded else tf.io.encode_png(fetched)
-        yield source.describe(int(row)), content.numpy()
-
-
-BATCH = 16
 
 
 class ParityError(ValueError):
@@ -139,7 +134,7 @@ class OutputParity:
 
     @property
     def within(self) -> bool:
-        """Whether it is within the limit of its precision. NaN never is."""
+        """Whether it is within the limit of its precision; NaN never is."""
         limit = LIMITS[self.precision]
         close = self.max_difference <= limit.difference * max(1.0, self.max_value)
         return bool(np.isfinite(self.max_difference) and close and self.min_cosine >= limit.cosine)
@@ -152,42 +147,63 @@ class Form:
     Attributes:
         name: for reports.
         precision: a key of `LIMITS`.
-        compute: from normalised images [B, S, S, 3] and the files' bytes [B] that they were made of.
-        expected: the model's outputs for normalised images.
+        compute: from a batch, whatever the caller takes for one, to outputs by name, [B, ...] each.
+        expected: the model's outputs for the same batch.
     """
 
     name: str
     precision: str
-    compute: Callable[[np.ndarray, Sequence[bytes]], Mapping[str, np.ndarray]]
-    expected: Callable[[np.ndarray], Mapping[str, np.ndarray]]
+    compute: Callable[[Any], Mapping[str, np.ndarray]]
+    expected: Callable[[Any], Mapping[str, np.ndarray]]
 
 
-def measure_parity(
-    forms: Iterable[Form], images: np.ndarray, files: Sequence[bytes], batch_size: int = BATCH
-) -> list[OutputParity]:
-    """Every output of every form beside the model's, on these images.
-
-    Args:
-        forms: the exported forms.
-        images: float32 [N, S, S, 3], prepared as in evaluation.
-        files: the bytes of the N images.
-        batch_size: images in a batch.
+def measure_parity(forms: Sequence[Form], batches: Sequence) -> list[OutputParity]:
+    """Every output of every form compared with the model's, over all batches.
 
     Raises:
-        ParityError: if a form lacks an output, or gives it another shape.
+        ParityError: if a form lacks an output, or its shape differs.
     """
     found = []
     for form in forms:
         measured: dict[str, list[OutputParity]] = {}
-        for start in range(0, len(images), batch_size):
-            rows = slice(start, start + batch_size)
-            expected = form.expected(images[rows])
-            actual = form.compute(images[rows], files[rows])
-            for output, values in expected.items():
-                part = compared(form.name, output, form.precision, actual.get(output), values)
-                measured.setdefault(output, []).append(part)
-        found += [merged(parts) for parts in measured.values()]
+        for batch in batches:
+            actual = form.compute(batch)
+            for output, values in form.expected(batch).items():
+                measured.setdefault(output, []).append(_compared(form, output, actual.get(output), values))
+        found += [
+            dataclasses.replace(  # NaN wins
+                parts[0],
+                max_difference=float(np.max([part.max_difference for part in parts])),
+                max_value=float(np.max([part.max_value for part in parts])),
+                min_cosine=float(np.min([part.min_cosine for part in parts])),
+            )
+            for parts in measured.values()
+        ]
     return found
+
+
+def _compared(form: Form, output: str, actual: np.ndarray | None, expected: np.ndarray) -> OutputParity:
+    shape = None if actual is None else actual.shape
+    if actual is None or shape != expected.shape:
+        raise ParityError(f"{form.name}: {output} has shape {shape}, the model's {expected.shape}")
+    rows = len(expected), int(np.prod(expected.shape[1:]))
+    first, second = (values.astype("float64").reshape(rows) for values in (actual, expected))
+    return OutputParity(
+        form.name,
+        output,
+        form.precision,
+        float(np.abs(first - second).max(initial=0.0)),
+        float(np.abs(second).max(initial=0.0)),
+        float(_cosines(first, second).min(initial=1.0)),
+    )
+
+
+def _cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Of the rows; 1 for two zero vectors, 0 for a zero vector and another."""
+    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    both_zero = ~first.any(axis=1) & ~second.any(axis=1)
+    products = np.einsum("ij,ij->i", first, second)
+    return np.where(both_zero, 1.0, np.divide(products, norms, out=np.zeros_like(norms), where=norms != 0))
 
 
 def check_parity(parities: Sequence[OutputParity]) -> None:
@@ -215,47 +231,6 @@ def parity_table(parities: Sequence[OutputParity]) -> str:
     return "\n".join(lines)
 
 
-def compared(
-    form: str, output: str, precision: str, actual: np.ndarray | None, expected: np.ndarray
-) -> OutputParity:
-    """One output of a form beside the model's, [B, ...], row by row.
-
-    Raises:
-        ParityError: if it is lacking, or of another shape.
-    """
-    shape = None if actual is None else actual.shape
-    if actual is None or shape != expected.shape:
-        raise ParityError(f"{form}: {output} has shape {shape}, the model's {expected.shape}")
-    rows = len(expected), int(np.prod(expected.shape[1:]))
-    first, second = (values.astype("float64").reshape(rows) for values in (actual, expected))
-    return OutputParity(
-        form,
-        output,
-        precision,
-        float(np.abs(first - second).max(initial=0.0)),
-        float(np.abs(second).max(initial=0.0)),
-        float(_cosines(first, second).min(initial=1.0)),
-    )
-
-
-def _cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Of the rows; 1 for two zero vectors, 0 for a zero vector and another."""
-    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    both_zero = ~first.any(axis=1) & ~second.any(axis=1)
-    products = np.einsum("ij,ij->i", first, second)
-    return np.where(both_zero, 1.0, np.divide(products, norms, out=np.zeros_like(norms), where=norms != 0))
-
-
-def merged(parts: Sequence[OutputParity]) -> OutputParity:
-    """One output of one form in all batches; NaN wins."""
-    return dataclasses.replace(
-        parts[0],
-        max_difference=float(np.max([part.max_difference for part in parts])),
-        max_value=float(np.max([part.max_value for part in parts])),
-        min_cosine=float(np.min([part.min_cosine for part in parts])),
-    )
-
-
 _PACKAGES = ("tensorflow", "keras", "onnx", "onnxruntime", "tf2onnx")
 
 
@@ -267,31 +242,27 @@ def parity_entry(
     Args:
         parities: the figures.
         images: names of those that were compared on.
-        staging: the folder with what was written.
+        staging: the folder of what was written.
         source: where the model came from.
-        **facts: of the export, besides.
+        **facts: other facts of the export.
     """
     figures: dict[str, dict] = {}
     for parity in parities:
         values = dataclasses.asdict(parity)
         form, output, precision = (values.pop(key) for key in ("form", "output", "precision"))
-        limit = {
-            key: value for key, value in dataclasses.asdict(LIMITS[precision]).items() if np.isfinite(value)
-        }
+        limit = dataclasses.asdict(LIMITS[precision])
+        limit = {name: value for name, value in limit.items() if np.isfinite(value)}
         figures.setdefault(form, {"limit": limit, "outputs": {}})["outputs"][output] = values
+    packages = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            packages[name] = importlib.metadata.version(name)
     return {
         "source": source,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "date": now(),
         **facts,
         "files": sorted(path.name for path in staging.iterdir()),
         "pictures": list(images),
         "forms": figures,
-        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "packages": packages,
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

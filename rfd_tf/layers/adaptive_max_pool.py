@@ -11,6 +11,9 @@ class AdaptiveMaxPool2D(keras.layers.Layer):
     overlap where `size` does not divide n, and repeat pixels where n < `size`. Pixels of a bin that
     share its maximum share the gradient, too; PyTorch gives it to one of them.
 
+    `keras.layers.AdaptiveMaxPooling2D` (3.15) cannot replace it: with one bin per side it crashes TensorFlow,
+    and on JAX some of its bins are wrong (14 pixels to 7 bins, 26 to 13).
+
     Input [B, H, W, C] with H and W known, output [B, size, size, C] of the same dtype.
 
     Args:

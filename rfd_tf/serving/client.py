@@ -1,5 +1,6 @@
-"""The client, and what it knows of the model that is served."""
+"""The client, and what it knows about the served model."""
 
+import dataclasses
 import io
 import math
 import os
@@ -14,7 +15,7 @@ from rfd_tf.image_header import check_encoded
 from rfd_tf.serving.transport import (
     AVAILABLE,
     BadInputError,
-    Credentials,
+    ClientOptions,
     Retries,
     ServingError,
     Transport,
@@ -25,7 +26,7 @@ _MARGIN = 4096  # names, shapes and framing
 
 
 def pieces(sizes: Sequence[int], max_message_bytes: int, max_batch: int) -> Iterator[range]:
-    """Positions of the images that go together, in order.
+    """Positions of the images that are sent together, in order.
 
     Args:
         sizes: bytes of each image in a message.
@@ -110,7 +111,7 @@ class ServedModel:
         where: the server's address.
 
     Attributes:
-        facts: as `extractors.ModelInfo.to_json` gives them.
+        facts: as `features.ModelInfo.to_json` writes them.
         image_shape: [S, S, 3].
         dtype: of the images it takes, `float32` or `uint8`.
         outputs: name -> shape for one image.
@@ -186,80 +187,39 @@ class ServedModel:
         return {name: answer[name].astype("float32", copy=False) for name in names}
 
 
-MAX_BATCH = 64  # the exported batching parameters refuse more
 ImageFile = str | os.PathLike | bytes
 
 
 class ServingClient:
-    """Asks one model of a server; a context manager.
+    """A client of one model of a server; a context manager.
 
-    Big batches are sent in pieces. What fails for a moment is asked again: a server that cannot be reached,
-    is overloaded or has a full queue (gRPC UNAVAILABLE, RESOURCE_EXHAUSTED; HTTP 429, 502, 503, 504).
-    Refusals are final, and so is silence: a request without an answer in time may still be in work.
+    Big batches are sent in pieces. Temporary failures are tried again: a server that cannot be reached, is
+    overloaded or has a full queue (gRPC UNAVAILABLE, RESOURCE_EXHAUSTED; HTTP 429, 502, 503, 504). Refusals
+    are final, and so are timeouts: the server may still be working on the request.
 
-    Threads may share a client of gRPC; of REST each needs its own.
+    Threads may share a gRPC client; of REST each needs its own.
 
     Args:
         address: `SCHEME://HOST:PORT/NAME`, the scheme being `grpc` or `http`, with an `s` for TLS;
             `/versions/3` or `/labels/stable` may follow.
-        timeout: of one try of one request, seconds.
-        deadline: of a whole call with its pieces, tries and pauses, seconds; None for no bound.
-        retries: further tries after the first.
-        backoff: first pause between tries, seconds; see `retries.Retries`.
-        seed: of the random part of the pauses; None for a different one each time.
-        token: sent as `authorization: Bearer TOKEN`; refused for unencrypted addresses.
-        allow_plaintext_token: sends it all the same.
-        certificate: PEM file of the authority that signed the server's certificate; by default those that
-            the system trusts.
-        client_certificate, client_key: PEM files, where the server asks for them (mutual TLS).
-        max_message_bytes: largest request and answer.
-        max_image_bytes: largest encoded image.
-        max_batch: most images in a request.
-        version, label: the model's version by number or label, as in the address.
+        options: see there; the default ones if None.
+        **changes: fields of `ClientOptions` that differ from `options`.
 
     Raises:
         BadInputError: a ServingError and ValueError, on arguments that do not fit.
         ServingError: an OSError; every method raises it where the server cannot be reached or refuses.
+
+    Example:
+        >>> with ServingClient("grpc://localhost:8500/NAME", timeout=10) as client:
+        ...     features = client.features_of_files(["photo.jpg"])
     """
 
-    def __init__(
-        self,
-        address: str,
-        *,
-        timeout: float = 30.0,
-        deadline: float | None = None,
-        retries: int = 4,
-        backoff: float = 0.2,
-        seed: int | None = None,
-        token: str | None = None,
-        allow_plaintext_token: bool = False,
-        certificate: str | os.PathLike | None = None,
-        client_certificate: str | os.PathLike | None = None,
-        client_key: str | os.PathLike | None = None,
-        max_message_bytes: int = 64 << 20,
-        max_image_bytes: int = 20 << 20,
-        max_batch: int = MAX_BATCH,
-        version: int | None = None,
-        label: str | None = None,
-    ):
-        self.address = parse_address(address, version, label)
-        positive = {
-            "timeout": timeout,
-            "deadline": deadline,
-            "max_message_bytes": max_message_bytes,
-            "max_image_bytes": max_image_bytes,
-            "max_batch": max_batch,
-        }
-        for argument, value in positive.items():
-            if value is not None and not value > 0:
-                raise BadInputError(f"`{argument}` must be positive. Received: {argument}={value}")
-        credentials = Credentials(token, certificate, client_certificate, client_key, allow_plaintext_token)
-        credentials.check(self.address)
-        self.timeout, self.deadline = timeout, deadline
-        self.max_message_bytes, self.max_image_bytes = max_message_bytes, max_image_bytes
-        self.max_batch = max_batch
-        self._retries = Retries(retries, backoff, seed=seed)
-        self._transport: Transport | None = self._connected(credentials)
+    def __init__(self, address: str, options: ClientOptions | None = None, **changes):
+        self.options = dataclasses.replace(options or ClientOptions(), **changes)
+        self.address = parse_address(address, self.options.version, self.options.label)
+        self.options.check_credentials(self.address)
+        self._retries = Retries(self.options.retries, self.options.backoff, seed=self.options.seed)
+        self._transport: Transport | None = self._connected()
         self._model: ServedModel | None = None
 
     def features(self, images: np.ndarray, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
@@ -306,17 +266,17 @@ class ServingClient:
         per_answer = self._open.answer_bytes(model.numbers(names), model.numbers(model.outputs))
         sizes = []
         for position, file in enumerate(files):
-            content = read_image_file(file, position, self.max_image_bytes)
+            content = read_image_file(file, position, self.options.max_image_bytes)
             check_image_file(content, image_name(file, position))
             sizes.append(max(self._open.file_bytes(len(content)), per_answer))
         parts = []
-        for piece in pieces(sizes, self.max_message_bytes, self.max_batch):
-            contents = [read_image_file(files[i], i, self.max_image_bytes) for i in piece]
+        for piece in pieces(sizes, self.options.max_message_bytes, self.options.max_batch):
+            contents = [read_image_file(files[i], i, self.options.max_image_bytes) for i in piece]
             parts.append(self._predict(model, "jpeg", "encoded", contents, names, end))
         return _joined(parts, names)
 
     def about(self) -> dict:
-        """The facts of the model, as `extractors.ModelInfo.to_json` gives them; asked for once."""
+        """The facts of the model, as `features.ModelInfo.to_json` writes them; asked for once."""
         return self._about(self._end()).facts
 
     def status(self) -> dict[int, str]:
@@ -327,8 +287,8 @@ class ServingClient:
         """Whether the model answers now; asked once, without further tries."""
         try:
             if self.address.label is None:
-                return AVAILABLE in self._open.status(self.timeout).values()
-            self._open.predict("about", "ignored", [b""], ["json"], self.timeout)
+                return AVAILABLE in self._open.status(self.options.timeout).values()
+            self._open.predict("about", "ignored", [b""], ["json"], self.options.timeout)
             return True
         except BadInputError:
             raise
@@ -347,14 +307,14 @@ class ServingClient:
     def __exit__(self, *_):
         self.close()
 
-    def _connected(self, credentials: Credentials) -> Transport:
+    def _connected(self) -> Transport:
         if self.address.is_grpc:  # loads TensorFlow
             from rfd_tf.serving.grpc_transport import GrpcTransport
 
-            return GrpcTransport(self.address, credentials, self.max_message_bytes)
+            return GrpcTransport(self.address, self.options)
         from rfd_tf.serving.rest_transport import RestTransport
 
-        return RestTransport(self.address, credentials, self.max_message_bytes)
+        return RestTransport(self.address, self.options)
 
     @property
     def _open(self) -> Transport:
@@ -363,12 +323,12 @@ class ServingClient:
         return self._transport
 
     def _end(self) -> float | None:
-        return None if self.deadline is None else self._retries.clock() + self.deadline
+        return None if self.options.deadline is None else self._retries.clock() + self.options.deadline
 
     def _ask(self, action: Callable, end: float | None):
         transport = self._open
         return self._retries.run(
-            lambda seconds: action(transport, seconds), self.timeout, end, self.address.text
+            lambda seconds: action(transport, seconds), self.options.timeout, end, self.address.text
         )
 
     def _about(self, end: float | None) -> ServedModel:
@@ -392,7 +352,7 @@ class ServingClient:
         sizes = [max(request, answer)] * len(images)
         parts = [
             self._predict(model, signature, "image", images[piece.start : piece.stop], names, end)
-            for piece in pieces(sizes, self.max_message_bytes, self.max_batch)
+            for piece in pieces(sizes, self.options.max_message_bytes, self.options.max_batch)
         ]
         return _joined(parts, names)
 

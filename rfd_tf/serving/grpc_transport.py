@@ -7,7 +7,7 @@ import numpy as np
 
 from rfd_tf.serving.transport import (
     Address,
-    Credentials,
+    ClientOptions,
     ServingError,
     TransientServingError,
     Transport,
@@ -39,7 +39,7 @@ _REFUSALS = {
     grpc.StatusCode.PERMISSION_DENIED: "does not let these credentials in",
     grpc.StatusCode.INVALID_ARGUMENT: "refused the request",
     grpc.StatusCode.FAILED_PRECONDITION: "refused the request",
-    grpc.StatusCode.UNIMPLEMENTED: "is no TensorFlow Serving",
+    grpc.StatusCode.UNIMPLEMENTED: "is not TensorFlow Serving",
 }
 
 
@@ -48,25 +48,27 @@ class GrpcTransport(Transport):
 
     Args:
         address: of the model.
-        credentials: checked against it.
-        max_message_bytes: largest request and answer.
+        options: checked against it.
     """
 
-    def __init__(self, address: Address, credentials: Credentials, max_message_bytes: int):
+    def __init__(self, address: Address, options: ClientOptions):
         self._address = address
-        self._max_message_bytes = max_message_bytes
-        options = (
-            ("grpc.max_send_message_length", max_message_bytes),
-            ("grpc.max_receive_message_length", max_message_bytes),
+        self._max_message_bytes = options.max_message_bytes
+        settings = (
+            ("grpc.max_send_message_length", options.max_message_bytes),
+            ("grpc.max_receive_message_length", options.max_message_bytes),
             *_RECONNECT,
         )
         if address.is_encrypted:
-            self._channel = grpc.secure_channel(address.target, _tls(credentials), options)
+            paths = (options.certificate, options.client_key, options.client_certificate)
+            contents = [None if path is None else Path(path).read_bytes() for path in paths]
+            tls = grpc.ssl_channel_credentials(*contents)
+            self._channel = grpc.secure_channel(address.target, tls, settings)
         else:
-            self._channel = grpc.insecure_channel(address.target, options)
+            self._channel = grpc.insecure_channel(address.target, settings)
         self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._model = model_service_pb2_grpc.ModelServiceStub(self._channel)
-        token = credentials.token
+        token = options.token
         self._metadata = () if token is None else (("authorization", f"Bearer {token}"),)
 
     def predict(self, signature, input_name, values, outputs, timeout):
@@ -107,7 +109,9 @@ class GrpcTransport(Transport):
                 raise ValueError(f"it has the shape {shape}")
             return make_ndarray(tensor)
         except (ValueError, TypeError, KeyError) as error:
-            raise ServingError(f"{self._address.text}: the output {name!r} is no array ({error})") from error
+            raise ServingError(
+                f"{self._address.text}: the output {name!r} is not an array ({error})"
+            ) from error
 
     def _spec(self) -> model_pb2.ModelSpec:
         spec = model_pb2.ModelSpec(name=self._address.name)
@@ -138,14 +142,3 @@ class GrpcTransport(Transport):
             return ServingError(f"{where} gave no answer within {timeout:.3g} s")
         reason = _REFUSALS.get(code, f"failed ({code.name})")
         return ServingError(f"{where}: the server of {self._address.name!r} {reason}: {details}")
-
-
-def _tls(credentials: Credentials) -> grpc.ChannelCredentials:
-    def content(path):
-        return None if path is None else Path(path).read_bytes()
-
-    return grpc.ssl_channel_credentials(
-        content(credentials.certificate),
-        content(credentials.client_key),
-        content(credentials.client_certificate),
-    )

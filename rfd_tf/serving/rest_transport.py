@@ -11,7 +11,7 @@ import urllib3
 from rfd_tf.files import parse_json
 from rfd_tf.serving.transport import (
     Address,
-    Credentials,
+    ClientOptions,
     ServingError,
     TransientServingError,
     Transport,
@@ -39,24 +39,22 @@ class RestTransport(Transport):
 
     Args:
         address: of the model.
-        credentials: checked against it.
-        max_message_bytes: largest answer.
+        options: checked against it.
     """
 
-    def __init__(self, address: Address, credentials: Credentials, max_message_bytes: int):
+    def __init__(self, address: Address, options: ClientOptions):
         self._address = address
         self._url = f"http{'s' if address.is_encrypted else ''}://{address.target}{address.rest_path}"
-        self._max_message_bytes = max_message_bytes
+        self._max_message_bytes = options.max_message_bytes
         self._session = requests.Session()
-        self._session.auth = _Bearer(credentials.token)
-        if credentials.client_certificate is not None:
-            self._session.cert = (str(credentials.client_certificate), str(credentials.client_key))
-        certificate = credentials.certificate
-        self._verify = True if certificate is None else str(certificate)
+        self._session.auth = _Bearer(options.token)
+        if options.client_certificate is not None:
+            self._session.cert = (str(options.client_certificate), str(options.client_key))
+        self._verify = True if options.certificate is None else str(options.certificate)
 
     def predict(self, signature, input_name, values, outputs, timeout):
         if not isinstance(values, np.ndarray):
-            values = [_base64(value) for value in values]
+            values = [{"b64": base64.b64encode(value).decode()} for value in values]
         body = {"signature_name": signature, "instances": [{input_name: value} for value in values]}
         content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
         rows = self._ask("POST", f"{self._url}:predict", timeout, content).get("predictions")
@@ -67,14 +65,14 @@ class RestTransport(Transport):
         try:
             return {name: _array([row[name] for row in rows]) for name in outputs if name in rows[0]}
         except (ValueError, TypeError, KeyError, OverflowError) as error:
-            raise ServingError(f"{self._address.text}: an output is no array ({error})") from error
+            raise ServingError(f"{self._address.text}: an output is not an array ({error})") from error
 
     def status(self, timeout):
         answer = self._ask("GET", self._url, timeout)
         try:
             return {int(found["version"]): str(found["state"]) for found in answer["model_version_status"]}
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise ServingError(f"{self._address.text}: the answer is no model's status") from error
+            raise ServingError(f"{self._address.text}: the answer is not a model's status") from error
 
     def array_bytes(self, count, dtype):
         return count * _NUMBER_BYTES[dtype]
@@ -140,7 +138,7 @@ class RestTransport(Transport):
         answer = _loaded(text)
         if status == 200:
             if not isinstance(answer, dict):
-                raise ServingError(f"{where}: the answer is no JSON of TensorFlow Serving")
+                raise ServingError(f"{where}: the answer is not TensorFlow Serving's JSON")
             return answer
         details = answer.get("error") if isinstance(answer, dict) else text[:200].decode(errors="replace")
         details = one_line(str(details))
@@ -174,10 +172,6 @@ def _loaded(text: bytes) -> object:
         return parse_json(text)  # knows NaN and Infinity, which the server writes
     except ValueError:
         return None
-
-
-def _base64(content: bytes) -> dict[str, str]:
-    return {"b64": base64.b64encode(content).decode()}
 
 
 def _array(values) -> np.ndarray:

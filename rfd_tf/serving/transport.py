@@ -1,4 +1,4 @@
-"""Where a server is, how it is spoken to, when to try again, and what a client raises."""
+"""Addresses, options, retries and errors of a client, and what its two protocols have in common."""
 
 import abc
 import dataclasses
@@ -13,17 +13,19 @@ from urllib.parse import quote, urlsplit
 
 import numpy as np
 
+MAX_BATCH = 64  # the exported batching parameters refuse more
+
 
 class ServingError(OSError):
-    """A server cannot be reached, refuses, or gives something else than asked for; the message says where."""
+    """A server cannot be reached, refuses, or answers with something else; the message says where."""
 
 
 class TransientServingError(ServingError):
-    """A failure that may pass by itself: asked again, the server may answer."""
+    """A failure that may pass by itself: a further try may succeed."""
 
 
 class BadInputError(ServingError, ValueError):
-    """An argument, image or file that is not sent at all; the message names it."""
+    """An argument, image or file that is refused before anything is sent; the message names it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,37 +66,61 @@ class Address:
 
 
 @dataclasses.dataclass(frozen=True)
-class Credentials:
-    """Secrets and certificates; PEM files.
+class ClientOptions:
+    """How a client asks. Times are in seconds.
 
     Attributes:
-        token: sent as `authorization: Bearer TOKEN` with every request.
-        certificate: of the authority that signed the server's; by default those that the system trusts.
-        client_certificate: the client's own, where the server asks for one (mutual TLS).
-        client_key: its private key.
-        allow_plaintext_token: whether the token may go over an unencrypted connection.
+        timeout: of one try of one request.
+        deadline: of a whole call with its pieces, tries and pauses; None for no bound.
+        retries: further tries after the first.
+        backoff: first pause between tries; see `Retries`.
+        seed: of the random part of the pauses; None for a different one each time.
+        token: sent as `authorization: Bearer TOKEN`; refused for unencrypted addresses.
+        allow_plaintext_token: sends it all the same.
+        certificate: PEM file of the authority that signed the server's certificate; by default those that
+            the system trusts.
+        client_certificate, client_key: PEM files, where the server asks for them (mutual TLS).
+        max_message_bytes: largest request and answer.
+        max_image_bytes: largest encoded image.
+        max_batch: most images in a request.
+        version, label: the model's version by number or label, as in the address.
+
+    Raises:
+        BadInputError: on a value out of range.
     """
 
+    timeout: float = 30.0
+    deadline: float | None = None
+    retries: int = 4
+    backoff: float = 0.2
+    seed: int | None = None
     token: str | None = dataclasses.field(default=None, repr=False)
+    allow_plaintext_token: bool = False
     certificate: str | os.PathLike | None = None
     client_certificate: str | os.PathLike | None = None
     client_key: str | os.PathLike | None = None
-    allow_plaintext_token: bool = False
+    max_message_bytes: int = 64 << 20
+    max_image_bytes: int = 20 << 20
+    max_batch: int = MAX_BATCH
+    version: int | None = None
+    label: str | None = None
 
-    def check(self, address: Address) -> None:
-        """Raises BadInputError if these do not fit `address` or each other, or a file is not there."""
-        files = {
-            "certificate": self.certificate,
-            "client_certificate": self.client_certificate,
-            "client_key": self.client_key,
-        }
-        for argument, path in files.items():
+    def __post_init__(self):
+        for name in ("timeout", "deadline", "max_message_bytes", "max_image_bytes", "max_batch"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise BadInputError(f"`{name}` must be positive. Received: {name}={value}")
+
+    def check_credentials(self, address: Address) -> None:
+        """Raises BadInputError if they do not fit `address` or each other, or a file is missing."""
+        for name in ("certificate", "client_certificate", "client_key"):
+            path = getattr(self, name)
             if path is None:
                 continue
             if not address.is_encrypted:
-                raise BadInputError(f"`{argument}` needs an encrypted address. Received: {address.text}")
+                raise BadInputError(f"`{name}` needs an encrypted address. Received: {address.text}")
             if not Path(path).is_file():
-                raise BadInputError(f"`{argument}`: no file at {path}")
+                raise BadInputError(f"`{name}`: no file at {path}")
         if (self.client_certificate is None) != (self.client_key is None):
             raise BadInputError("`client_certificate` and `client_key` belong together: one is missing")
         if self.token is None:
@@ -126,12 +152,12 @@ def parse_address(text: str, version: int | None = None, label: str | None = Non
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise BadInputError(f"{text!r} is no server's address ({error}); its form is {FORM}") from error
+        raise BadInputError(f"{text!r} is not a server's address ({error}); its form is {FORM}") from error
     if parts.username is not None:
         raise BadInputError("An address holds no user or password: give a token by `token`")
     names = parts.path.strip("/").split("/")
     if parts.scheme not in SCHEMES or not host or port is None or parts.query or parts.fragment:
-        raise BadInputError(f"{text!r} is no server's address; its form is {FORM}")
+        raise BadInputError(f"{text!r} is not a server's address; its form is {FORM}")
     if len(names) == 3 and names[1] == "versions" and names[2].isdecimal():
         version = _only(version, int(names[2]), "version", text)
     elif len(names) == 3 and names[1] == "labels":
@@ -157,6 +183,8 @@ Answer = TypeVar("Answer")
 
 class Retries:
     """Repeats a request that failed for a reason that may pass, after growing pauses.
+
+    By hand, since urllib3's are for HTTP only and none bounds all the requests of a call by one deadline.
 
     The pause before try n + 1 is drawn from [0.5, 1] * min(backoff * 2**(n - 1), max_backoff), so that
     clients that failed together do not come back together.

@@ -5,7 +5,6 @@ import pytest
 
 from rfd_tf.detection import boxes as box_functions
 from rfd_tf.detection import detector as module
-from rfd_tf.detection.boxes import scale_factor, scale_factors
 from rfd_tf.detection.detector import DetectionOptions, Detections, distinct_regions
 from rfd_tf.detection.results import limit_average
 from rfd_tf.metrics import inclusive_iou
@@ -143,14 +142,6 @@ def test_regions_of_the_same_cells_are_one():
     assert len(first) < 220
     assert sorted(rows) == sorted(first.values())
     np.testing.assert_array_equal(rows[shared], [first[tuple(four)] for four in cells])
-
-
-def test_scale_factors_are_those_of_training():
-    rng = np.random.default_rng(4)
-    for height, width in rng.integers(20, 2000, (200, 2)):
-        found = scale_factors(height, width, (480, 600, 1200), 1000).numpy()
-        expected = [scale_factor(int(height), int(width), short, 1000) for short in (480, 600, 1200)]
-        np.testing.assert_array_equal(found, np.float32(expected))
 
 
 @pytest.mark.parametrize(

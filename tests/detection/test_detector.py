@@ -223,7 +223,7 @@ def test_files_of_other_kinds(tmp_path):
     (tmp_path / "text.keras").write_text("no archive")
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "other.keras")
     for name in ("text.keras", "other.keras"):
-        with pytest.raises(ValueError, match=f"{name} is no file of a detector"):
+        with pytest.raises(ValueError, match=f"{name} is not a detector"):
             open_detector(tmp_path / name)
 
 

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from rfd_tf.data import Preprocessing, VocDevkit
 from rfd_tf.detection import boxes as box_functions
-from rfd_tf.detection.boxes import match_regions, scale_factor
-from rfd_tf.detection.inputs import detection_batches
-from rfd_tf.distribution import Share
+from rfd_tf.detection.boxes import match_regions, scale_factors
+from rfd_tf.detection.inputs import BatchOptions, detection_batches
 from tests.data.devkits import annotation
 
 PLAIN = Preprocessing(32, train="resize", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -45,9 +45,10 @@ def regions(source):
     return found
 
 
-def batches(source, regions, **options):
-    options = {"seed": 3, "epochs": 4, "num_regions": 16, "scales": (40, 60), "longest": 90} | options
-    return list(detection_batches(source, regions, PLAIN, **options).as_numpy_iterator())
+def batches(source, regions, epochs=4, start_step=0, context=None, **options):
+    options = BatchOptions(**{"seed": 3, "num_regions": 16, "scales": (40, 60), "longest": 90} | options)
+    dataset = detection_batches(source, regions, PLAIN, options, epochs, start_step, context)
+    return list(dataset.as_numpy_iterator())
 
 
 def test_regions_lie_where_the_objects_are(source, regions):
@@ -96,17 +97,22 @@ def test_resumed_and_shared_equals_uninterrupted(source, regions):
         for ours, theirs in zip(resumed, expected, strict=True):
             for name in theirs:
                 np.testing.assert_array_equal(ours[name], theirs[name])
-    parts = [batches(source, regions, share=Share(2, worker)) for worker in range(2)]
+    contexts = [tf.distribute.InputContext(2, worker, 2) for worker in range(2)]
+    parts = [batches(source, regions, context=context) for context in contexts]
     for step, expected in enumerate(whole):
         for worker in range(2):
             found = parts[worker][step][1]["labels"][0]
             np.testing.assert_array_equal(found, expected[1]["labels"][worker])
 
 
-def test_scale_factor():
-    assert scale_factor(375, 500, 600, 1000) == pytest.approx(1.6)
-    assert scale_factor(200, 500, 600, 1000) == pytest.approx(2.0)
-    assert scale_factor(500, 100, 600, 1000) == pytest.approx(2.0)
+def test_scale_factors():
+    np.testing.assert_allclose(scale_factors(375, 500, (300, 600), 1000), [0.8, 1.6])
+    np.testing.assert_allclose(scale_factors(200, 500, (300, 600), 1000), [1.5, 2.0])
+    np.testing.assert_allclose(scale_factors(500, 100, (150, 600), 1000), [1.5, 2.0])
+    for height, width in np.random.default_rng(4).integers(20, 2000, (200, 2)):
+        found = scale_factors(height, width, (480, 600, 1200), 1000).numpy()
+        expected = [min(side / min(height, width), 1000 / max(height, width)) for side in (480, 600, 1200)]
+        np.testing.assert_array_equal(found, np.float32(expected))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from rfd_tf.detection.detector import DetectionOptions, Detector
-from rfd_tf.models import FastRCNN
+from rfd_tf.detection.fast_rcnn import FastRCNN
 
 OPTIONS = DetectionOptions((120,), longest=150, score=0.2, nms_iou=0.5, most=30)
 CLASSES = ("cat", "dog", "sheep")

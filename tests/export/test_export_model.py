@@ -12,7 +12,7 @@ import zoo
 from rfd_tf.export import export_model as module
 from rfd_tf.export.export_model import ExportOptions, export_model
 from rfd_tf.export.parity import ParityError
-from rfd_tf.export.saved_model import write_saved_model
+from rfd_tf.export.writers import write_saved_model
 from rfd_tf.features import open_extractor
 from tests.export.models import encode, image, normalized, small_network, write_run
 
@@ -169,9 +169,9 @@ def test_folders_of_something_else(small, tmp_path):
     with pytest.raises(ValueError, match="is an export of 'alexnet', not of 'small'"):
         export_model(small, tmp_path / "other", ONLY_KERAS, IMAGES)
     (tmp_path / "other" / "parity.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"parity\.json: no report of an export"):
+    with pytest.raises(ValueError, match=r"parity\.json is not the report of an export"):
         export_model(small, tmp_path / "other", ONLY_KERAS, IMAGES)
-    with pytest.raises(ValueError, match="is no folder"):
+    with pytest.raises(ValueError, match="is not a folder"):
         export_model(small, tmp_path / "notes" / "a.txt", ONLY_KERAS, IMAGES)
     with pytest.raises(ValueError, match="`examples` is empty"):
         export_model(small, tmp_path / "new", ONLY_KERAS, [])

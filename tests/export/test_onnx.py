@@ -9,7 +9,7 @@ import pytest
 
 import zoo
 from rfd_tf.data import Preprocessing
-from rfd_tf.export.onnx_file import OPSET, onnx_model, write_onnx
+from rfd_tf.export.writers import OPSET, onnx_model, write_onnx
 from rfd_tf.features import KerasExtractor, ModelInfo, keras_extractor, open_extractor
 from rfd_tf.features.onnx_extractor import open_onnx
 from tests.export.models import (

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from rfd_tf.data import FlatFolder, evaluation_dataset
-from rfd_tf.export.saved_model import write_saved_model
+from rfd_tf.export.writers import write_saved_model
 from rfd_tf.features import KerasExtractor, ModelInfo, open_extractor
 from rfd_tf.features.saved_model_extractor import find_saved_model, open_saved_model
 from tests.data.images import animated_webp

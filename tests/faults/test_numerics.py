@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from rfd_tf.detection.fast_rcnn import FastRCNN
 from rfd_tf.layers import CosineDense, MemoryBank, RoIMaxPool
 from rfd_tf.layers.cosine_dense import l2_normalize
 from rfd_tf.losses import CLASSIFIER_LOSSES, classifier_loss, nce_loss, rotation_invariance_loss
-from rfd_tf.models import FastRCNN, RotationDecoupling
+from rfd_tf.models import RotationDecoupling
 from rfd_tf.optimizers import CoupledSGD
 
 COUNTS = [10_000_000, 5_000, 20, 1]

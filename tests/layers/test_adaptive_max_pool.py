@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -38,7 +42,7 @@ def test_values_and_gradients_are_pytorchs(length, size):
 
 def test_every_size_of_pytorch():
     for length in range(1, 20):
-        for size in range(1, 12):
+        for size in range(1, 14):
             inputs = maps(length, 4, 1)
             found = to_numpy(AdaptiveMaxPool2D(size)(inputs))
             np.testing.assert_array_equal(found, in_torch(inputs, size)[0], err_msg=f"{length} to {size}")
@@ -54,3 +58,18 @@ def test_what_it_refuses():
     for shape in ((None, None, 3), (4,)):
         with pytest.raises(ValueError, match=r"shape \[B, H, W, C\]"):
             AdaptiveMaxPool2D(2)(keras.Input(shape))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("backend", "size"), [("tensorflow", 1), ("jax", 7)])
+def test_keras_own_layer_still_cannot_replace_it(backend, size):
+    """When this fails, `keras.layers.AdaptiveMaxPooling2D` has PyTorch's bins there, and ours may go."""
+    code = (
+        "import keras, numpy as np, torch\n"
+        "maps = np.random.default_rng(0).normal(size=(1, 14, 14, 1)).astype('float32')\n"
+        f"found = keras.ops.convert_to_numpy(keras.layers.AdaptiveMaxPooling2D({size})(maps))\n"
+        f"expected = torch.nn.AdaptiveMaxPool2d({size})(torch.tensor(maps[..., 0])).numpy()\n"
+        "np.testing.assert_array_equal(found[..., 0], expected)\n"
+    )
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True).returncode

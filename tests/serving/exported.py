@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from rfd_tf.data import Preprocessing
-from rfd_tf.export.saved_model import write_saved_model
+from rfd_tf.export.writers import write_saved_model
 from rfd_tf.features import KerasExtractor, keras_extractor
 from rfd_tf.models import RotationDecoupling, create_backbone
 

@@ -1,5 +1,6 @@
 """Servers that fail, refuse, or answer something else; encryption and tokens."""
 
+import dataclasses
 import http.server
 import socket
 import threading
@@ -122,7 +123,7 @@ def test_silence_is_final(server, kind):
     with ServingClient(address_of(server, kind), retries=5, backoff=0.001) as client:
         client.about()
         before = server.requests
-        client.timeout, server.delay = 0.5, 2.0
+        client.options, server.delay = dataclasses.replace(client.options, timeout=0.5), 2.0
         with pytest.raises(ServingError, match=r"gave no answer within 0.5 s"):
             client.features(IMAGES)
         assert server.requests - before <= 1
@@ -132,7 +133,7 @@ def test_silence_is_final(server, kind):
 def test_deadline_of_the_whole(server, kind):
     with ServingClient(address_of(server, kind), retries=100, backoff=0.2, seed=0) as client:
         client.about()
-        client.deadline = 0.5
+        client.options = dataclasses.replace(client.options, deadline=0.5)
         server.faults.extend([UNAVAILABLE] * 100)
         with pytest.raises(ServingError, match=r"no time is left|`deadline`\) is over|within 0.\d+ s"):
             client.features(IMAGES)
@@ -228,11 +229,11 @@ def odd_http_server():
 @pytest.mark.parametrize(
     ("answer", "message", "requests"),
     [
-        ((200, {}, b"<html>hello"), "no JSON of TensorFlow Serving", 1),
-        ((200, {}, b"[]"), "no JSON of TensorFlow Serving", 1),
+        ((200, {}, b"<html>hello"), "not TensorFlow Serving's JSON", 1),
+        ((200, {}, b"[]"), "not TensorFlow Serving's JSON", 1),
         ((200, {}, b"{}"), "holds no prediction for each image", 1),
         ((200, {}, b'{"predictions": [1, 2]}'), "holds no prediction for each image", 1),
-        ((200, {}, b'{"predictions": [{"json": [["x"], 1]}]}'), "is no array|no valid description", 1),
+        ((200, {}, b'{"predictions": [{"json": [["x"], 1]}]}'), "is not an array|no valid description", 1),
         ((200, {}, b" " * 70_000), "more than 65536 bytes", 1),
         ((302, {"Location": "http://127.0.0.1:9/"}, b""), r"failed \(HTTP 302\)", 1),
         ((403, {}, b"keep out"), "does not let these credentials in: keep out", 1),

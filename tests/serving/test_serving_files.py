@@ -18,7 +18,7 @@ from tensorflow_serving.config import model_server_config_pb2
 from rfd_tf.export.export_model import ExportOptions, export_model
 from rfd_tf.export.serving_files import write_serving_files
 from rfd_tf.serving import ServingClient
-from rfd_tf.serving.client import MAX_BATCH
+from rfd_tf.serving.transport import MAX_BATCH
 from tests.data.images import animated_webp, encoded, random_image
 from tests.serving.exported import NAME
 from tests.serving.server import ModelServer
@@ -222,7 +222,7 @@ def test_other_settings_of_the_config_stay(folder, extractor, tmp_path):
     shutil.rmtree(out / "saved_model" / "1" / "assets.extra")
     for text, message in (
         (path.read_text().replace(f'name: "{NAME}"', 'name: "elsewhere"'), "is about 'elsewhere', 'other'"),
-        ("model_list {", "no configuration of TensorFlow Serving"),
+        ("model_list {", "is not a configuration of TensorFlow Serving"),
     ):
         path.write_text(text)
         with pytest.raises(ValueError, match=rf"models\.config.*{message}"):

@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import pytest
 
+from rfd_tf.detection.fast_rcnn import FastRCNN
 from rfd_tf.layers import RoIMaxPool
-from rfd_tf.models import FastRCNN, alexnet
+from rfd_tf.models import alexnet
 from rfd_tf.optimizers import CoupledSGD
 from tests.contract import to_numpy
 

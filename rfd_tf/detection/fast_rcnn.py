@@ -12,13 +12,13 @@ BACKGROUND = 0  # class c of the data is class c + 1 here
 
 @keras.saving.register_keras_serializable(package="rfd_tf")
 class FastRCNN(keras.Model):
-    """A detector: a map of the whole image, pooled for each proposed region, dense layers, two heads.
+    """A detector: a feature map of the image, pooled for each proposed region, dense layers, and two heads.
 
-    Of each region one head tells the class, the background among them, the other how its box is to be moved
-    and stretched for each class (`rfd_tf.detection.boxes`). The targets of the latter are normalised by their
-    mean and deviation in the training set, `(delta - mean) / deviation`, which the model holds.
+    For each region one head predicts the class, background included, and the other how to move and stretch
+    its box for each class (`rfd_tf.detection.boxes`). The targets of the latter are normalised by their mean
+    and deviation in the training set, `(delta - mean) / deviation`, which the model holds.
 
-    The trunk's batch norm, if any, stays as it is: two images a step cannot estimate its statistics.
+    Batch norm in the trunk is frozen: two images a step are too few to estimate its statistics.
 
     Args:
         trunk: functional model from images [B, H, W, 3], H and W unknown, to maps [B, h, w, C].
@@ -140,7 +140,7 @@ class FastRCNN(keras.Model):
         return (class_loss + box_loss + sum(self.losses)) / num_replicas()
 
     def _region_losses(self, labels, deltas, y_pred) -> tuple:
-        """Of each region, [B, R]: class loss, and box loss for the class of its label."""
+        """For each region, [B, R]: class loss, and box loss for the class of its label."""
         logits = ops.cast(y_pred["class_logits"], "float32")
         class_losses = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
         means, deviations = (ops.take(v, labels, axis=0) for v in (self.delta_means, self.delta_deviations))
@@ -151,7 +151,7 @@ class FastRCNN(keras.Model):
         return class_losses, box_losses
 
     def denormalized(self, deltas):
-        """Deltas [..., C + 1, 4] that the model gave, as those of the boxes."""
+        """The model's deltas [..., C + 1, 4], as deltas of boxes."""
         return deltas * self.delta_deviations + self.delta_means
 
     def get_config(self):
