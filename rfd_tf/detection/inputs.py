@@ -17,7 +17,6 @@ from rfd_tf.data.schedule import AUGMENTATION, Schedule, stream
 from rfd_tf.detection.boxes import Regions, mirror, sample_regions, scale_factors, scaled_image
 from rfd_tf.detection.mat_files import read_mat
 from rfd_tf.detection.proposals import ProposalError, SelectiveSearch, load_proposals, propose
-from rfd_tf.distribution import Share
 from rfd_tf.files import atomic_file
 from rfd_tf.image_header import encoded_size
 
