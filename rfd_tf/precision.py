@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import keras
 from keras import ops
 
+from rfd_tf.keras_internals import all_layers
+
 
 def full_precision(value):
     """`value` in `keras.config.floatx()`, float32 by default, whatever the dtype policy computes in."""
@@ -36,7 +38,7 @@ def computing_in_float32(model: keras.Model) -> Iterator[None]:
 
 def to_float32(model: keras.Model) -> list[tuple[keras.layers.Layer, keras.DTypePolicy]]:
     """Have every layer of `model` compute in float32; the layers that did not, with their former policies."""
-    before = [(layer, layer.dtype_policy) for layer in model._flatten_layers()]
+    before = [(layer, layer.dtype_policy) for layer in all_layers(model)]
     before = [(layer, policy) for layer, policy in before if policy.compute_dtype != "float32"]
     for layer, _ in before:
         layer.dtype_policy = "float32"

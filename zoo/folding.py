@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from rfd_tf.keras_internals import consumers, producer
 from zoo.errors import ZooError
 from zoo.rescaling import blank_start
 from zoo.verification import compare, outputs, random_images
@@ -47,9 +48,9 @@ def _pairs(backbone: keras.Model) -> dict[str, str]:
     for norm in backbone.layers:
         if not isinstance(norm, keras.layers.BatchNormalization):
             continue
-        layer = norm.input._keras_history.operation
-        users = [node.operation for node in layer._outbound_nodes if node.operation in backbone.layers]
-        users += [layer for output in backbone.outputs if output._keras_history.operation is layer]
+        layer = producer(norm.input)
+        users = [user for user in consumers(layer) if user in backbone.layers]
+        users += [layer for output in backbone.outputs if producer(output) is layer]
         if (
             not isinstance(layer, _FOLDABLE)
             or users != [norm]

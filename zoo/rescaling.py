@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from rfd_tf.image_header import check_encoded, exif_orientation, upright
+from rfd_tf.keras_internals import consumers
 from rfd_tf.precision import computing_in_float32
 from zoo.entry import Preprocessing
 from zoo.errors import ZooError
@@ -165,7 +166,7 @@ def _chain(backbone: keras.Model) -> list[keras.layers.Layer]:
             raise ZooError(
                 f"The layer {layer.name!r} ({type(layer).__name__}) does not keep a factor: cannot rescale"
             )
-        if sum(node.operation in backbone.layers for node in layer._outbound_nodes) > 1:
+        if sum(user in backbone.layers for user in consumers(layer)) > 1:
             raise ZooError(f"The layer {layer.name!r} feeds several layers: only a chain can be rescaled")
     layers = [layer for layer in backbone.layers if isinstance(layer, _SCALABLE)]
     if not layers:

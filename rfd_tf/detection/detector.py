@@ -13,6 +13,7 @@ from rfd_tf.detection import boxes as box_functions
 from rfd_tf.detection.boxes import scale_factors, scaled_image
 from rfd_tf.detection.fast_rcnn import FastRCNN
 from rfd_tf.files import parse_json
+from rfd_tf.keras_internals import all_layers
 from rfd_tf.layers.roi_max_pool import rounded_cells
 from rfd_tf.models.keras_file import facts_inside, read_keras, write_keras
 from rfd_tf.precision import to_float32
@@ -206,7 +207,7 @@ class Detector:
             )
         if not self.name or not all(c.isalnum() or c in "_-." for c in self.name):
             raise ValueError(f"`name` must be of letters, digits, '_', '-' and '.'. Received: {self.name!r}")
-        if any(layer.compute_dtype != "float32" for layer in self.model._flatten_layers()):
+        if any(layer.compute_dtype != "float32" for layer in all_layers(self.model)):
             copy = _copied(self.model)
             to_float32(copy)
             object.__setattr__(self, "model", copy)

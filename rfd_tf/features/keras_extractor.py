@@ -12,6 +12,7 @@ import numpy as np
 from rfd_tf.data.preprocessing import Preprocessing
 from rfd_tf.features.extractor import UINT8, FeatureExtractor, ModelInfo, check_feature_maps
 from rfd_tf.files import fits, parse_json
+from rfd_tf.keras_internals import all_layers, producer
 from rfd_tf.models.feature_model import RESERVED, ROTATION_PROBABILITIES, compiled_inference, feature_model
 from rfd_tf.models.keras_file import (
     check_archive,
@@ -52,7 +53,7 @@ class KerasExtractor(FeatureExtractor):
     def fingerprint(self) -> str:
         """Of the facts, the layers and the weights: a file's parts may come from elsewhere (heads, zoo)."""
         digest = hashlib.sha256(self.info.to_json().encode())
-        for layer in self.model._flatten_layers(include_self=False):
+        for layer in all_layers(self.model)[1:]:
             if not isinstance(layer, keras.Model):
                 # Keras numbers the names by what else the process has made.
                 settings = {key: value for key, value in layer.get_config().items() if key != "name"}
@@ -95,7 +96,7 @@ def keras_extractor(
         name: of the model; by default the backbone's, `_` for what cannot be in a `ModelInfo`'s.
     """
     model = feature_model(backbone, feature_name, feature_maps, decoupled=decoupled, heads=heads)
-    if any(layer.dtype_policy.compute_dtype != "float32" for layer in model._flatten_layers()):
+    if any(layer.dtype_policy.compute_dtype != "float32" for layer in all_layers(model)):
         model = network_copy(model, list(model.output), dtype="float32")
     size = preprocessing.image_size
     if tuple(model.input_shape[1:]) not in ((size, size, 3), (None, None, 3)):
@@ -235,7 +236,7 @@ def named_outputs(model: keras.Model, where: str) -> keras.Model:
         raise ValueError(f"{where}: a model takes images of floats, not {inputs[0].dtype}")
     if not isinstance(outputs, dict):
         tensors = keras.tree.flatten(outputs)
-        outputs = {tensor._keras_history.operation.name: tensor for tensor in tensors}
+        outputs = {producer(tensor).name: tensor for tensor in tensors}
         if len(outputs) < len(tensors):
             raise ValueError(f"{where}: several of its outputs come of one layer; give it a dict of outputs")
     if taken := [name for name in outputs if name in RESERVED]:

@@ -5,6 +5,8 @@ import types
 import keras
 from keras import ops
 
+from rfd_tf.keras_internals import all_layers
+
 
 def fuse_batch_norm(model: keras.Model) -> None:
     """Let the batch norms of a model use TensorFlow's fused operation while they train.
@@ -23,7 +25,7 @@ def fuse_batch_norm(model: keras.Model) -> None:
     """
     if keras.backend.backend() != "tensorflow":
         return
-    for layer in model._flatten_layers(include_self=False):
+    for layer in all_layers(model):
         if type(layer) is keras.layers.BatchNormalization and _fits(layer):
             layer.call = types.MethodType(_call, layer)
 

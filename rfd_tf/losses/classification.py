@@ -9,6 +9,7 @@ from keras import ops
 
 from rfd_tf.distribution import num_replicas, sum_over_replicas
 from rfd_tf.imbalance import checked_class_counts, class_balanced_weights, ldam_margins
+from rfd_tf.keras_internals import mask_of
 
 
 class ClassLogitsLoss(keras.losses.Loss, abc.ABC):
@@ -154,7 +155,7 @@ class ClassWeightedLoss(ClassLogitsLoss):
         shares = self._shares(y_true, y_pred)
         weights = ops.sum(shares * ops.cast(self.class_weights, self.dtype), axis=-1)
         if self.reduction in _MEANS:
-            mean = _mean_over_replicas(weights, getattr(y_pred, "_keras_mask", None))
+            mean = _mean_over_replicas(weights, mask_of(y_pred))
             weights = ops.divide_no_nan(weights, mean)  # a mask may leave nothing of a batch
         if sample_weight is not None:
             sample_weight = ops.convert_to_tensor(sample_weight, dtype=self.dtype)

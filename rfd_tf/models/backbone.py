@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import keras
 import numpy as np
 
+from rfd_tf.keras_internals import consumers
 from rfd_tf.layers import CeilMaxPooling2D
 
 
@@ -120,7 +121,7 @@ def first_layer_filters(backbone: keras.Model) -> np.ndarray:
     for layer in layers:
         if isinstance(layer, keras.layers.Conv2D):
             kernel = np.asarray(keras.ops.convert_to_numpy(layer.kernel), dtype="float32")
-            followers = [node.operation for node in layer._outbound_nodes]
+            followers = consumers(layer)
             norms = [f for f in followers if isinstance(f, keras.layers.BatchNormalization) and f in layers]
             if norms:
                 norm = norms[0]

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 import keras
 from keras import ops
 
+from rfd_tf.keras_internals import variable_index
+
 
 @keras.saving.register_keras_serializable(package="rfd_tf")
 class CoupledSGD(keras.optimizers.Optimizer):
@@ -78,7 +80,7 @@ class CoupledSGD(keras.optimizers.Optimizer):
         if self.rate_factors is None:
             self.rate_factors = [1.0] * len(self._trainable_variables)
         for variable in variables:
-            self.rate_factors[self._get_variable_index(variable)] = float(factor)
+            self.rate_factors[variable_index(self, variable)] = float(factor)
 
     def exclude_from_weight_decay(self, var_list=None, var_names=None) -> None:
         """No weight decay for some variables, before or after `build`. Saved with the optimizer.
@@ -93,10 +95,10 @@ class CoupledSGD(keras.optimizers.Optimizer):
 
     def _use_weight_decay(self, variable) -> bool:
         # Keras asks this, too. By position: under `tf.distribute` a step is given variables without a path.
-        return self._get_variable_index(variable) not in self.without_decay
+        return variable_index(self, variable) not in self.without_decay
 
     def update_step(self, gradient, variable, learning_rate):
-        index = self._get_variable_index(variable)
+        index = variable_index(self, variable)
         factor = 1.0 if self.rate_factors is None else self.rate_factors[index]
         rate = ops.cast(learning_rate * factor, variable.dtype)
         step = ops.cast(gradient, variable.dtype)
