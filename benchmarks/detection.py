@@ -50,13 +50,14 @@ def proposals(source, index: int) -> np.ndarray:
 
 
 def batches(source, scales=(SHORT_SIDE,)):
-    from rfd_tf.data import Preprocessing
+    from rfd_tf.data import Preprocessing, Schedule
     from rfd_tf.detection.boxes import match_regions
     from rfd_tf.detection.inputs import BatchOptions, detection_batches
 
     regions = [match_regions(proposals(source, row), own) for row, own in enumerate(source.annotations)]
-    options = BatchOptions(0, PER_STEP, scales=scales, longest=LONGEST)
-    return detection_batches(source, regions, Preprocessing(224), options, epochs=1000)
+    schedule = Schedule(np.arange(len(source)), seed=0, batch_size=PER_STEP, epochs=1000)
+    options = BatchOptions(scales=scales, longest=LONGEST)
+    return detection_batches(source, regions, Preprocessing(224), schedule, options)
 
 
 def training():

@@ -214,8 +214,9 @@ def test_annotations_are_of_what_is_shown(tmp_path):
     levels = read_image(source, 0, exif_orientation=True).astype(int)
     assert np.abs(levels - np.asarray(image)).mean() < 3
     regions = [match_regions(source.annotations[0].boxes, source.annotations[0])]
-    options = BatchOptions(0, batch_size=1, num_regions=1, scales=(40,), exif_orientation=True)
-    batches = detection_batches(source, regions, data.Preprocessing(32), options, epochs=1)
+    options = BatchOptions(1, scales=(40,), exif_orientation=True)
+    schedule = data.Schedule(np.arange(1), seed=0, batch_size=1, epochs=1)
+    batches = detection_batches(source, regions, data.Preprocessing(32), schedule, options)
     assert next(iter(batches))[0]["image"].shape == (1, 40, 50, 3)
     fields.exif_orientation = False
     with pytest.raises(data.VocError, match=r"40 x 50.*says 50 x 40: the size with exif_orientation=True"):

@@ -166,9 +166,7 @@ class BatchOptions:
     """How batches for a detector are made.
 
     Attributes:
-        seed: of everything that is drawn, together with the epoch and the image.
-        batch_size: images in a global batch.
-        num_regions: regions in a global batch, the same number for each image.
+        regions_per_image: that are drawn.
         foreground_share: of the regions, at most.
         scales: short sides in pixels, one of which is drawn.
         longest: the long side's limit in pixels, which takes precedence.
@@ -178,20 +176,15 @@ class BatchOptions:
         ValueError: on a value out of range.
     """
 
-    seed: int
-    batch_size: int = 2
-    num_regions: int = 128
+    regions_per_image: int = 64
     foreground_share: float = 0.25
     scales: tuple[int, ...] = (480, 576, 688, 864, 1200)
     longest: int = 2000
     exif_orientation: bool = False
 
     def __post_init__(self):
-        if self.num_regions < self.batch_size or self.num_regions % self.batch_size:
-            raise ValueError(
-                "`num_regions` must be a multiple of `batch_size`. "
-                f"Received: num_regions={self.num_regions}, batch_size={self.batch_size}"
-            )
+        if self.regions_per_image < 1:
+            raise ValueError(f"`regions_per_image` must be at least 1. Received: {self.regions_per_image}")
         if not 0 <= self.foreground_share <= 1:
             raise ValueError(f"`foreground_share` must be in [0, 1]. Received: {self.foreground_share}")
         if not self.scales or min(self.scales) < 1 or self.longest < 1:
@@ -204,22 +197,19 @@ def detection_batches(
     source: VocSource,
     regions: Sequence[Regions],
     preprocessing: Preprocessing,
+    schedule: Schedule,
     options: BatchOptions,
-    epochs: int,
-    start_step: int = 0,
-    context: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
     """Shuffled images, half of them mirrored, each at a scale and with regions drawn for it.
 
-    All that is drawn is a function of (seed, epoch, image), as in `data.training_dataset`.
+    Everything random is a function of (seed, epoch, image), as in `data.training_dataset`.
 
     Args:
         source: N images.
         regions: of each image.
         preprocessing: its mean and deviation are used.
+        schedule: which images come when; its seed is that of everything random.
         options: see there.
-        epochs, start_step: as in `data.training_dataset`.
-        context: this worker's share; by default one worker with one replica.
 
     Returns:
         A dataset of pairs of dicts for `FastRCNN`: `image` float32 [b, H, W, 3] and `regions` float32
@@ -227,23 +217,11 @@ def detection_batches(
         below and on the right, missing regions with the whole image, labelled -1.
 
     Raises:
-        ValueError: on numbers out of range, or if there are not as many `regions` as images.
+        ValueError: if there are not as many `regions` as images.
     """
     if len(regions) != len(source):
         raise ValueError(f"There are {len(source)} images, and regions of {len(regions)}")
-    context = context or tf.distribute.InputContext()
-    replicas = context.num_replicas_in_sync // context.num_input_pipelines
-    schedule = Schedule(
-        np.arange(len(source)),
-        options.seed,
-        options.batch_size,
-        epochs,
-        start_step,
-        context.num_input_pipelines,
-        context.input_pipeline_id,
-        replicas,
-    )
-    per_image = options.num_regions // options.batch_size
+    per_image = options.regions_per_image
 
     def drawn(index, mirrored, seed):
         """Boxes, labels and deltas of this image's regions."""
@@ -263,7 +241,7 @@ def detection_batches(
 
     def example(position: tf.Tensor):
         epoch, index = schedule.epoch_and_index(position)
-        seed = stream(options.seed, AUGMENTATION, epoch, index)
+        seed = stream(schedule.seed, AUGMENTATION, epoch, index)
         first, second = tf.unstack(uniform([2], seed))
         mirrored = first < 0.5
         scale = tf.gather(tf.constant(options.scales), pick(tf.constant(len(options.scales)), second))
@@ -289,4 +267,4 @@ def detection_batches(
     dataset = tf.data.Dataset.range(*schedule.positions())
     dataset = dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     dataset = dataset.padded_batch(schedule.replica_batch, drop_remainder=True)
-    return finished(dataset, replicas)
+    return finished(dataset, schedule.share.replicas_per_worker)

@@ -212,7 +212,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     try:
         return parse_mat5(path.read_bytes(), ("boxes", "images"))
     except Mat5Error as error:
-        raise ProposalError(f"{path} is no MATLAB file that can be read: {error}") from None
+        raise ProposalError(f"{path} cannot be read as a MATLAB file: {error}") from None
 
 
 def _names(content: dict[str, np.ndarray], count: int, path: Path) -> list[str]:

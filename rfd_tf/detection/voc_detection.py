@@ -8,13 +8,12 @@ from functools import partial
 
 import keras
 import numpy as np
-import tensorflow as tf
 from absl import logging
 from keras import layers
 from ml_collections import ConfigDict
 
 from rfd_tf import distribution
-from rfd_tf.data import VocSource, clipping_note, steps_per_epoch
+from rfd_tf.data import Schedule, VocSource, clipping_note, steps_per_epoch
 from rfd_tf.detection.boxes import delta_statistics, match_regions
 from rfd_tf.detection.coco_metrics import coco_figures
 from rfd_tf.detection.detector import DETECTOR_FILE, DetectionOptions, Detector, open_detector, save_detector
@@ -143,6 +142,11 @@ def in_epochs(config: ConfigDict) -> ConfigDict:
             "`steps` must be a positive multiple of `log_steps`. "
             f"Received: steps={config.steps}, log_steps={config.log_steps}"
         )
+    if config.batch_size < 1 or config.regions.count < 1 or config.regions.count % config.batch_size:
+        raise ValueError(
+            "`regions.count` must be a positive multiple of `batch_size`. "
+            f"Received: regions.count={config.regions.count}, batch_size={config.batch_size}"
+        )
     found = ConfigDict({**config, "epochs": config.steps // config.log_steps})
     check_run_values(found)
     return found
@@ -184,6 +188,7 @@ def train_detector(
         ready: as in `runs.fit`.
     """
     config, source = run.config, images.source
+    epochs = math.ceil(config.steps / steps_per_epoch(len(source), config.batch_size))
     image_set = ImageSet(source, extractor.info.preprocessing, np.arange(len(source)), [])
     matched = zip(images.proposals, source.annotations, strict=True)
     learn_difficult = config.regions.get("learn_difficult", False)
@@ -191,9 +196,7 @@ def train_detector(
     regions = [match_regions(*found, learn_difficult, exclusive) for found in matched]
     check_same_on_all_workers(image_set, run.strategy)
     options = BatchOptions(
-        config.seed,
-        config.batch_size,
-        config.regions.count,
+        config.regions.count // config.batch_size,
         config.regions.foreground_share,
         tuple(config.scales),
         config.longest,
@@ -206,8 +209,6 @@ def train_detector(
         sum(len(found.boxes) for found in regions),
     )
 
-    epochs = math.ceil(config.steps / steps_per_epoch(len(source), config.batch_size))
-
     def build(_synchronized: bool, _resumed: bool) -> FastRCNN:
         model = build_detector(config, extractor.model, source.num_classes, fold)
         model.set_delta_statistics(*delta_statistics(regions, source.num_classes))
@@ -216,11 +217,9 @@ def train_detector(
         return model
 
     def batches(start_step: int, _epochs: int):
-        def make(num_workers: int, worker: int, replicas: int):
-            context = tf.distribute.InputContext(num_workers, worker, num_workers * replicas)
-            return detection_batches(
-                source, regions, image_set.preprocessing, options, epochs, start_step, context
-            )
+        def make(share: distribution.Share):
+            schedule = Schedule(image_set.valid, config.seed, config.batch_size, epochs, start_step, share)
+            return detection_batches(source, regions, image_set.preprocessing, schedule, options)
 
         return distribution.distribute_dataset(run.strategy, make)
 

@@ -6,11 +6,11 @@ from keras import ops
 class CeilMaxPooling2D(keras.layers.MaxPooling2D):
     """Max pooling without padding whose number of windows is rounded up, as Caffe's is.
 
-    A side of n pixels gives ceil((n - pool_size) / strides) + 1 of them: where the last window does not fit,
-    it is cut at the edge. Keras drops it.
+    A side of n pixels has ceil((n - pool_size) / strides) + 1 windows: a last one that does not fit is cut at
+    the edge. Keras drops it.
 
     Args:
-        pool_size, strides: as of `keras.layers.MaxPooling2D`; no stride may be larger than the window.
+        pool_size, strides: as in `keras.layers.MaxPooling2D`; no stride may be larger than the window.
         **kwargs: its other arguments. `padding` must be "valid".
 
     Input [B, H, W, C], output [B, ceil((H - pool_size) / strides) + 1, ..., C] of the same dtype.
@@ -34,7 +34,7 @@ class CeilMaxPooling2D(keras.layers.MaxPooling2D):
             )
 
     def call(self, inputs):
-        # ceil(n / s) is floor((n + s - 1) / s): s - 1 pixels more, below all others, round up.
+        # ceil(n / s) is floor((n + s - 1) / s): padding by s - 1 pixels of -inf rounds up.
         more = [(0, 0), *((0, stride - 1) for stride in self.strides), (0, 0)]
         return super().call(ops.pad(inputs, more, constant_values=float("-inf")))
 

@@ -3,7 +3,7 @@ import numpy as np
 from keras import ops
 
 _BEYOND = 4  # cells outside the map that a region may reach to and still be pooled fast
-_FAR = 1e6  # cells, beyond every map; what no int32 holds would be cast to anything
+_FAR = 1e6  # cells, beyond every map; casting more than an int32 holds is undefined
 
 
 @keras.saving.register_keras_serializable(package="rfd_tf")
@@ -11,22 +11,21 @@ class RoIMaxPool(keras.layers.Layer):
     """Maximum of a map over `size` x `size` bins of each region of interest, with the bins of Fast R-CNN.
 
     A region's corners are scaled by 1 / `stride` and rounded (halves away from 0) to cells of the map, both
-    corners inclusive; it is at least one cell high and wide. Of its h rows bin i spans those from
+    corners inclusive; it is at least one cell high and wide. Of its h rows, bin i spans those from
     floor(i * h / size) to before ceil((i + 1) * h / size), columns alike: bins may overlap. Bins are clipped
     to the map, wherever the region lies; a bin with nothing left is 0. Where cells share the maximum of a
     bin, one of them gets its gradient.
 
     Maxima over windows of 1, 2, 4, ... cells a side are computed once for the whole map; a bin is the maximum
-    of the four that cover it. Time and memory hardly depend on how large the regions are. Only where a bin is
-    longer than these windows cover, which takes a region that reaches more than 4 cells beyond the map (or a
-    map longer than `max_side`), are the regions of that call pooled one after the other: the same values,
+    of the four windows that cover it. Time and memory hardly depend on the size of the regions. If a bin is
+    longer than these windows cover, because a region reaches more than 4 cells beyond the map (or a map is
+    longer than `max_side`), the regions of that call are pooled one after the other: the same values, but
     slowly, and cells that share a maximum share its gradient.
 
     Args:
         size: bins per side, 6 for AlexNet.
         stride: pixels per cell of the map, 16 for AlexNet's conv5.
-        max_side: most cells of a side that is unknown when the layer is called in a graph, for regions to be
-            pooled fast.
+        max_side: the largest side, in cells, that is pooled fast if the side is unknown in the graph.
 
     Call args:
         maps: [B, H, W, C].

@@ -17,7 +17,7 @@ _IGNORED = -1
 
 @dataclasses.dataclass(frozen=True)
 class PrecisionRecall:
-    """What detections of one class, or scores of images, are worth.
+    """Precision and recall of the detections of one class, or of images by a class's score.
 
     Attributes:
         true_positives: int64 [M], how many of the first 1, 2, ..., M counted detections are right.
@@ -93,9 +93,9 @@ def detection_precision_recall(
 ) -> PrecisionRecall:
     """Of detections of one class in any number of images.
 
-    By falling score (of equal ones the earlier first) each detection is held against the object of its image
-    that it overlaps most. Below `iou_threshold` it is wrong; else it does not count if the object is
-    difficult, is right if that object has not been found before, and is wrong as a duplicate.
+    By falling score (equal ones in order) each detection is compared with the object of its image that it
+    overlaps most. Below `iou_threshold` it is wrong; else it does not count if the object is difficult, is
+    right if that object has not been found before, and is wrong as a duplicate.
 
     Args:
         images: [M], the image of each detection, keys of `objects`; an image that is not a key has no object.
@@ -148,7 +148,7 @@ def _verdict(image, box, truth, hard, taken, iou_threshold: float) -> int:
 def inclusive_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Intersection over union [M, N] of boxes x1, y1, x2, y2 of inclusive pixels: width x2 - x1 + 1.
 
-    In double precision, as the devkit's: whether a detection counts must not hang on rounding.
+    In double precision, as the devkit's: whether a detection counts must not depend on rounding.
     """
     boxes, others = np.asarray(boxes, "float64"), np.asarray(others, "float64")
     top_left = np.maximum(boxes[:, None, :2], others[None, :, :2])

@@ -78,12 +78,12 @@ def read_image_file(given: str | os.PathLike | bytes, position: int, max_bytes: 
 
 
 def image_name(given: object, position: int) -> str:
-    """How messages call an image: its path, or its place in the batch, counted from 0."""
+    """An image's name in messages: its path, or its position in the batch, counted from 0."""
     return os.fspath(given) if isinstance(given, str | os.PathLike) else f"image {position} of the batch"
 
 
 def check_image_file(content: bytes, name: str) -> None:
-    """Looks at an image's header as exported models do, then decodes it once.
+    """Checks an image's header as exported models do, then decodes it once.
 
     Args:
         content: the file's bytes.
@@ -113,11 +113,11 @@ class ServedModel:
     Attributes:
         facts: as `features.ModelInfo.to_json` writes them.
         image_shape: [S, S, 3].
-        dtype: of the images it takes, `float32` or `uint8`.
+        dtype: of its input images, `float32` or `uint8`.
         outputs: name -> shape for one image.
 
     Raises:
-        ServingError: if the answer describes no feature model.
+        ServingError: if the answer does not describe a feature model.
     """
 
     def __init__(self, answer: dict[str, np.ndarray], where: str):
@@ -141,7 +141,7 @@ class ServedModel:
         """`names`, or all outputs; unknown ones raise BadInputError."""
         names = tuple(self.outputs) if names is None else tuple(names)
         if not names:
-            raise BadInputError("`names` is empty: no output is asked for")
+            raise BadInputError("`names` is empty: ask for at least one output")
         if unknown := [name for name in names if name not in self.outputs]:
             raise BadInputError(
                 f"{self._where} has no output {unknown[0]!r}; it has {', '.join(self.outputs)}"
@@ -149,7 +149,7 @@ class ServedModel:
         return names
 
     def check_images(self, images) -> np.ndarray:
-        """`images` as an array of the model's dtype; BadInputError if they are not what it takes."""
+        """`images` as an array of the model's dtype; BadInputError if their shape or dtype does not fit."""
         images = np.asarray(images)
         expected = ", ".join(map(str, self.image_shape))
         if images.ndim != 4 or images.shape[1:] != self.image_shape:
@@ -242,9 +242,9 @@ class ServingClient:
     def features_of_files(
         self, files: Sequence[ImageFile], names: Sequence[str] | None = None
     ) -> dict[str, np.ndarray]:
-        """Features of images, which the server decodes, resizes and crops as in evaluation.
+        """Features of image files, which the server decodes, resizes and crops as in evaluation.
 
-        All are looked at before the first is sent.
+        All files are checked before the first is sent.
 
         Args:
             files: paths or contents of JPEG, PNG, BMP or WebP files.
@@ -254,7 +254,7 @@ class ServingClient:
             name -> float32 [B, ...].
 
         Raises:
-            BadInputError: on a file that cannot be read, is no image, CMYK, damaged or too large; by name.
+            BadInputError: on a file that cannot be read, is not an image, CMYK, damaged or too large; named.
         """
         if isinstance(files, str | bytes | os.PathLike):
             raise BadInputError("`files` must be a list of paths or contents. Received only one")
@@ -284,7 +284,7 @@ class ServingClient:
         return self._ask(lambda transport, seconds: transport.status(seconds), self._end())
 
     def ready(self) -> bool:
-        """Whether the model answers now; asked once, without further tries."""
+        """Whether the model answers now; tried only once."""
         try:
             if self.address.label is None:
                 return AVAILABLE in self._open.status(self.options.timeout).values()
@@ -296,7 +296,7 @@ class ServingClient:
             return False
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
         if self._transport is not None:
             self._transport.close()
         self._transport = None

@@ -35,8 +35,8 @@ from tensorflow import make_ndarray, make_tensor_proto
 _RECONNECT = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 2000))
 _REFUSALS = {
     grpc.StatusCode.NOT_FOUND: "has no such model, or has not loaded it yet",
-    grpc.StatusCode.UNAUTHENTICATED: "wants a valid token or certificate",
-    grpc.StatusCode.PERMISSION_DENIED: "does not let these credentials in",
+    grpc.StatusCode.UNAUTHENTICATED: "requires a valid token or certificate",
+    grpc.StatusCode.PERMISSION_DENIED: "does not accept these credentials",
     grpc.StatusCode.INVALID_ARGUMENT: "refused the request",
     grpc.StatusCode.FAILED_PRECONDITION: "refused the request",
     grpc.StatusCode.UNIMPLEMENTED: "is not TensorFlow Serving",

@@ -21,8 +21,8 @@ from rfd_tf.serving.transport import (
 _TRANSIENT = (429, 502, 503, 504)
 _REFUSALS = {
     400: "refused the request",
-    401: "wants a valid token or certificate",
-    403: "does not let these credentials in",
+    401: "requires a valid token or certificate",
+    403: "does not accept these credentials",
     404: "has no such model, or has not loaded it yet",
 }
 _NUMBER_BYTES = {"float32": 16, "uint8": 4}  # -1.2345678e-38 and 255, with a comma
@@ -34,8 +34,8 @@ _CONNECT_SECONDS = 10.0  # of a try; the rest of its time is for the answer
 class RestTransport(Transport):
     """Requests in TensorFlow Serving's JSON; not to be shared between threads.
 
-    The server gives all outputs, also those that were not asked for. Rows are asked for, not columns, where
-    the server would write each number into a line of its own.
+    The server returns all outputs, also those that were not asked for. Requests are in row format: in column
+    format the server would write each number on a line of its own.
 
     Args:
         address: of the model.
@@ -96,7 +96,7 @@ class RestTransport(Transport):
                 data=content,
                 headers={"Content-Type": "application/json"},
                 timeout=(min(timeout, _CONNECT_SECONDS), timeout),
-                verify=self._verify,  # the session's own would give way to $REQUESTS_CA_BUNDLE
+                verify=self._verify,  # $REQUESTS_CA_BUNDLE would override the session's own
                 allow_redirects=False,
                 stream=True,
             ) as response:
@@ -120,7 +120,7 @@ class RestTransport(Transport):
         return self._parsed(status, text)
 
     def _read(self, response: requests.Response, end: float, timeout: float) -> bytes:
-        """The answer; `requests` bounds neither its size nor the time for the whole of it."""
+        """The answer; `requests` limits neither its size nor its total time."""
         content = bytearray()
         for chunk in response.iter_content(_CHUNK):
             content += chunk
@@ -152,7 +152,7 @@ class RestTransport(Transport):
 
 
 class _Bearer(requests.auth.AuthBase):
-    """Sets the token. As a plain header it would give way to what a ~/.netrc says of the host."""
+    """Sets the token. As a plain header it would be overridden by an entry for the host in ~/.netrc."""
 
     def __init__(self, token: str | None):
         self._token = token
@@ -181,7 +181,7 @@ def _array(values) -> np.ndarray:
 
 
 def _cause(error: Exception) -> str:
-    """The innermost reason: what `requests` prints around it is mostly addresses in memory."""
+    """The innermost reason: what `requests` prints around it is mostly memory addresses."""
     inner = error.args[0] if error.args and isinstance(error.args[0], Exception) else error
     reason = getattr(inner, "reason", None) or inner
     text = str(reason)

@@ -33,7 +33,7 @@ class Address:
     """One model of one server.
 
     Attributes:
-        text: as the user gave it.
+        text: as given by the user.
         scheme: `grpc`, `http`, or these with an `s` for TLS.
         target: HOST:PORT; an IPv6 host in brackets.
         name: of the model.
@@ -135,18 +135,18 @@ class ClientOptions:
 
 
 SCHEMES = ("grpc", "grpcs", "http", "https")
-FORM = "SCHEME://HOST:PORT/NAME, with /versions/NUMBER or /labels/LABEL behind it where wanted"
+FORM = "SCHEME://HOST:PORT/NAME, optionally followed by /versions/NUMBER or /labels/LABEL"
 
 
 def parse_address(text: str, version: int | None = None, label: str | None = None) -> Address:
-    """An address in parts.
+    """Parses an address.
 
     Args:
         text: `SCHEME://HOST:PORT/NAME`, `.../NAME/versions/3` or `.../NAME/labels/stable`.
         version, label: these, where the text does not give any.
 
     Raises:
-        BadInputError: if it is no address, or gives both a version and a label.
+        BadInputError: if it is not an address, or gives both a version and a label.
     """
     try:
         parts = urlsplit(text)
@@ -255,14 +255,14 @@ _ASSERTION = re.compile(r"assertion failed: \[(.*?)\](?=\s*(\[\[|$))", re.DOTALL
 
 
 def one_line(details: str) -> str:
-    """What a server says of an error, in one line: of a model's own refusal the reason alone."""
+    """A server's error message in one line; of a refusal by the model, only the reason."""
     details = details[:_LONGEST]  # a hostile one could keep the search busy for hours
     refused = _ASSERTION.search(details)
     return " ".join((refused[1] if refused else details).split())
 
 
 class Transport(abc.ABC):
-    """One request, one try: failures that may pass raise TransientServingError, others ServingError."""
+    """One request, one try: temporary failures raise TransientServingError, others ServingError."""
 
     @abc.abstractmethod
     def predict(
@@ -299,8 +299,8 @@ class Transport(abc.ABC):
 
     @abc.abstractmethod
     def answer_bytes(self, wanted: int, all_there: int) -> int:
-        """Bytes that an answer takes, if so many of the numbers that there are were wanted."""
+        """Bytes of an answer if `wanted` of all the `all_there` numbers are asked for."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image
 
-from rfd_tf.data import Preprocessing, VocDevkit
+from rfd_tf.data import Preprocessing, Schedule, VocDevkit
 from rfd_tf.detection import boxes as box_functions
 from rfd_tf.detection.boxes import match_regions, scale_factors
 from rfd_tf.detection.inputs import BatchOptions, detection_batches
+from rfd_tf.distribution import Share
 from tests.data.devkits import annotation
 
 PLAIN = Preprocessing(32, train="resize", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -45,10 +45,10 @@ def regions(source):
     return found
 
 
-def batches(source, regions, epochs=4, start_step=0, context=None, **options):
-    options = BatchOptions(**{"seed": 3, "num_regions": 16, "scales": (40, 60), "longest": 90} | options)
-    dataset = detection_batches(source, regions, PLAIN, options, epochs, start_step, context)
-    return list(dataset.as_numpy_iterator())
+def batches(source, regions, epochs=4, start_step=0, share=Share(), **options):  # noqa: B008 - frozen
+    schedule = Schedule(np.arange(len(source)), 3, 2, epochs, start_step, share)
+    options = BatchOptions(**{"regions_per_image": 8, "scales": (40, 60), "longest": 90} | options)
+    return list(detection_batches(source, regions, PLAIN, schedule, options).as_numpy_iterator())
 
 
 def test_regions_lie_where_the_objects_are(source, regions):
@@ -97,8 +97,7 @@ def test_resumed_and_shared_equals_uninterrupted(source, regions):
         for ours, theirs in zip(resumed, expected, strict=True):
             for name in theirs:
                 np.testing.assert_array_equal(ours[name], theirs[name])
-    contexts = [tf.distribute.InputContext(2, worker, 2) for worker in range(2)]
-    parts = [batches(source, regions, context=context) for context in contexts]
+    parts = [batches(source, regions, share=Share(2, worker)) for worker in range(2)]
     for step, expected in enumerate(whole):
         for worker in range(2):
             found = parts[worker][step][1]["labels"][0]
@@ -118,7 +117,7 @@ def test_scale_factors():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_regions": 15}, "num_regions=15"),
+        ({"regions_per_image": 0}, "regions_per_image"),
         ({"foreground_share": 1.5}, "foreground_share"),
         ({"scales": ()}, "scales"),
         ({"longest": 0}, "longest=0"),

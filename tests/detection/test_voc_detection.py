@@ -236,6 +236,7 @@ def test_two_classes_of_ones_own(tmp_path, capsys):
     ("changes", "message"),
     [
         ({"steps": "10"}, "multiple of `log_steps`"),
+        ({"regions__count": "15"}, "`regions.count` must be a positive multiple of `batch_size`"),
         ({"detector__dense_width": "8"}, "fc6 of 'toy' has 16 units"),
         ({"detector__pool_size": "3"}, "no fc6 on a map of"),
         ({"detector__frozen": "third"}, "no map 'third'"),

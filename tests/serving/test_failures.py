@@ -236,7 +236,7 @@ def odd_http_server():
         ((200, {}, b'{"predictions": [{"json": [["x"], 1]}]}'), "is not an array|no valid description", 1),
         ((200, {}, b" " * 70_000), "more than 65536 bytes", 1),
         ((302, {"Location": "http://127.0.0.1:9/"}, b""), r"failed \(HTTP 302\)", 1),
-        ((403, {}, b"keep out"), "does not let these credentials in: keep out", 1),
+        ((403, {}, b"keep out"), "does not accept these credentials: keep out", 1),
         ((502, {}, b"<html>bad gateway"), r"not available \(HTTP 502\).*after 3 tries", 3),
         ((504, {}, b'{"error": "slow"}'), r"HTTP 504\): slow \(after 3 tries", 3),
         ((200, {"Content-Length": "50"}, b"{}"), "is not available.*after 3 tries", 3),
@@ -298,7 +298,7 @@ def test_tokens(folder, tmp_path, monkeypatch, kind):
         address, known = address_of(server, kind), {"certificate": authority.path}
         np.testing.assert_allclose(features(address, token="secret", **known), MEANS + 10, atol=1e-5)
         for token in ("wrong", None):
-            with pytest.raises(ServingError, match="wants a valid token") as raised:
+            with pytest.raises(ServingError, match="requires a valid token") as raised:
                 features(address, token=token, **known)
             assert "wrong" not in str(raised.value)
         monkeypatch.setenv("RFD_TF_SERVING_TOKEN", "secret")
