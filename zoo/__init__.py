@@ -18,14 +18,14 @@ _PUBLIC = {
     "convert": ("zoo.conversion", "convert"),
     "download": ("zoo.downloader", "download"),
     "export_weights": ("zoo.exporting", "export_weights"),
-    "fold_batch_norm": ("zoo.folding", "fold_batch_norm"),
+    "fold_batch_norm": ("rfd_tf.models.folding", "fold_batch_norm"),
     "info": ("zoo.registry", "info"),
     "list": ("zoo.registry", "entry_names"),
-    "load": ("zoo.loading", "load"),
+    "load": ("zoo.conversion", "load"),
     "model_card": ("zoo.registry", "model_card"),
     "register": ("zoo.registry", "register"),
     "rescale": ("zoo.rescaling", "rescale"),
-    "resolve_init": ("zoo.init_weights", "resolve_init"),
+    "resolve_init": ("zoo.conversion", "resolve_init"),
 }
 
 __all__ = sorted(_PUBLIC)

@@ -7,11 +7,11 @@ import keras
 import numpy as np
 
 from rfd_tf.models import alexnet, resnet_cifar
+from rfd_tf.models.keras_file import blank_start
 from rfd_tf.precision import float32_policy
 from zoo import weight_maps
 from zoo.errors import WeightError, ZooError
 from zoo.heads import CLASSIFIER, ROTATION_HEADS, with_classifier, with_rotation_heads
-from zoo.rescaling import blank_start
 from zoo.weight_maps import WeightMap
 
 DEPTHS = (20, 32, 44, 56, 110)

@@ -1,4 +1,4 @@
-"""From a source file to a Keras network, and to other files; verified before anything is written."""
+"""From an entry, a file or an `init` to a Keras network: loaded, given heads, converted, verified."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,16 +8,18 @@ from pathlib import Path
 import keras
 from absl import logging
 
+from rfd_tf.models import select_features
+from rfd_tf.models.parity import TOLERANCE
 from zoo.architectures import architecture, architecture_of, has_heads
+from zoo.downloader import download
 from zoo.entry import Entry
-from zoo.errors import FormatError, ZooError
-from zoo.exporting import read_keras, write_keras, write_verified
+from zoo.errors import FormatError, WeightError, ZooError
+from zoo.exporting import Report, read_keras, recorded_counters, write_keras, write_verified
 from zoo.heads import choose_heads, read_heads
 from zoo.http import sha256_of
 from zoo.registry import info
-from zoo.report import Report, recorded_counters
-from zoo.sources import KIND_NAMES, kind_of_file, kind_to_write, read_source
-from zoo.verification import TOLERANCE, verify
+from zoo.sources import KIND_NAMES, kind_of, kind_of_file, kind_to_write, read_source
+from zoo.verification import verify
 
 
 def convert(
@@ -59,7 +61,7 @@ def convert(
         model, report = load_file(entry, from_file, heads=heads, heads_from=heads_from, tolerance=tolerance)
         counters = report.counters
     if fold:
-        from zoo.folding import fold_batch_norm
+        from rfd_tf.models.folding import fold_batch_norm
 
         model = fold_batch_norm(model)
     if report is None or fold or out_kind != "keras":
@@ -198,3 +200,127 @@ def _report(entry, path, compared_with, tolerance, differences, **details):
         entry=entry.name,
         **details,
     )
+
+
+def load(
+    name: str,
+    *,
+    from_file: str | Path | None = None,
+    heads: bool | str = False,
+    heads_from: str | Path | Sequence[str | Path] = (),
+    feature_names: Sequence[str] | None = None,
+    tolerance: float = TOLERANCE,
+) -> keras.Model:
+    """The network of an entry, with its released weights, verified.
+
+    Args:
+        name: of the entry.
+        from_file: the released file, or the same weights in another PyTorch or Caffe file, where you have
+            it; else it comes from the cache or the network.
+        heads: True to output what the checkpoint's heads make of the features as well: `rotation_logits`
+            [B, 4] and `embedding` [B, 128], or `logits` [B, classes] of a CIFAR ResNet; "auto" for those
+            heads that are there.
+        heads_from: PyTorch files of heads, one or several: RFD's code writes the rotation classifier
+            (`fc_classifier.0.*`) and the projection (`norm.0.*`) into files of their own. They go before
+            those of the checkpoint, and are output without asking for `heads`.
+        feature_names: the outputs; by default all.
+        tolerance: how far the network may be from an independent forward pass of its source: absolute up to
+            values of 1, relative to the feature's largest value beyond.
+
+    Returns:
+        A functional model from images [B, H, W, 3] to a dict of features. The images are to be prepared as
+        `zoo.info(name).preprocessing` does it.
+
+    Raises:
+        ZooError: if there is no such entry, it cannot be had, its file is not what it says, or a head that
+            was asked for is missing.
+
+    Example:
+        >>> backbone = zoo.load("rfd_alexnet_imagenet", feature_names=["conv5"])
+        >>> network = zoo.load("rfd_alexnet_imagenet", heads_from=["rotation.pth.tar", "projection.pth.tar"])
+    """
+    entry = info(name)
+    if not entry.architecture:
+        load_file(entry, "")  # refuses
+    path = Path(from_file) if from_file else download(name)
+    model, _ = load_file(entry, path, heads=heads, heads_from=heads_from, tolerance=tolerance)
+    return select_features(model, feature_names) if feature_names else model
+
+
+PREFIX = "zoo:"
+
+
+def resolve_init(spec: str | Path, backbone: keras.Model) -> None:
+    """Set all weights of `backbone` from a zoo entry or a file; nothing is set unless everything fits.
+
+    Of a CIFAR ResNet with the feature `fc_block`, whose dense layers no published checkpoint holds, those
+    stay as initialised where the source lacks them; the log names their variables.
+
+    Args:
+        spec: `zoo:NAME`, or the path of a `.keras`, `.pth`, `.pth.tar`, `.pt`, `.th`, `.caffemodel` or
+            `.caffemodel.h5` file. A `.keras` file may also hold a model with an attribute `backbone`.
+        backbone: an AlexNet or CIFAR ResNet of ours; from `.keras` files any functional model.
+
+    Raises:
+        ZooError: if it cannot be had or read, or a name or shape does not fit.
+
+    Example:
+        >>> zoo.resolve_init("zoo:rfd_alexnet_imagenet", backbone)
+    """
+    if str(spec).startswith(PREFIX):
+        _copy(load(str(spec).removeprefix(PREFIX)), backbone, str(spec))
+    elif (kind := kind_of(spec)) == "keras":
+        model = read_keras(spec)
+        _copy(getattr(model, "backbone", model), backbone, str(spec))
+    else:
+        published = _published_part(backbone)
+        weight_map = architecture_of(backbone).weight_map(kind, published)
+        source = read_source(spec, kind)
+        try:
+            state, spare = source.arrays(rule.source for rule in weight_map.rules)
+            weight_map.load(state, published)
+        except ZooError as error:
+            raise type(error)(f"{spec}: {error}") from error
+        left_out = [*(key for key in weight_map.left_out if key in state), *spare]
+        for what, names in (("left out", left_out), ("not read", source.unread)):
+            if names:
+                logging.info("%s: %s: %s", spec, what, ", ".join(names))
+        _log_fresh(str(spec), backbone, _variables(published))
+
+
+def _copy(source: keras.Model, target: keras.Model, name: str) -> None:
+    values, variables = _variables(source), _variables(target)
+    published = _variables(_published_part(target))
+    if values.keys() == published.keys():
+        variables = published
+    if values.keys() != variables.keys():
+        missing = sorted(variables.keys() - values.keys())[:4]
+        extra = sorted(values.keys() - variables.keys())[:4]
+        raise WeightError(
+            f"{name} does not fit the network {target.name!r}: it lacks {missing}, it has besides {extra}"
+        )
+    for path, variable in variables.items():
+        if values[path].shape != variable.shape:
+            raise WeightError(
+                f"{name}: {path!r} has shape {values[path].shape}, the network needs {variable.shape}"
+            )
+    for path, variable in variables.items():
+        variable.assign(values[path])
+    _log_fresh(name, target, variables)
+
+
+def _variables(model: keras.Model) -> dict:
+    return {variable.path: variable for variable in model.weights}
+
+
+def _published_part(backbone: keras.Model) -> keras.Model:
+    """Of a CIFAR ResNet the layers up to `pool`, without the dense block; any other network as it is."""
+    names = {layer.name for layer in backbone.layers}
+    if not {"block1_unit0_1_conv", "pool", "fc6"} <= names:
+        return backbone
+    return keras.Model(backbone.inputs[0], backbone.get_layer("pool").output, name=backbone.name)
+
+
+def _log_fresh(name: str, backbone: keras.Model, was_set: dict) -> None:
+    if fresh := sorted(_variables(backbone).keys() - was_set.keys()):
+        logging.info("%s lacks these variables, which stay as initialised: %s", name, ", ".join(fresh))

@@ -1,8 +1,5 @@
 """Rescaling a network's layers by the data (magic init)."""
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import keras
@@ -14,28 +11,6 @@ from rfd_tf.keras_internals import consumers
 from rfd_tf.precision import computing_in_float32
 from zoo.entry import Preprocessing
 from zoo.errors import ZooError
-
-
-@contextmanager
-def blank_start() -> Iterator[None]:
-    """Within, this thread's `RandomUniform` initial weights are zeros.
-
-    AlexNet's random start costs half a gigabyte that TensorFlow's allocator keeps, and seconds.
-    """
-    thread = threading.get_ident()
-    draw = keras.initializers.RandomUniform.__call__
-
-    def zeros(self, shape, dtype=None, **kwargs):
-        if threading.get_ident() != thread:
-            return draw(self, shape, dtype, **kwargs)
-        return keras.ops.zeros(shape, dtype)
-
-    keras.initializers.RandomUniform.__call__ = zeros
-    try:
-        yield
-    finally:
-        keras.initializers.RandomUniform.__call__ = draw
-
 
 _ENDINGS = {".jpg", ".jpeg", ".png", ".bmp"}
 

@@ -63,7 +63,6 @@ def _complaint(values: flags.FlagValues) -> str | None:
 
 
 def _train(values: flags.FlagValues, config, command: str) -> None:
-    import zoo
     from rfd_tf.detection.voc_detection import RESULTS, voc_detection
     from rfd_tf.evaluation.results import text_table
 
@@ -71,7 +70,7 @@ def _train(values: flags.FlagValues, config, command: str) -> None:
         opened = open_control if values.control else open_model
         return opened(values.model, [config.detector.feature])
 
-    result = voc_detection(config, values.workdir, network, zoo.fold_batch_norm, command)
+    result = voc_detection(config, values.workdir, network, command)
     if result is not None:
         print(text_table(result))
         print(f"\nResults: {Path(values.workdir) / RESULTS}")

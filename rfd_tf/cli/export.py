@@ -102,7 +102,6 @@ def _export_detector(given: flags.FlagValues) -> None:
 
 
 def _export_model(given: flags.FlagValues) -> None:
-    import zoo
     from rfd_tf.export.export_model import FORMATS, ExportOptions, export_model
     from rfd_tf.features import KerasExtractor
 
@@ -110,6 +109,7 @@ def _export_model(given: flags.FlagValues) -> None:
         formats=FORMATS if given.formats is None else tuple(given.formats),
         input=given.input,
         onnx_precisions=tuple(given.onnx_precision),
+        fold_batch_norm=given.fold_batch_norm,
         version=given.version,
         overwrite=given.overwrite,
         serving=given.serving,
@@ -122,8 +122,7 @@ def _export_model(given: flags.FlagValues) -> None:
             "a run's folder, a .keras file, zoo:NAME"
         )
     images = _images(given.model, given.images, given.num_images)
-    fold = zoo.fold_batch_norm if given.fold_batch_norm else None
-    parities = export_model(extractor, given.out, options, images, fold)
+    parities = export_model(extractor, given.out, options, images)
     _print_parities(extractor.info.name, images, parities)
 
 

@@ -130,7 +130,7 @@ def _verify(name: str, values: flags.FlagValues) -> None:
 
 def _export(model, values: flags.FlagValues) -> None:
     import zoo
-    from zoo.report import recorded_entry
+    from zoo.exporting import recorded_entry
 
     entry = recorded_entry(values.from_file)  # what is known of its images stays true
     options = {"source": values.from_file, "entry": entry and entry.name, "tolerance": values.tolerance}

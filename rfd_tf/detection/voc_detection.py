@@ -42,6 +42,7 @@ from rfd_tf.files import write_text
 from rfd_tf.metrics.voc_average_precision import RULES
 from rfd_tf.models import dense_weights
 from rfd_tf.models.backbone import any_size
+from rfd_tf.models.folding import fold_batch_norm
 from rfd_tf.optimizers import CoupledSGD
 from rfd_tf.runs import build
 from rfd_tf.runs.fit import Training, fit
@@ -50,14 +51,12 @@ from rfd_tf.runs.run import Run, check_run_values, start_run
 
 PROTOCOL = "detection"
 RESULTS = "results"  # folder
-Fold = Callable[[keras.Model], keras.Model]
 
 
 def voc_detection(
     config: ConfigDict,
     workdir: str | os.PathLike,
     open_model: Callable[[], FeatureExtractor],
-    fold: Fold | None = None,
     command: str = "",
 ) -> EvaluationResult | None:
     """Propose regions, train a detector that begins as a pretrained network, and test it.
@@ -68,7 +67,6 @@ def voc_detection(
             `checkpoints/`, `evaluation.json`, and `results/` (see `measure`). Workers other than the first
             keep theirs in `workdir/worker-N`, and do not test.
         open_model: opens the pretrained network; called once TensorFlow's devices are set up.
-        fold: as in `build_detector`.
         command: the command line, for the result.
 
     Returns:
@@ -105,7 +103,7 @@ def voc_detection(
                 detector = open_detector(run.workdir)
             else:
                 images = proposed(training, config.data)
-                model = train_detector(run, images, extractor, fold, folder.claim)
+                model = train_detector(run, images, extractor, folder.claim)
                 facts = extractor.info
                 detector = Detector(
                     model,
@@ -175,7 +173,6 @@ def train_detector(
     run: Run,
     images: ProposedImages,
     extractor: KerasExtractor,
-    fold: Fold | None,
     ready: Callable[[], None],
 ) -> FastRCNN:
     """A `FastRCNN` that begins as a pretrained network. What `fit` calls an epoch is `log_steps` steps here.
@@ -184,7 +181,6 @@ def train_detector(
         run: of a config as `configs/detect/base.py`, with `epochs` (`in_epochs`).
         images: to learn from.
         extractor: of the pretrained network.
-        fold: as in `build_detector`.
         ready: as in `runs.fit`.
     """
     config, source = run.config, images.source
@@ -210,7 +206,7 @@ def train_detector(
     )
 
     def build(_synchronized: bool, _resumed: bool) -> FastRCNN:
-        model = build_detector(config, extractor.model, source.num_classes, fold)
+        model = build_detector(config, extractor.model, source.num_classes)
         model.set_delta_statistics(*delta_statistics(regions, source.num_classes))
         # Images differ in size, and XLA would compile anew for each.
         model.compile(build_optimizer(config, model), jit_compile=False)
@@ -232,24 +228,21 @@ def train_detector(
     return fit(run, training, ready)
 
 
-def build_detector(
-    config: ConfigDict, network: keras.Model, num_classes: int, fold: Fold | None = None
-) -> FastRCNN:
+def build_detector(config: ConfigDict, network: keras.Model, num_classes: int) -> FastRCNN:
     """A detector that begins as the pretrained network; to be called under the strategy's scope.
 
     Args:
         config: the run's, see `configs/detect/base.py`.
         network: functional, with a dict of outputs, `detector.feature` among them. It is not changed.
         num_classes: without the background.
-        fold: folds batch norms into the layers before them, such as `zoo.fold_batch_norm`; needed where the
-            config asks for it and the network has any. (Those of fc6 and fc7 are folded in any case: a
-            detector's dense layers have none.)
 
     Raises:
         ValueError: if the network does not fit the config.
     """
     options = config.detector
-    folded = _folded(network, fold) if options.fold_batch_norm else network
+    # The batch norms of fc6 and fc7 are folded in any case: a detector's dense layers have none.
+    normalized = any(isinstance(layer, layers.BatchNormalization) for layer in network.layers)
+    folded = fold_batch_norm(network) if options.fold_batch_norm and normalized else network
     trunk = any_size(folded, options.feature, options.get("ceil_pools", False))
     _freeze(trunk, options.frozen)
     model = FastRCNN(
@@ -270,14 +263,6 @@ def build_detector(
     if options.pretrained_dense:
         _copy_dense(network, model)
     return model
-
-
-def _folded(network: keras.Model, fold: Fold | None) -> keras.Model:
-    if not any(isinstance(layer, layers.BatchNormalization) for layer in network.layers):
-        return network
-    if fold is None:
-        raise ValueError("`detector.fold_batch_norm` needs a function that folds")
-    return fold(network)
 
 
 def _freeze(trunk: keras.Model, last: str) -> None:

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -34,6 +33,7 @@ from rfd_tf.features.keras_extractor import KerasExtractor, open_keras, save_ker
 from rfd_tf.features.onnx_extractor import open_onnx
 from rfd_tf.features.saved_model_extractor import open_saved_model
 from rfd_tf.files import naming, parse_json, write_text
+from rfd_tf.models.folding import fold_batch_norm
 
 FORMATS = ("saved_model", "onnx", "keras")
 
@@ -46,6 +46,9 @@ class ExportOptions:
         formats: of `"saved_model"`, `"onnx"`, `"keras"`.
         input: what SavedModel and ONNX take: `"normalized"` images or `"uint8"` pixels.
         onnx_precisions: of `"float32"`, `"float16"`, `"int8"`: a file each.
+        fold_batch_norm: whether batch norms are folded in what becomes ONNX. The SavedModel stays as it is:
+            TensorFlow 2.21's oneDNN pass crashes on a padded convolution with bias and a residual sum, which
+            is what folding makes of a ResNet. So does the `.keras` file: it is for fine-tuning.
         version: of the SavedModel, from 1 on.
         overwrite: whether to replace a version that is there.
         serving: whether to add the files for TensorFlow Serving; needs the format `"saved_model"`.
@@ -57,6 +60,7 @@ class ExportOptions:
     formats: tuple[str, ...] = FORMATS
     input: str = NORMALIZED
     onnx_precisions: tuple[str, ...] = ("float32",)
+    fold_batch_norm: bool = False
     version: int = 1
     overwrite: bool = False
     serving: bool = False
@@ -176,7 +180,6 @@ def export_model(
     out: str | os.PathLike,
     options: ExportOptions | None = None,
     examples: Sequence[NamedImage] | None = None,
-    fold_batch_norm: Callable[[keras.Model], keras.Model] | None = None,
 ) -> list[OutputParity]:
     """Writes a model in several formats, and keeps them only if each matches the model on real images.
 
@@ -187,9 +190,6 @@ def export_model(
             `parity.json`.
         options: see there; by default all formats.
         examples: (name, an image file's bytes) to compare on; by default crops of scikit-learn's photographs.
-        fold_batch_norm: `zoo.fold_batch_norm`, to be applied to what becomes ONNX. The SavedModel stays as it
-            is: TensorFlow 2.21's oneDNN pass crashes on a padded convolution with bias and a residual sum,
-            which is what folding makes of a ResNet. So does the `.keras` file: it is for fine-tuning.
 
     Returns:
         What `parity.json` records of this version.
@@ -228,7 +228,7 @@ def export_model(
                 Form("saved_model jpeg", "float32", _on_files(opened), _on_images(served)),
             ]
         if "onnx" in options.formats:
-            forms += _write_onnx(served, staging, options.onnx_precisions, fold_batch_norm)
+            forms += _write_onnx(served, staging, options)
         if "keras" in options.formats:
             save_keras(extractor, staging / KERAS_FILE)
             opened = open_keras(staging / KERAS_FILE)
@@ -249,13 +249,13 @@ def export_model(
     return parities
 
 
-def _write_onnx(served: KerasExtractor, staging: Path, precisions, fold_batch_norm) -> list[Form]:
+def _write_onnx(served: KerasExtractor, staging: Path, options: ExportOptions) -> list[Form]:
     source = served
-    if fold_batch_norm is not None:
+    if options.fold_batch_norm:
         source = KerasExtractor(fold_batch_norm(served.model), served.info, served.location)
     converted = onnx_model(source)
     forms = []
-    for precision in precisions:
+    for precision in options.onnx_precisions:
         write_onnx(converted, staging / ONNX_FILES[precision], precision)
         opened = open_onnx(staging / ONNX_FILES[precision])
         forms.append(Form(f"onnx {precision}", precision, _on_images(opened), _on_images(served)))

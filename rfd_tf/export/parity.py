@@ -15,6 +15,7 @@ from absl import logging
 from rfd_tf import data
 from rfd_tf.data.bad_images import unusable_image
 from rfd_tf.files import parse_json
+from rfd_tf.models.parity import Difference, ParityError
 from rfd_tf.runs.provenance import now
 
 NamedImage = tuple[str, bytes]  # where it is from, and an image file's bytes
@@ -87,10 +88,6 @@ def _usable(source: data.Source, count: int, where: str) -> list[NamedImage]:
     return found
 
 
-class ParityError(ValueError):
-    """An exported file does not compute what the model computes."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Limit:
     """What is tolerated.
@@ -136,7 +133,7 @@ class OutputParity:
     def within(self) -> bool:
         """Whether it is within the limit of its precision; NaN never is."""
         limit = LIMITS[self.precision]
-        close = self.max_difference <= limit.difference * max(1.0, self.max_value)
+        close = Difference(self.max_difference, self.max_value).within(limit.difference)
         return bool(np.isfinite(self.max_difference) and close and self.min_cosine >= limit.cosine)
 
 

@@ -1,8 +1,10 @@
 """Keras models in files, and copies of them."""
 
+import contextlib
+import threading
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -100,3 +102,24 @@ def digest_weights(digest, model: keras.Model) -> None:
     """Update a digest of `hashlib` with the weights: dtype, shape and values of each."""
     for value in model.get_weights():
         digest.update(f"{value.dtype} {value.shape}\n".encode() + np.ascontiguousarray(value).tobytes())
+
+
+@contextlib.contextmanager
+def blank_start() -> Iterator[None]:
+    """Within, this thread's `RandomUniform` initial weights are zeros.
+
+    AlexNet's random start costs half a gigabyte that TensorFlow's allocator keeps, and seconds.
+    """
+    thread = threading.get_ident()
+    draw = keras.initializers.RandomUniform.__call__
+
+    def zeros(self, shape, dtype=None, **kwargs):
+        if threading.get_ident() != thread:
+            return draw(self, shape, dtype, **kwargs)
+        return keras.ops.zeros(shape, dtype)
+
+    keras.initializers.RandomUniform.__call__ = zeros
+    try:
+        yield
+    finally:
+        keras.initializers.RandomUniform.__call__ = draw

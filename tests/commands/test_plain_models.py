@@ -14,7 +14,7 @@ from rfd_tf.data import Preprocessing
 from rfd_tf.features import open_extractor, save_keras
 from rfd_tf.models import create_backbone
 from tests.zoo.released import resnet_state, save_torch
-from zoo.report import report_path
+from zoo.exporting import report_path
 
 SIDE = 12
 

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-import zoo
 from rfd_tf.configs.detect import voc2007
 from rfd_tf.detection.voc_detection import build_detector, build_optimizer
 from rfd_tf.models import alexnet
@@ -51,7 +50,7 @@ def forms(backbone):
 @pytest.mark.parametrize("form", ["batch norm", "folded", "Caffe"])
 def test_trunk_and_dense_layers_are_the_networks(forms, form):
     network, fold = forms[form]
-    model = build_detector(config_of(fold_batch_norm=fold), network, CLASSES, zoo.fold_batch_norm)
+    model = build_detector(config_of(fold_batch_norm=fold), network, CLASSES)
     image = np.random.default_rng(1).normal(size=(1, 224, 224, 3)).astype("float32")
     expected = {name: to_numpy(value) for name, value in network(image, training=False).items()}
     maps = to_numpy(model.trunk(image))
@@ -97,7 +96,7 @@ def test_configs_of_before_build_what_they_built(forms):
 def test_what_learns_and_how(backbone):
     """Caffe's: conv1 is frozen; biases learn twice as fast, without decay."""
     config = config_of()
-    model = build_detector(config, backbone, CLASSES, zoo.fold_batch_norm)
+    model = build_detector(config, backbone, CLASSES)
     learning = {variable.path: variable for variable in model.trainable_variables}
     layers = [f"conv{n}_conv" for n in range(2, 6)] + ["fc6", "fc7", "class_logits", "deltas"]
     assert sorted(path.split("/")[-2] for path in learning) == sorted(layers * 2)
@@ -112,11 +111,6 @@ def test_what_learns_and_how(backbone):
 
 def test_new_dense_layers_and_a_trunk_that_learns_whole(backbone):
     config = config_of(pretrained_dense=False, dense_width=8, pool_size=3, frozen="")
-    model = build_detector(config, backbone, CLASSES, zoo.fold_batch_norm)
+    model = build_detector(config, backbone, CLASSES)
     assert model.head.get_layer("fc6").kernel.shape == (3 * 3 * 256, 8)
     assert any(variable.path.endswith("conv1_conv/kernel") for variable in model.trainable_variables)
-
-
-def test_folding_takes_a_function(backbone):
-    with pytest.raises(ValueError, match="needs a function that folds"):
-        build_detector(config_of(), backbone, CLASSES)

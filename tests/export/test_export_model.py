@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import pytest
 
-import zoo
 from rfd_tf.export import export_model as module
 from rfd_tf.export.export_model import ExportOptions, export_model
 from rfd_tf.export.parity import ParityError
@@ -33,8 +32,8 @@ def small():
 @pytest.fixture(scope="module")
 def exported(extractor, tmp_path_factory):
     out = tmp_path_factory.mktemp("exports") / "net"
-    options = ExportOptions(onnx_precisions=("float32", "float16", "int8"))
-    return out, export_model(extractor, out, options, fold_batch_norm=zoo.fold_batch_norm)
+    options = ExportOptions(onnx_precisions=("float32", "float16", "int8"), fold_batch_norm=True)
+    return out, export_model(extractor, out, options)
 
 
 def listing(folder) -> set[str]:

@@ -195,7 +195,7 @@ def _report_seeds(folder: Path) -> list[bytes]:
 
 
 def _read_report(path: Path):
-    from zoo.report import recorded_counters
+    from zoo.exporting import recorded_counters
 
     return recorded_counters(path.with_name(path.name.removesuffix(".json")))
 

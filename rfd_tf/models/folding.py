@@ -4,9 +4,8 @@ import keras
 import numpy as np
 
 from rfd_tf.keras_internals import consumers, producer
-from zoo.errors import ZooError
-from zoo.rescaling import blank_start
-from zoo.verification import compare, outputs, random_images
+from rfd_tf.models.keras_file import blank_start
+from rfd_tf.models.parity import compare, outputs, random_images
 
 _FOLDABLE = (keras.layers.Conv2D, keras.layers.Dense)
 
@@ -22,8 +21,8 @@ def fold_batch_norm(backbone: keras.Model) -> keras.Model:
             activation, and nothing else uses that layer's output. It stays as it is.
 
     Raises:
-        ZooError: if there is no batch norm, or one that cannot be folded.
-        VerificationError: if the outputs differ.
+        ValueError: if there is no batch norm, or one that cannot be folded.
+        ParityError: if the outputs differ.
 
     Reference: the released Caffe network of RFD was made this way.
     """
@@ -56,17 +55,17 @@ def _pairs(backbone: keras.Model) -> dict[str, str]:
             or users != [norm]
             or layer.activation is not keras.activations.linear
         ):
-            raise ZooError(
+            raise ValueError(
                 f"The batch norm {norm.name!r} cannot be folded into {layer.name!r}: it must follow a "
                 "convolution or dense layer without activation that nothing else uses"
             )
         if norm.axis not in (-1, len(norm.input.shape) - 1):
-            raise ZooError(
+            raise ValueError(
                 f"The batch norm {norm.name!r} works on axis {norm.axis}; only the last can be folded"
             )
         pairs[layer.name] = norm.name
     if not pairs:
-        raise ZooError(f"The network {backbone.name!r} has no batch norm to fold")
+        raise ValueError(f"The network {backbone.name!r} has no batch norm to fold")
     return pairs
 
 
