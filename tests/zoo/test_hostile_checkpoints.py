@@ -148,7 +148,7 @@ HOSTILE = {
     "persistent id of another kind": (legacy(b"\x80\x02" + numbers([1, 2]) + b"Q."), "is not a storage"),
     "tensor of no storage": (
         legacy(b"\x80\x02ctorch._utils\n_rebuild_tensor\n(" + integer(1) * 4 + b"tR."),
-        "no storage",
+        "is not a storage",
     ),
     "trailing bytes": (legacy(mapping({"x": tensor([4])}), [("0", ONES)]) + b"more", "4 bytes behind"),
     "zip without data.pkl": (archive(b"", {}).replace(b"data.pkl", b"daXa.pkl"), "0 data.pkl"),
