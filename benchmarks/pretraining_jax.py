@@ -30,7 +30,7 @@ from rfd_tf.losses import classifier_loss
 from rfd_tf.metrics import nearest_neighbours, weighted_votes
 from rfd_tf.models import ProbedModel, RotationDecoupling, create_backbone, linear_probe
 from rfd_tf.optimizers import CoupledSGD
-from rfd_tf.optimizers.milestone_schedule import milestone_schedule
+from rfd_tf.optimizers.sgd import milestone_schedule
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data", "cifar10_lt.npz", "arrays train_images, train_labels, test_images, test_labels")

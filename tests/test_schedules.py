@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rfd_tf.optimizers.milestone_schedule import milestone_schedule, rates_by_epoch
+from rfd_tf.optimizers.sgd import milestone_schedule, rates_by_epoch
 
 
 def by_epoch(milestones, epoch):

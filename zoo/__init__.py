@@ -8,10 +8,10 @@ import importlib
 # Public name -> (module, name there). No module bears a public name: importing it would hide the function.
 _PUBLIC = {
     "DownloadError": ("zoo.errors", "DownloadError"),
-    "Entry": ("zoo.entry", "Entry"),
+    "Entry": ("zoo.registry", "Entry"),
     "FormatError": ("zoo.errors", "FormatError"),
     "Network": ("zoo.http", "Network"),
-    "Preprocessing": ("zoo.entry", "Preprocessing"),
+    "Preprocessing": ("zoo.registry", "Preprocessing"),
     "VerificationError": ("zoo.errors", "VerificationError"),
     "WeightError": ("zoo.errors", "WeightError"),
     "ZooError": ("zoo.errors", "ZooError"),

@@ -10,14 +10,12 @@ from absl import logging
 
 from rfd_tf.models import select_features
 from rfd_tf.models.parity import TOLERANCE
-from zoo.architectures import architecture, architecture_of, has_heads
+from zoo.architectures import architecture, architecture_of, choose_heads, has_heads, read_heads
 from zoo.downloader import download
-from zoo.entry import Entry
 from zoo.errors import FormatError, WeightError, ZooError
 from zoo.exporting import Report, read_keras, recorded_counters, write_keras, write_verified
-from zoo.heads import choose_heads, read_heads
 from zoo.http import sha256_of
-from zoo.registry import info
+from zoo.registry import Entry, info
 from zoo.sources import KIND_NAMES, kind_of, kind_of_file, kind_to_write, read_source
 from zoo.verification import verify
 

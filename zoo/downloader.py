@@ -13,11 +13,10 @@ from urllib.request import url2pathname
 from filelock import FileLock, Timeout
 
 from rfd_tf.files import atomic_path
-from zoo.entry import Entry
 from zoo.errors import DownloadError, TransientDownloadError
 from zoo.http import Network, cache_dir, is_offline, sha256_of, stream_to
 from zoo.mega import MegaLink, is_mega
-from zoo.registry import info
+from zoo.registry import Entry, info
 
 
 def download(name: str, *, network: Network | None = None) -> Path:

@@ -9,8 +9,8 @@ from PIL import Image
 from rfd_tf.image_header import check_encoded, exif_orientation, upright
 from rfd_tf.keras_internals import consumers
 from rfd_tf.precision import computing_in_float32
-from zoo.entry import Preprocessing
 from zoo.errors import ZooError
+from zoo.registry import Preprocessing
 
 _ENDINGS = {".jpg", ".jpeg", ".png", ".bmp"}
 

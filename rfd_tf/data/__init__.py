@@ -5,8 +5,7 @@ from rfd_tf.data.augmentation import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGE
 from rfd_tf.data.bad_images import BadImageError, find_bad_images, first_bad_image, valid_indices
 from rfd_tf.data.image_folder import FlatFolder, ImageFolder
 from rfd_tf.data.image_list import ImageList, places205
-from rfd_tf.data.open_source import open_source
-from rfd_tf.data.open_voc import VOC_SOURCES, VocSource, VocTfds, clipping_note, open_voc
+from rfd_tf.data.open_source import VOC_SOURCES, VocSource, VocTfds, clipping_note, open_source, open_voc
 from rfd_tf.data.pipeline import (
     LOCALIZED_ROTATIONS,
     evaluation_dataset,

@@ -1,10 +1,9 @@
 """Layers. They run on any Keras backend."""
 
-from rfd_tf.layers.adaptive_max_pool import AdaptiveMaxPool2D
-from rfd_tf.layers.ceil_max_pool import CeilMaxPooling2D
 from rfd_tf.layers.cosine_dense import CosineDense
 from rfd_tf.layers.fused_batch_norm import fuse_batch_norm
 from rfd_tf.layers.memory_bank import MemoryBank
+from rfd_tf.layers.pooling import AdaptiveMaxPool2D, CeilMaxPooling2D
 from rfd_tf.layers.roi_max_pool import RoIMaxPool
 
 __all__ = [

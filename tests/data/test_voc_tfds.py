@@ -76,7 +76,7 @@ def test_equals_the_devkit(prepared, devkit, file_format, split):
 
 
 def test_open_voc_takes_either(prepared, devkit, monkeypatch):
-    module = importlib.import_module("rfd_tf.data.open_voc")
+    module = importlib.import_module("rfd_tf.data.open_source")
     monkeypatch.setattr(
         module, "VocTfds", lambda *place, **options: VocTfds(*place, name="mini_voc", **options)
     )

@@ -14,8 +14,7 @@ from rfd_tf.models import (
     select_features,
     wrap_backbone,
 )
-from rfd_tf.models.alexnet import FEATURE_NAMES
-from rfd_tf.models.resnet_cifar import _option_a_shortcut
+from rfd_tf.models.backbones import ALEXNET_FEATURES, _option_a_shortcut
 from tests import torch_reference
 from tests.contract import to_numpy
 
@@ -39,7 +38,7 @@ def test_alexnet_equals_torch_at_every_feature(converted):
     with torch.no_grad():
         expected = theirs(torch.tensor(images.transpose(0, 3, 1, 2)))
     outputs = ours(images)
-    assert list(outputs) == list(FEATURE_NAMES) == list(expected)
+    assert list(outputs) == list(ALEXNET_FEATURES) == list(expected)
     for name, value in expected.items():
         value = value.numpy()
         value = value.transpose(0, 2, 3, 1) if value.ndim == 4 else value

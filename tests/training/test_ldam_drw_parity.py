@@ -12,7 +12,7 @@ from rfd_tf.models import ProbedModel
 from rfd_tf.models.backbone import batch_norm
 from rfd_tf.models.heads import classifier
 from rfd_tf.optimizers import CoupledSGD
-from rfd_tf.optimizers.milestone_schedule import milestone_schedule
+from rfd_tf.optimizers.sgd import milestone_schedule
 
 COUNTS = np.array([96, 30, 10, 4])
 BATCH, EPOCHS, DRW_EPOCH, BETA = 20, 10, 6, 0.99

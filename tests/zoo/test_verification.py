@@ -8,7 +8,7 @@ from rfd_tf.models.parity import ParityError, compare
 from tests.zoo.released import alexnet_state, register_narrow, resnet_state, save_torch
 from zoo import weight_maps
 from zoo.conversion import verify_file
-from zoo.reference import reference_features, reference_ops
+from zoo.verification import reference_features, reference_ops
 
 
 @pytest.mark.parametrize(

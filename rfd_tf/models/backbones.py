@@ -1,0 +1,300 @@
+"""The networks: AlexNet, the CIFAR ResNets, those of Keras Applications, by name."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import layers, ops
+
+from rfd_tf.models.backbone import (
+    batch_norm,
+    check_feature_names,
+    draw_norm_scales,
+    fan_in_uniform,
+    wrap_backbone,
+)
+
+# name: (filters, kernel size, stride, padding)
+_CONVOLUTIONS = {
+    "conv1": (64, 11, 4, 2),
+    "conv2": (192, 5, 1, 2),
+    "conv3": (384, 3, 1, 1),
+    "conv4": (256, 3, 1, 1),
+    "conv5": (256, 3, 1, 1),
+}
+_POOL_AFTER = {"conv1": "pool1", "conv2": "pool2", "conv5": "pool5"}
+ALEXNET_FEATURES = ("conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5", "fc_block")
+
+
+def alexnet(
+    input_shape: tuple[int | None, int | None, int] = (224, 224, 3),
+    feature_names: Sequence[str] = ALEXNET_FEATURES,
+    *,
+    dense_width: int = 4096,
+    use_batch_norm: bool = True,
+    synchronized: bool = False,
+    name: str = "alexnet",
+) -> keras.Model:
+    """AlexNet as a functional model from images to a dict of feature maps.
+
+    Convolutions pad explicitly and alike on both sides. At 224 x 224 the features are conv1 [B, 55, 55, 64],
+    pool1 [B, 27, 27, 64], conv2 [B, 27, 27, 192], pool2 [B, 13, 13, 192], conv3 [B, 13, 13, 384],
+    conv4 and conv5 [B, 13, 13, 256], pool5 [B, 6, 6, 256] and fc_block [B, 4096]; every one after its ReLU.
+
+    Args:
+        input_shape: (height, width, channels) of normalised images; 63 x 63 at least. Height and width may
+            be None where `fc_block` is not asked for.
+        feature_names: any of `ALEXNET_FEATURES`, in any order.
+        dense_width: units of the two dense layers.
+        use_batch_norm: without, the dense layers have biases: the form of the released Caffe network.
+        synchronized: whether batch norm takes its statistics over all replicas of a `tf.distribute` strategy.
+        name: the model's name.
+
+    Raises:
+        ValueError: on unknown or repeated features, or an input too small for pool5.
+
+    Reference: Feng et al., CVPR 2019 (RFD); the layers follow Gidaris et al., ICLR 2018 (RotNet).
+    """
+    names = check_feature_names(feature_names, ALEXNET_FEATURES)
+    _check_input_shape(input_shape, needs_fixed_size="fc_block" in names)
+    inputs = keras.Input(input_shape, name="image")
+    features = {}
+    x = inputs
+    for conv in _CONVOLUTIONS:
+        x = features[conv] = _convolution(x, conv, use_batch_norm, synchronized)
+        if pool := _POOL_AFTER.get(conv):
+            x = features[pool] = layers.MaxPooling2D(3, 2, name=pool)(x)
+    if "fc_block" in names:
+        features["fc_block"] = dense_block(x, dense_width, use_batch_norm, synchronized)
+    return keras.Model(inputs, {feature: features[feature] for feature in names}, name=name)
+
+
+def _check_input_shape(input_shape, needs_fixed_size: bool) -> None:
+    if len(input_shape) != 3:
+        raise ValueError(f"`input_shape` must be (height, width, channels). Received: {input_shape}")
+    for size in input_shape[:2]:
+        if size is None and needs_fixed_size:
+            raise ValueError(f"The feature fc_block needs a fixed `input_shape`. Received: {input_shape}")
+        if size is not None and size < 63:
+            raise ValueError(f"`input_shape` leaves pool5 empty: 63 x 63 at least. Received: {input_shape}")
+
+
+def _convolution(x, name: str, use_batch_norm: bool, synchronized: bool):
+    filters, kernel, stride, padding = _CONVOLUTIONS[name]
+    fan_in = kernel * kernel * x.shape[-1]
+    # With stride 1 Keras's "same" is that padding, and copies neither the map nor its gradient.
+    same = stride == 1
+    if not same:
+        x = layers.ZeroPadding2D(padding, name=f"{name}_pad")(x)
+    x = layers.Conv2D(
+        filters,
+        kernel,
+        stride,
+        padding="same" if same else "valid",
+        kernel_initializer=fan_in_uniform(fan_in),
+        bias_initializer=fan_in_uniform(fan_in),
+        name=f"{name}_conv",
+    )(x)
+    if use_batch_norm:
+        x = batch_norm(f"{name}_bn", synchronized)(x)
+    return layers.ReLU(name=name)(x)
+
+
+def dense_block(x, width: int, use_batch_norm: bool = True, synchronized: bool = False):
+    """Flatten, then two dense layers of `width` units, each with batch norm (or a bias) and ReLU."""
+    x = layers.Flatten(name="flatten")(x)
+    for dense, activation in (("fc6", "fc6_relu"), ("fc7", "fc_block")):
+        fan_in = x.shape[-1]
+        x = layers.Dense(
+            width,
+            use_bias=not use_batch_norm,
+            kernel_initializer=fan_in_uniform(fan_in),
+            bias_initializer=fan_in_uniform(fan_in),
+            name=dense,
+        )(x)
+        if use_batch_norm:
+            x = batch_norm(f"{dense}_bn", synchronized)(x)
+        x = layers.ReLU(name=activation)(x)
+    return x
+
+
+RESNET_FEATURES = ("conv1", "block1", "block2", "block3", "pool", "fc_block")
+RESNET_DEFAULTS = RESNET_FEATURES[:-1]
+DEPTHS = (8, 14, 20, 32, 44, 56, 110)
+
+
+def resnet_cifar(
+    depth: int,
+    input_shape: tuple[int | None, int | None, int] = (32, 32, 3),
+    feature_names: Sequence[str] = RESNET_DEFAULTS,
+    *,
+    width: int = 16,
+    dense_width: int = 256,
+    synchronized: bool = False,
+    name: str | None = None,
+) -> keras.Model:
+    """CIFAR ResNet with option-A shortcuts, as a functional model from images to a dict of feature maps.
+
+    At 32 x 32 with the default width the features are conv1 and block1 [B, 32, 32, 16],
+    block2 [B, 16, 16, 32], block3 [B, 8, 8, 64] and pool [B, 64] (the mean over space).
+
+    On request there is `fc_block` [B, dense_width], AlexNet's two dense layers with batch norm on top of the
+    pool, not part of the published network. The pool's features are positive means, much alike from image to
+    image at first: halves of them hardly learn to tell instances apart, halves of fc_block do.
+
+    Args:
+        depth: 20, 32, 44, 56 or 110 as published; 8 or 14 for less (6n + 2 layers).
+        input_shape: (height, width, channels) of normalised images; height and width may be None.
+        feature_names: any of `RESNET_FEATURES`, in any order.
+        width: channels of the first block; the pooled feature has four times as many.
+        dense_width: units of the two dense layers of `fc_block`.
+        synchronized: whether batch norm takes its statistics over all replicas of a `tf.distribute` strategy.
+        name: the model's name, by default `resnet{depth}`.
+
+    Raises:
+        ValueError: on another depth, an odd width, or unknown or repeated features.
+
+    Reference: He et al., CVPR 2016, section 4.2; initial weights He-normal by fan-in.
+    """
+    if depth not in DEPTHS:
+        raise ValueError(f"`depth` must be one of {DEPTHS}. Received: depth={depth}")
+    if width < 2 or width % 2:
+        raise ValueError(f"`width` must be even and positive. Received: width={width}")
+    names = check_feature_names(feature_names, RESNET_FEATURES)
+    inputs = keras.Input(input_shape, name="image")
+    features = {}
+    x = _conv_bn(inputs, width, 1, "conv1", synchronized)
+    x = features["conv1"] = layers.ReLU(name="conv1")(x)
+    units = (depth - 2) // 6
+    for block in (1, 2, 3):
+        filters = width * 2 ** (block - 1)
+        for unit in range(units):
+            strides = 2 if block > 1 and unit == 0 else 1
+            last = unit == units - 1
+            x = _residual_unit(x, filters, strides, f"block{block}", f"_unit{unit}", last, synchronized)
+        features[f"block{block}"] = x
+    features["pool"] = layers.GlobalAveragePooling2D(name="pool")(x)
+    if "fc_block" in names:
+        features["fc_block"] = dense_block(features["pool"], dense_width, synchronized=synchronized)
+    outputs = {feature: features[feature] for feature in names}
+    return keras.Model(inputs, outputs, name=name or f"resnet{depth}")
+
+
+def _conv_bn(x, filters: int, strides: int, prefix: str, synchronized: bool):
+    fan_in = 9 * x.shape[-1]
+    # With stride 1 Keras's "same" pads alike on both sides, and copies neither the map nor its gradient.
+    same = strides == 1
+    if not same:
+        x = layers.ZeroPadding2D(1, name=f"{prefix}_pad")(x)
+    x = layers.Conv2D(
+        filters,
+        3,
+        strides,
+        padding="same" if same else "valid",
+        use_bias=False,
+        # PyTorch's kaiming_normal_: not truncated.
+        kernel_initializer=keras.initializers.RandomNormal(stddev=(2.0 / fan_in) ** 0.5),
+        name=f"{prefix}_conv",
+    )(x)
+    return batch_norm(f"{prefix}_bn", synchronized)(x)
+
+
+def _option_a_shortcut(x, filters: int, strides: int, name: str):
+    """Without parameters: every `strides`-th pixel, with channels of zeros on either side.
+
+    Of built-in operations only, so that a saved backbone can be loaded without this package.
+    """
+    side = (filters - x.shape[-1]) // 2
+    x = layers.MaxPooling2D(1, strides, name=name)(x)
+    return ops.pad(x, [[0, 0], [0, 0], [0, 0], [side, side]])
+
+
+def _residual_unit(x, filters, strides, block, unit, last, synchronized):
+    prefix = block + unit
+    shortcut = x
+    if strides != 1 or x.shape[-1] != filters:
+        shortcut = _option_a_shortcut(x, filters, strides, f"{prefix}_shortcut")
+    x = _conv_bn(x, filters, strides, f"{prefix}_1", synchronized)
+    x = layers.ReLU(name=f"{prefix}_1_relu")(x)
+    x = _conv_bn(x, filters, 1, f"{prefix}_2", synchronized)
+    x = layers.Add(name=f"{prefix}_add")([x, shortcut])
+    # The last activation of a block is the block's feature, and its layer carries that name.
+    return layers.ReLU(name=block if last else f"{prefix}_relu")(x)
+
+
+BACKBONE_NAMES = ("alexnet", *(f"resnet{depth}" for depth in DEPTHS), "keras.applications.NAME")
+NORM_SCALE_INITS = ("ones", "uniform")
+_APPLICATIONS = "keras.applications."
+
+
+def create_backbone(
+    name: str,
+    input_shape: tuple[int, int, int],
+    feature_names: Sequence[str] | None = None,
+    *,
+    width: int = 0,
+    dense_width: int = 0,
+    norm_scale_init: str = "ones",
+    synchronized: bool = False,
+) -> keras.Model:
+    """A freshly initialised backbone.
+
+    Args:
+        name: `alexnet`, `resnet8` ... `resnet110` (the CIFAR ones), or `keras.applications.NAME`, whose
+            only feature is `pool`, the spatial mean of its last map.
+        input_shape: (height, width, channels).
+        feature_names: the features to output; by default those of the published network.
+        width: channels of a CIFAR ResNet's first block; 0 is the standard width.
+        dense_width: units of the dense layers of `fc_block`; 0 is the standard width.
+        norm_scale_init: what batch norm's scales start as: `ones`, or `uniform` in [0, 1), as in PyTorch
+            before version 1.2.
+        synchronized: synchronised batch norm (own backbones only).
+
+    Raises:
+        ValueError: on an unknown name, or an argument that the backbone does not take.
+    """
+    if norm_scale_init not in NORM_SCALE_INITS:
+        raise ValueError(
+            f"`norm_scale_init` must be one of {NORM_SCALE_INITS}. Received: {norm_scale_init!r}"
+        )
+    asked = {"feature_names": feature_names, "width": width, "dense_width": dense_width}
+    options: dict[str, Any] = {option: value for option, value in asked.items() if value}
+    if name.startswith(_APPLICATIONS):
+        backbone = _application(name.removeprefix(_APPLICATIONS), input_shape, **options)
+    elif name == "alexnet":
+        if width:
+            raise ValueError(f"AlexNet has no `width` to choose, only `dense_width`. Received: width={width}")
+        backbone = alexnet(input_shape, synchronized=synchronized, **options)
+    elif name in (f"resnet{depth}" for depth in DEPTHS):
+        depth = int(name.removeprefix("resnet"))
+        backbone = resnet_cifar(depth, input_shape, synchronized=synchronized, **options)
+    else:
+        raise ValueError(f"Unknown backbone {name!r}; known: {', '.join(BACKBONE_NAMES)}")
+    if norm_scale_init == "uniform":
+        draw_norm_scales(backbone)
+    return backbone
+
+
+def default_feature_names(name: str, needed: str) -> tuple[str, ...] | None:
+    """The features of the published network, and `needed` where the backbone has it beyond those.
+
+    None where the backbone has only its default ones to give, or is unknown.
+    """
+    if name == "alexnet":
+        return ALEXNET_FEATURES
+    if name in (f"resnet{depth}" for depth in DEPTHS):
+        beyond = needed in RESNET_FEATURES and needed not in RESNET_DEFAULTS
+        return (*RESNET_DEFAULTS, needed) if beyond else RESNET_DEFAULTS
+    return None
+
+
+def _application(name, input_shape, feature_names=("pool",), **options) -> keras.Model:
+    build = getattr(keras.applications, name, None)
+    if not callable(build):
+        raise ValueError(f"keras.applications has no model {name!r}")
+    if options:
+        raise ValueError(f"{', '.join(options)} does not apply to keras.applications.{name}")
+    if tuple(feature_names) != ("pool",):
+        raise ValueError(f"keras.applications.{name} has the feature 'pool' only. Received: {feature_names}")
+    model = build(weights=None, include_top=False, pooling="avg", input_shape=input_shape)
+    return wrap_backbone(model, {"pool": model.layers[-1].name})
