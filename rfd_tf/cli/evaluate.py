@@ -15,7 +15,7 @@ from rfd_tf.cli.models import (
     open_control,
     open_model,
 )
-from rfd_tf.evaluation.protocols import PROTOCOLS
+from rfd_tf.evaluation import PROTOCOLS
 from rfd_tf.terminal import shell_join
 
 USAGE = """rfd evaluate --model=MODEL --protocol=PROTOCOL --config=NAME|FILE.py [--workdir=DIR] [--control]

@@ -106,7 +106,7 @@ def _report(given: flags.FlagValues, command: str) -> None:
     from rfd_tf.files import write_text
     from rfd_tf.report.collect import collect_report
     from rfd_tf.report.page import report_page
-    from rfd_tf.report.projector import write_projector
+    from rfd_tf.report.sample import write_projector
 
     report = collect_report(_opened(given), given.max_images, given.control)
     write_text(out, report_page(report, datetime.datetime.now(datetime.UTC), command))

@@ -14,11 +14,11 @@ from rfd_tf.data.pipeline import (
     training_dataset,
 )
 from rfd_tf.data.preprocessing import Preprocessing
-from rfd_tf.data.rotation_probabilities import load_rotation_probabilities, save_rotation_probabilities
 from rfd_tf.data.schedule import Schedule, steps_per_epoch, training_indices
 from rfd_tf.data.source import Source, Subset, host_constant, long_tailed
 from rfd_tf.data.tfds_source import TfdsSource
 from rfd_tf.data.voc import VOC_CLASSES, VocDevkit, VocError
+from rfd_tf.imbalance import load_rotation_probabilities, save_rotation_probabilities
 
 __all__ = [
     "CIFAR_MEAN",

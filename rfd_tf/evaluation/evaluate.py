@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 
 from rfd_tf import data
 from rfd_tf.data import clipping_note
+from rfd_tf.evaluation import protocol as protocol_of
 from rfd_tf.evaluation.experiment import CLASSES, Experiment, open_experiment
-from rfd_tf.evaluation.protocols import protocol as protocol_of
 from rfd_tf.evaluation.results import EvaluationResult, Figures, save_result
 from rfd_tf.features import FeatureExtractor, KerasExtractor, keras_extractor
 from rfd_tf.runs.build import build_backbone
@@ -77,7 +77,7 @@ def evaluate(
     """Measure a model's features by one protocol.
 
     Args:
-        protocol: one of `protocols.PROTOCOLS`.
+        protocol: one of `rfd_tf.evaluation.PROTOCOLS`.
         config: see `configs/evaluate/base.py`.
         workdir: the evaluation's folder; it ends with `config.json` and `evaluation.json`. Workers other than
             the first keep theirs in `workdir/worker-N`.

@@ -12,9 +12,9 @@ import pytest
 from sklearn.svm import LinearSVC
 
 from rfd_tf.data import VOC_CLASSES, BadImageError, VocDevkit, VocError
+from rfd_tf.evaluation import protocol
 from rfd_tf.evaluation.evaluate import evaluate
 from rfd_tf.evaluation.experiment import MULTI_LABEL, open_experiment
-from rfd_tf.evaluation.protocols import protocol
 from rfd_tf.evaluation.results import load_result, multi_label_figures, text_table
 from rfd_tf.features import open_extractor, save_keras
 from rfd_tf.runs.run import Run

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rfd_tf.report.projector import MAX_SPRITE, sprite_of, write_projector
-from rfd_tf.report.sample import Sample
+from rfd_tf.report.sample import MAX_SPRITE, Sample, sprite_of, write_projector
 
 COUNT, WIDTH = 11, 5
 
@@ -70,7 +69,7 @@ def test_tensorboard_loads_them(sample, tmp_path, below):
 def test_sprite_stays_within_what_browsers_take(count, expected, monkeypatch):
     thumbnails = np.broadcast_to(np.uint8(7), (count, 4, 4, 3))
     if count > 1000:  # the size alone: the pasting would take minutes
-        monkeypatch.setattr("rfd_tf.report.projector.enumerate", lambda _: (), raising=False)
+        monkeypatch.setattr("rfd_tf.report.sample.enumerate", lambda _: (), raising=False)
     sprite, tile = sprite_of(thumbnails)
     assert tile == expected
     assert sprite.width == sprite.height <= MAX_SPRITE
