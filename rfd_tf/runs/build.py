@@ -11,7 +11,7 @@ from rfd_tf import callbacks, data, imbalance
 from rfd_tf.losses import LDAMLoss
 from rfd_tf.models import RotationDecoupling, create_backbone
 from rfd_tf.models.backbone import check_feature_names
-from rfd_tf.models.backbones import default_feature_names
+from rfd_tf.models.networks import default_feature_names
 from rfd_tf.optimizers import CoupledSGD
 from rfd_tf.optimizers.sgd import milestone_schedule
 from rfd_tf.runs.images import ImageSet, negatives_per_image

@@ -14,7 +14,7 @@ from rfd_tf.models import (
     select_features,
     wrap_backbone,
 )
-from rfd_tf.models.backbones import ALEXNET_FEATURES, _option_a_shortcut
+from rfd_tf.models.networks import ALEXNET_FEATURES, _option_a_shortcut
 from tests import torch_reference
 from tests.contract import to_numpy
 
