@@ -243,7 +243,9 @@ def _annotation(root: Element, classes: tuple[str, ...], boxes: str) -> Annotati
 
 def _stranger(classes: tuple[str, ...]) -> str:
     if classes == VOC_CLASSES:
-        return "no class of VOC: name your own in `classes`, or take all that are found with classes=('*',)"
+        return (
+            "not a class of VOC: name your own in `classes`, or take all that are found with classes=('*',)"
+        )
     listed = ", ".join(classes[:10]) + ", ..." * (len(classes) > 10)
     return f"not one of the {len(classes)} classes ({listed})"
 

@@ -45,8 +45,8 @@ def regions(source):
     return found
 
 
-def batches(source, regions, epochs=4, start_step=0, share=Share(), **options):  # noqa: B008 - frozen
-    schedule = Schedule(np.arange(len(source)), 3, 2, epochs, start_step, share)
+def batches(source, regions, seed=3, epochs=4, start_step=0, share=None, **options):
+    schedule = Schedule(np.arange(len(source)), seed, 2, epochs, start_step, share or Share())
     options = BatchOptions(**{"regions_per_image": 8, "scales": (40, 60), "longest": 90} | options)
     return list(detection_batches(source, regions, PLAIN, schedule, options).as_numpy_iterator())
 

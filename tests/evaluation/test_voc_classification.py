@@ -247,7 +247,7 @@ def test_what_is_refused(folder, tmp_path, changes, message):
 
 def test_other_forms_cannot_be_trained(folder, tmp_path):
     opened = experiment(folder, tmp_path, tiny.OtherForm(tiny.extractor()))
-    with pytest.raises(ValueError, match=r"trains a Keras model.*other form is none"):
+    with pytest.raises(ValueError, match=r"trains a Keras model.*other form is not one"):
         protocol("voc_classification").load()(opened)
 
 
