@@ -15,6 +15,7 @@ from rfd_tf.evaluation import protocol as protocol_of
 from rfd_tf.evaluation.experiment import CLASSES, Experiment, open_experiment
 from rfd_tf.evaluation.results import EvaluationResult, Figures, save_result
 from rfd_tf.features import FeatureExtractor, KerasExtractor, keras_extractor
+from rfd_tf.keras_internals import all_layers
 from rfd_tf.runs.build import build_backbone
 from rfd_tf.runs.images import ImageSet, list_skipped, open_run_images
 from rfd_tf.runs.run import start_run
@@ -29,14 +30,32 @@ CONTROL_NAME = "untrained control"  # ends the location of one, which its evalua
 def untrained_control(config: ConfigDict, images: ImageSet) -> keras.Model:
     """The run's backbone as it was initialised, with batch-norm statistics of the images."""
     keras.utils.set_random_seed(config.seed)
-    backbone = build_backbone(config)
+    return _calibrated(build_backbone(config), images, config.seed, config.batch_size)
+
+
+def untrained_copy(model: keras.Model, images: ImageSet, seed: int = 0, batch_size: int = 32) -> keras.Model:
+    """A functional model with its first weights drawn anew, and batch-norm statistics of the images.
+
+    Layers that normalise inputs by given numbers (`keras.layers.Normalization`) keep them.
+    """
+    keras.utils.set_random_seed(seed)
+    copy = keras.models.clone_model(model)
+    for ours, theirs in zip(all_layers(copy)[1:], all_layers(model)[1:], strict=True):
+        ours.trainable = True  # a batch norm that is frozen takes no statistics
+        if isinstance(ours, keras.layers.Normalization):
+            ours.set_weights(theirs.get_weights())
+    return _calibrated(copy, images, seed, batch_size)
+
+
+def _calibrated(network: keras.Model, images: ImageSet, seed: int, batch_size: int) -> keras.Model:
+    """The network, its batch norms with the statistics of the images."""
     # Folders come class by class, and running statistics remember the last batches best.
-    shuffled = np.random.default_rng(config.seed).permutation(images.valid)
+    shuffled = np.random.default_rng(seed).permutation(images.valid)
     images = dataclasses.replace(images, valid=shuffled)
     for _ in range(_CALIBRATION_PASSES):
-        for batch in evaluation_batches(images, config.batch_size):
-            backbone(batch["image"], training=True)
-    return backbone
+        for batch in evaluation_batches(images, batch_size):
+            network(batch["image"], training=True)
+    return network
 
 
 def evaluation_batches(images: ImageSet, batch_size: int):

@@ -5,6 +5,7 @@ import datetime
 from collections import defaultdict
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 from absl import logging
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict
 from rfd_tf.callbacks import signs_of_collapse
 from rfd_tf.data import Source
 from rfd_tf.data.image_folder import left_out_text
+from rfd_tf.evaluation.evaluate import untrained_control, untrained_copy
 from rfd_tf.evaluation.results import EvaluationResult
 from rfd_tf.features import FeatureExtractor, KerasExtractor, open_keras
 from rfd_tf.imbalance import class_counts_of
@@ -94,6 +96,12 @@ class OpenedRun:
             config=self.config.to_dict(),
             **shared,
         )
+
+    def untrained(self, images: ImageSet) -> keras.Model:
+        """The network as it was before its training, or might have been, with batch norms of `images`."""
+        if self.workdir is None:
+            return untrained_copy(self.extractor.model, images)
+        return untrained_control(self.config, images)
 
 
 def model_alone(extractor: FeatureExtractor, training: Source, validation: Source | None = None) -> OpenedRun:
@@ -182,7 +190,7 @@ def collect_report(run: OpenedRun | Path, max_images: int = 1000, control: bool 
     Args:
         run: the run's folder, or `model_alone(...)`.
         max_images: images of each source, training and validation, to pass through the network.
-        control: whether to measure an untrained control of a run, too, where there are labels.
+        control: whether to measure an untrained control, too, where there are labels.
 
     Returns:
         The report. What cannot be made (images have moved, there are no labels) is None in it, with a note.
@@ -194,7 +202,7 @@ def collect_report(run: OpenedRun | Path, max_images: int = 1000, control: bool 
     if max_images < 1:
         raise ValueError(f"`max_images` must be at least 1. Received: max_images={max_images}")
     opened = run if isinstance(run, OpenedRun) else open_run(run)
-    return _Collection(opened, max_images).report(control and opened.workdir is not None)
+    return _Collection(opened, max_images).report(control)
 
 
 class _Collection:
@@ -267,7 +275,10 @@ class _Collection:
                 "classes",
                 "Left out: it needs an evaluation by classes, or labelled images that can be read.",
             )
-        return classifier, key_figures(history, evaluations, knn, knn_control)
+        figures = key_figures(history, evaluations, knn, knn_control)
+        if self.run.workdir is None:  # there is no history that others could be of
+            figures = [figure for figure in figures if figure.value is not None]
+        return classifier, figures
 
     def _samples(self) -> dict[str, Sample]:
         """A sample of each of the run's sources that can be read."""
@@ -311,7 +322,7 @@ class _Collection:
             return knn, None
         logging.info("The same of an untrained control")
         pairs = [(self.run.images[sample.source], sample) for sample in sets]
-        return knn, control_knn_accuracy(config, feature, pairs)
+        return knn, control_knn_accuracy(config, feature, self.run.untrained, pairs)
 
     def _rotations(self, sample: Sample | None):
         if sample is None:

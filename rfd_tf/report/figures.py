@@ -1,12 +1,14 @@
 """The figures that a report speaks of: evaluations, the headline, and a kNN made for the page."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
+import keras
 import numpy as np
 from ml_collections import ConfigDict
 
-from rfd_tf.evaluation.evaluate import CONTROL_NAME, untrained_control
+from rfd_tf.evaluation.evaluate import CONTROL_NAME
 from rfd_tf.evaluation.results import (
     EVALUATIONS_FOLDER,
     RESULT_FILE,
@@ -205,17 +207,23 @@ def knn_section(
     )
 
 
-def control_knn_accuracy(config: ConfigDict, feature: str, sets: list[tuple[ImageSet, Sample]]) -> float:
+def control_knn_accuracy(
+    config: ConfigDict,
+    feature: str,
+    untrained: Callable[[ImageSet], keras.Model],
+    sets: list[tuple[ImageSet, Sample]],
+) -> float:
     """Accuracy of the same kNN on an untrained control of the same architecture.
 
     Args:
         config: the run's.
         feature: the backbone's feature.
+        untrained: images -> the untrained backbone with their batch-norm statistics.
         sets: training images with their sample, then those to classify, if they are others.
     """
     images, reference = sets[0]
     # The control's batch-norm statistics come from the sample: a whole data set would take too long.
-    backbone = untrained_control(config, dataclasses.replace(images, valid=reference.indices))
+    backbone = untrained(dataclasses.replace(images, valid=reference.indices))
     control = keras_extractor(
         backbone,
         images.preprocessing,

@@ -251,6 +251,8 @@ def test_report(images, tmp_path, capsys):
     assert "How images are prepared" in found
     assert "Weighted kNN, k = 6" in found  # each image is among those searched: all are right
     assert ">100.0 %<" in found
+    assert "untrained control" in found
+    assert "Rotation told from" not in found  # by a training's history
     assert "pretrained without labels" not in found
 
 
