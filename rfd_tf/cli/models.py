@@ -123,13 +123,6 @@ def open_control(location: str, feature_maps: Sequence[str] | None = None):
     return evaluate.open_control(Path(location), feature_maps)
 
 
-def initialize(init: str, backbone) -> None:
-    """Sets a backbone's weights from what a config's `init` names: a .keras file or zoo:NAME."""
-    import zoo
-
-    zoo.resolve_init(init, backbone)
-
-
 def _keras_file(location: str) -> Path | None:
     """The `.keras` file that a location is, or that the run there has; None for any other model."""
     path = Path(location)

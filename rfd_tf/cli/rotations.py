@@ -1,13 +1,11 @@
 """`rfd rotations`: how likely every view of every image looks upright, out of sample."""
 
 import sys
-from functools import partial
 from pathlib import Path
 
 from absl import flags
 
 from rfd_tf.cli import command_line
-from rfd_tf.cli.models import initialize
 
 USAGE = """rfd rotations --config=NAME|FILE.py --out=FILE.dat [--folds=5] [--workdir=DIR]
               [--config.FIELD=VALUE ...]
@@ -47,7 +45,7 @@ def _rotations(program: str, config, out: Path, workdir: str, folds: int) -> int
     def action():
         import pyarrow  # noqa: F401  before work is lost
 
-        found = predict_out_of_sample(config, workdir, folds, partial(initialize, config.init))
+        found = predict_out_of_sample(config, workdir, folds)
         _write(found, config, out)
 
     return command_line.run(program, action, (ValueError, OSError, ImportError, NonFiniteLossError))

@@ -6,7 +6,6 @@ from pathlib import Path
 from absl import flags
 
 from rfd_tf.cli import command_line
-from rfd_tf.cli.models import initialize
 from rfd_tf.terminal import shell_join
 
 USAGE = """rfd train --config=NAME|FILE.py --workdir=DIR [--config.FIELD=VALUE ...]
@@ -38,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 def _pretrain(config, workdir: str, _command: str) -> Path:
     from rfd_tf.runs.pretrain import pretrain
 
-    return pretrain(config, workdir, lambda model: initialize(config.init, model))
+    return pretrain(config, workdir)
 
 
 def _classify(config, workdir: str, command: str) -> Path:
@@ -46,7 +45,7 @@ def _classify(config, workdir: str, command: str) -> Path:
     from rfd_tf.evaluation.results import text_table
     from rfd_tf.runs.workdir import BACKBONE_FILE
 
-    print(text_table(classify(config, workdir, lambda model: initialize(config.init, model), command)))
+    print(text_table(classify(config, workdir, command)))
     return Path(workdir) / BACKBONE_FILE
 
 

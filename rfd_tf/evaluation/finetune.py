@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
 from functools import partial
 
 import keras
@@ -23,7 +22,7 @@ from rfd_tf.models.backbone import fan_in_uniform
 from rfd_tf.models.feature_model import FEATURES
 from rfd_tf.models.heads import classifier
 from rfd_tf.models.keras_file import network_copy
-from rfd_tf.runs.build import build_backbone
+from rfd_tf.runs.build import build_backbone, initialize
 from rfd_tf.runs.inputs import ImageInputs
 from rfd_tf.runs.probes import fit_probes
 from rfd_tf.runs.workdir import BACKBONE_FILE
@@ -174,9 +173,7 @@ def _save(experiment: Experiment, network: keras.Model, head: keras.Model, saved
     save_keras(KerasExtractor(network, finetuned, str(path)), path)
 
 
-def classify(
-    config: ConfigDict, workdir: str | os.PathLike, initialize: Callable | None = None, command: str = ""
-) -> EvaluationResult:
+def classify(config: ConfigDict, workdir: str | os.PathLike, command: str = "") -> EvaluationResult:
     """Train a network with a classifier on its main feature, as configured; continue what was interrupted.
 
     Args:
@@ -184,7 +181,6 @@ def classify(
         workdir: the run's folder. It ends with `backbone.keras` (features, to be evaluated or exported like
             those of any run), `classifier.keras` (from them to logits, or to cosines), `evaluation.json`,
             `history.csv` and `checkpoints/`.
-        initialize: sets the backbone's weights from `config.init`, before training starts.
         command: the command line, for the result.
 
     Returns:
@@ -201,8 +197,7 @@ def classify(
 
     def network() -> KerasExtractor:
         backbone = build_backbone(config)
-        if config.init and initialize is not None:
-            initialize(backbone)
+        initialize(config, backbone)
         return keras_extractor(
             backbone,
             Preprocessing.of_config(config),

@@ -1,79 +1,12 @@
-"""Model, optimizer and callbacks from a config."""
-
-from pathlib import Path
+"""Backbone and optimizer from a config."""
 
 import keras
-import numpy as np
-import tensorflow as tf
 from ml_collections import ConfigDict
 
-from rfd_tf import callbacks, data, imbalance
-from rfd_tf.losses import LDAMLoss
-from rfd_tf.models import RotationDecoupling, create_backbone
-from rfd_tf.models.backbone import check_feature_names
+from rfd_tf.models import create_backbone
 from rfd_tf.models.networks import default_feature_names
 from rfd_tf.optimizers import CoupledSGD
 from rfd_tf.optimizers.sgd import milestone_schedule
-from rfd_tf.runs.images import ImageSet, negatives_per_image
-
-ROTATION_HEADS = ("softmax", "ldam")
-# Training images that are watched for collapse, and how many of them TensorBoard shows.
-_EXAMPLES, _SHOWN_EXAMPLES = 32, 8
-
-
-def load_instance_weights(config: ConfigDict, num_instances: int) -> np.ndarray | None:
-    """Rotation weights [N, 4] of the config's probability file, or None without one."""
-    if not config.rotation_probabilities.path:
-        return None
-    probabilities = data.load_rotation_probabilities(config.rotation_probabilities.path, num_instances)
-    return imbalance.rotation_instance_weights(probabilities, config.rotation_probabilities.gamma)
-
-
-def build_model(
-    config: ConfigDict,
-    num_instances: int,
-    steps_per_epoch: int,
-    instance_weights: np.ndarray | None,
-    synchronized: bool,
-    initialize=None,
-) -> RotationDecoupling:
-    """A compiled `RotationDecoupling` model; to be called under the strategy's scope.
-
-    Args:
-        config: the run's.
-        num_instances: N, training images.
-        steps_per_epoch: optimizer steps of an epoch.
-        instance_weights: [N, 4] or None.
-        synchronized: synchronised batch norm.
-        initialize: called with the backbone to set its weights, where the config names an `init`.
-    """
-    backbone = build_backbone(config, synchronized)
-    check_feature_names([measured_feature(config)], list(backbone.output))
-    if initialize is not None:
-        initialize(backbone)
-    head, loss = _rotation_head(config, num_instances, instance_weights)
-    method = config.method
-    model = RotationDecoupling(
-        backbone,
-        num_instances,
-        feature_name=config.backbone.feature,
-        rotation_head=head,
-        rotation_loss=loss,
-        embedding_dim=method.embedding_dim,
-        instance_loss=method.instance_loss,
-        num_negatives=negatives_per_image(config, num_instances),
-        temperature=method.temperature,
-        momentum=method.momentum,
-        normalizer_momentum=method.normalizer_momentum,
-        loss_weights=method.loss_weights,
-        use_instance_weights=instance_weights is not None,
-        seed=config.seed,
-    )
-    if instance_weights is not None:
-        model.set_instance_weights(instance_weights)
-    model.compile(build_optimizer(config.optimizer, steps_per_epoch))
-    model.optimizer.build(model.trainable_variables)
-    return model
 
 
 def build_backbone(config: ConfigDict, synchronized: bool = False) -> keras.Model:
@@ -91,6 +24,14 @@ def build_backbone(config: ConfigDict, synchronized: bool = False) -> keras.Mode
     )
 
 
+def initialize(config: ConfigDict, backbone: keras.Model) -> None:
+    """Set the backbone's weights to those that `config.init` names, if any: a .keras file or zoo:NAME."""
+    if config.init:
+        import zoo
+
+        zoo.resolve_init(config.init, backbone)
+
+
 def measured_feature(config: ConfigDict) -> str:
     """The feature that kNN and linear classifiers are given."""
     return config.knn.feature or config.backbone.feature
@@ -104,83 +45,4 @@ def build_optimizer(config: ConfigDict, steps_per_epoch: int) -> CoupledSGD:
         nesterov=config.nesterov,
         coupled_weight_decay=config.weight_decay,
         global_clipnorm=config.clip_norm or None,
-    )
-
-
-def _rotation_head(config: ConfigDict, num_instances: int, instance_weights):
-    if config.method.rotation_head not in ROTATION_HEADS:
-        raise ValueError(
-            f"`method.rotation_head` must be one of {ROTATION_HEADS}. "
-            f"Received: {config.method.rotation_head!r}"
-        )
-    if config.method.rotation_head == "softmax":
-        return "softmax", None
-    if instance_weights is None:
-        counts = np.full(4, num_instances, dtype="float64")
-    else:
-        counts = imbalance.effective_rotation_counts(instance_weights)
-    return "cosine", LDAMLoss(counts, config.ldam.max_margin, config.ldam.scale, name="rotation_ldam")
-
-
-def temperature_swing(config: ConfigDict) -> tuple[float, float, int] | None:
-    """(low, high, period) of the contrast's temperature; None where it is fixed."""
-    swing = tuple(config.method.temperature_swing)
-    if len(swing) not in (0, 3):
-        raise ValueError(f"`method.temperature_swing` must be (low, high, period). Received: {swing}")
-    return swing or None
-
-
-def state_callbacks(config: ConfigDict, model: RotationDecoupling) -> list[keras.callbacks.Callback]:
-    """The callbacks that switch weights on by epoch."""
-    acting: list[keras.callbacks.Callback] = []
-    if isinstance(model.rotation_loss, LDAMLoss):
-        acting.append(callbacks.DeferredReweighting(config.ldam.start_epoch, config.ldam.beta))
-    if model.use_instance_weights:
-        acting.append(callbacks.InstanceWeighting(config.rotation_probabilities.start_epoch))
-    if swing := temperature_swing(config):
-        acting.append(callbacks.TemperatureSchedule(*swing))
-    return acting
-
-
-def measuring_callbacks(
-    config: ConfigDict, workdir: Path, training: ImageSet, validation: ImageSet | None
-) -> list[keras.callbacks.Callback]:
-    """The callbacks that measure features and record them."""
-    examples = _example_images(training)
-    measuring = [callbacks.CollapseMonitor(examples, config.on_collapse)]
-    if validation is not None and validation.source.labels is not None and config.knn.every_epochs:
-        measuring.append(_knn_monitor(config, validation, validation.source.labels))
-    if config.tensorboard:
-        summaries = callbacks.TrainingSummaries(workdir / "tensorboard", examples[:_SHOWN_EXAMPLES])
-        measuring.append(summaries)
-    return measuring
-
-
-def _example_images(images: ImageSet) -> np.ndarray:
-    count = min(_EXAMPLES, len(images.valid))
-    indices = images.valid[np.linspace(0, len(images.valid) - 1, count).astype("int64")]
-    examples = data.evaluation_dataset(images.source, images.preprocessing, count, indices)
-    try:
-        batch = next(iter(examples))
-    except tf.errors.OpError as error:
-        images.name_bad_image(error, indices)
-        raise
-    features = batch[0] if isinstance(batch, tuple) else batch
-    return features["image"].numpy()
-
-
-def _knn_monitor(config: ConfigDict, validation: ImageSet, labels: np.ndarray) -> callbacks.KNNMonitor:
-    chosen = validation.valid
-    if len(chosen) > config.knn.max_images:
-        chosen = chosen[np.linspace(0, len(chosen) - 1, config.knn.max_images).astype("int64")]
-    batches = data.evaluation_dataset(
-        validation.source, validation.preprocessing, config.batch_size, chosen
-    ).map(lambda features, _label: features)
-    return callbacks.KNNMonitor(
-        batches,
-        labels,
-        measured_feature(config),
-        config.knn.every_epochs,
-        config.knn.k,
-        config.knn.temperature,
     )

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -17,7 +16,7 @@ from rfd_tf.losses import classifier_loss
 from rfd_tf.models import ProbedModel
 from rfd_tf.models.backbone import check_feature_names, dense
 from rfd_tf.rotations import NUM_ROTATIONS
-from rfd_tf.runs.build import build_backbone
+from rfd_tf.runs.build import build_backbone, initialize
 from rfd_tf.runs.images import ImageSet, list_skipped, open_training_images
 from rfd_tf.runs.inputs import rotation_inputs
 from rfd_tf.runs.probes import fit_probes, probe_scores
@@ -43,9 +42,7 @@ class OutOfSample:
     images: ImageSet
 
 
-def predict_out_of_sample(
-    config: ConfigDict, workdir: str | os.PathLike, folds: int, initialize: Callable | None = None
-) -> OutOfSample:
+def predict_out_of_sample(config: ConfigDict, workdir: str | os.PathLike, folds: int) -> OutOfSample:
     """Train a rotation classifier (RotNet) on all folds but one, predict that one; for each fold in turn.
 
     Args:
@@ -54,7 +51,6 @@ def predict_out_of_sample(
         workdir: folder of the folds; each has checkpoints, a history and in the end its probabilities. A call
             with the same arguments goes on with what is missing.
         folds: K, at least 2. The images are dealt to them at random, by `config.seed`.
-        initialize: sets a backbone's weights from `config.init`, before training starts.
 
     Raises:
         ValueError: if there are fewer images than folds, or a field is out of range.
@@ -73,7 +69,7 @@ def predict_out_of_sample(
         try:
             for number, held_out in enumerate(parts):
                 fold = run.part(f"fold-{number + 1}-of-{folds}")
-                found = _predict_fold(fold, images, held_out, initialize)
+                found = _predict_fold(fold, images, held_out)
                 probabilities[held_out] = found[:, :, 0]
                 accuracies.append(float(np.mean(found.argmax(axis=2) == np.arange(NUM_ROTATIONS))))
         finally:
@@ -91,7 +87,7 @@ def deal(valid: np.ndarray, folds: int, seed: int) -> list[np.ndarray]:
     return [np.sort(part) for part in np.array_split(shuffled, folds)]
 
 
-def _predict_fold(run: Run, images: ImageSet, held_out: np.ndarray, initialize) -> np.ndarray:
+def _predict_fold(run: Run, images: ImageSet, held_out: np.ndarray) -> np.ndarray:
     """What a network that never saw the held-out images says of them: float32 [M, 4 views, 4 rotations]."""
     path = run.workdir / _PROBABILITIES
     if path.exists():
@@ -104,7 +100,7 @@ def _predict_fold(run: Run, images: ImageSet, held_out: np.ndarray, initialize) 
         dataclasses.replace(images, valid=np.setdiff1d(images.valid, held_out)),
         dataclasses.replace(images, valid=held_out),
     )
-    model = fit_probes(run, inputs, lambda synchronized: _rotnet(run.config, synchronized, initialize))
+    model = fit_probes(run, inputs, lambda synchronized: _rotnet(run.config, synchronized))
     logits = (
         probe_scores(run, inputs, model)[_HEAD].reshape(-1, NUM_ROTATIONS, NUM_ROTATIONS).astype("float64")
     )
@@ -114,10 +110,9 @@ def _predict_fold(run: Run, images: ImageSet, held_out: np.ndarray, initialize) 
     return found
 
 
-def _rotnet(config: ConfigDict, synchronized: bool, initialize: Callable | None):
+def _rotnet(config: ConfigDict, synchronized: bool):
     backbone = build_backbone(config, synchronized)
-    if config.init and initialize is not None:
-        initialize(backbone)
+    initialize(config, backbone)
     feature = config.backbone.feature
     check_feature_names([feature], list(backbone.output))
     width = backbone.output[feature].shape[-1]

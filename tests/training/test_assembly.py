@@ -8,7 +8,8 @@ import pytest
 import rfd_tf.configs.base
 from rfd_tf.imbalance import effective_rotation_counts, rotation_instance_weights
 from rfd_tf.losses import LDAMLoss
-from rfd_tf.runs.build import build_backbone, build_model
+from rfd_tf.runs.build import build_backbone
+from rfd_tf.runs.pretrain import build_model
 
 FOLDER = Path(rfd_tf.configs.base.__file__).parent
 MODULES = {
@@ -76,11 +77,21 @@ def test_without_probabilities_the_four_rotations_count_alike():
     assert loss.class_counts == [50.0] * 4
 
 
-def test_the_rate_follows_the_milestones_and_initialize_sees_the_backbone():
-    seen = []
+@pytest.mark.parametrize("resumed", [False, True])
+def test_init_sets_the_backbone_unless_a_checkpoint_will(tmp_path, resumed):
     config = tiny_config()
-    model = build_model(config, 50, 3, None, synchronized=False, initialize=seen.append)
-    assert seen == [model.backbone]
+    other = build_backbone(config)
+    other.set_weights([weight + 1 for weight in other.get_weights()])
+    other.save(tmp_path / "init.keras")
+    config.init = str(tmp_path / "init.keras")
+    backbone = build_model(config, 50, 3, None, synchronized=False, resumed=resumed).backbone
+    same = [np.array_equal(*pair) for pair in zip(backbone.get_weights(), other.get_weights(), strict=True)]
+    assert all(same) is not resumed
+
+
+def test_the_rate_follows_the_milestones():
+    config = tiny_config()
+    model = build_model(config, 50, 3, None, synchronized=False)
     schedule = keras.optimizers.schedules.deserialize(model.optimizer.get_config()["learning_rate"])
     first, second, _ = config.optimizer.milestones
     assert float(schedule(first[0] * 3 - 1)) == pytest.approx(first[1])
