@@ -6,12 +6,13 @@ from keras import layers, ops
 
 from rfd_tf.distribution import num_replicas
 from rfd_tf.layers import RoIMaxPool
+from rfd_tf.models.classifiers import PartlyFrozen
 
 BACKGROUND = 0  # class c of the data is class c + 1 here
 
 
 @keras.saving.register_keras_serializable(package="rfd_tf")
-class FastRCNN(keras.Model):
+class FastRCNN(PartlyFrozen):
     """A detector: a feature map of the image, pooled for each proposed region, dense layers, and two heads.
 
     For each region one head predicts the class, background included, and the other how to move and stretch
@@ -70,9 +71,6 @@ class FastRCNN(keras.Model):
         self.dense_width = dense_width
         self.dropout = dropout
         self.exclusive_deltas = exclusive_deltas
-        for layer in trunk.layers:
-            if isinstance(layer, layers.BatchNormalization):
-                layer.trainable = False
         self.pool = RoIMaxPool(pool_size, stride, name="roi_pool")
         pooled = keras.Input((pool_size, pool_size, trunk.output.shape[-1]), name="pooled")
         self.head = _head(pooled, num_classes, dense_width, dropout)
@@ -88,6 +86,15 @@ class FastRCNN(keras.Model):
             for name in ("class_loss", "box_loss", "accuracy", "foreground_accuracy")
         }
         self.built = True
+
+    def frozen_variables(self) -> list[keras.Variable]:
+        norms = (layer for layer in self.trunk.layers if isinstance(layer, layers.BatchNormalization))
+        return [variable for norm in norms for variable in norm.variables]
+
+    @property
+    def training_state(self) -> list[keras.Variable]:
+        """The variables that checkpoints keep: all."""
+        return self.variables
 
     @property
     def longest_side(self) -> int:

@@ -8,16 +8,15 @@ from keras import ops
 from rfd_tf.distribution import num_replicas
 
 
-class _PartlyFrozen(keras.Model):
+class PartlyFrozen(keras.Model):
     """A model of which a part may not learn; that part stays as it was handed in, `trainable` included."""
 
-    @property
-    def _frozen_part(self) -> keras.Model | None:
-        """The part that does not learn; None where all learns."""
+    def frozen_variables(self) -> list[keras.Variable]:
+        """Those of the part that does not learn; empty where all learns."""
         raise NotImplementedError
 
     def _learning(self, variables: list[keras.Variable]) -> list[keras.Variable]:
-        still = {id(variable) for variable in self._frozen_part.variables} if self._frozen_part else ()
+        still = {id(variable) for variable in self.frozen_variables()}
         return [variable for variable in variables if id(variable) not in still]
 
     @property
@@ -45,7 +44,7 @@ class _PartlyFrozen(keras.Model):
 
 
 @keras.saving.register_keras_serializable(package="rfd_tf")
-class ProbedModel(_PartlyFrozen):
+class ProbedModel(PartlyFrozen):
     """Classifiers on the features of one network, trained together.
 
     Every probe reads one feature and has a loss of its own; the losses are added up. While the network is
@@ -134,9 +133,8 @@ class ProbedModel(_PartlyFrozen):
             if probe.output_shape[-1] > 5
         }
 
-    @property
-    def _frozen_part(self) -> keras.Model | None:
-        return self.backbone if self.frozen else None
+    def frozen_variables(self) -> list[keras.Variable]:
+        return self.backbone.variables if self.frozen and self.backbone is not None else []
 
     def call(self, inputs, training=False):
         features = self._features(inputs, training)
@@ -204,7 +202,7 @@ class ProbedModel(_PartlyFrozen):
 
 
 @keras.saving.register_keras_serializable(package="rfd_tf")
-class MultiLabelClassifier(_PartlyFrozen):
+class MultiLabelClassifier(PartlyFrozen):
     """A head on one feature of a network.
 
     The network's batch norm keeps its statistics, whether it is frozen or not: batches of 16 are too small to
@@ -228,9 +226,8 @@ class MultiLabelClassifier(_PartlyFrozen):
         self.frozen = frozen
         self.built = True
 
-    @property
-    def _frozen_part(self) -> keras.Model | None:
-        return self.trunk if self.frozen else None
+    def frozen_variables(self) -> list[keras.Variable]:
+        return self.trunk.variables if self.frozen else []
 
     def call(self, inputs, training=False):
         feature = self.trunk(inputs["image"], training=False)

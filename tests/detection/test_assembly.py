@@ -61,7 +61,9 @@ def test_trunk_and_dense_layers_are_the_networks(forms, form):
     np.testing.assert_allclose(found, expected["fc_block"], atol=1e-4 * np.abs(expected["fc_block"]).max())
     norms = [layer for layer in model.trunk.layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert len(norms) == (5 if form == "batch norm" else 0)
-    assert not any(norm.trainable_weights for norm in norms)
+    learning = {id(variable) for variable in model.trainable_variables}
+    assert not any(id(variable) in learning for norm in norms for variable in norm.variables)
+    assert all(layer.trainable for layer in network.layers)  # what was handed in is not changed
 
 
 @pytest.mark.parametrize(("ceil_pools", "cells"), [(True, 37), (False, 36)])
