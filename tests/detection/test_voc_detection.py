@@ -208,7 +208,7 @@ def test_two_classes_of_ones_own(tmp_path, capsys):
     }
     run = tmp_path / "run"
     for refused, message in (
-        ({}, "'tallstock', which is no class of VOC: name your own in `classes`"),
+        ({}, "'tallstock', which is not a class of VOC: name your own in `classes`"),
         ({"data__classes": "('headstock',)"}, "'tallstock', which is not one of the 1 classes (headstock)"),
         ({"data__classes": "*"}, "000003.xml: the box of object 1"),
     ):
