@@ -51,7 +51,7 @@ def build_model(
     check_feature_names([measured_feature(config)], list(backbone.output))
     if initialize is not None:
         initialize(backbone)
-    head, loss = _rotation_head(config, num_instances, instance_weights)
+    head, loss, view_margins = _rotation_head(config, num_instances, instance_weights)
     method = config.method
     model = RotationDecoupling(
         backbone,
@@ -67,6 +67,7 @@ def build_model(
         normalizer_momentum=method.get("normalizer_momentum", 1.0),
         loss_weights=method.loss_weights,
         use_instance_weights=instance_weights is not None,
+        view_margins=view_margins,
         seed=config.seed,
     )
     if instance_weights is not None:
@@ -114,12 +115,21 @@ def _rotation_head(config: ConfigDict, num_instances: int, instance_weights):
             f"Received: {config.method.rotation_head!r}"
         )
     if config.method.rotation_head == "softmax":
-        return "softmax", None
+        return "softmax", None, None
+    ldam, form = config.ldam, config.ldam.get("margins", "rotation")  # runs from before it have none
+    if form not in imbalance.MARGINS:
+        raise ValueError(f"`ldam.margins` must be one of {imbalance.MARGINS}. Received: {form!r}")
+    if form in ("group", "image") and instance_weights is None:
+        raise ValueError(
+            "`ldam.margins` of 'group' and 'image' need `rotation_probabilities.path`. "
+            f"Received: ldam.margins={form!r} without it"
+        )
     if instance_weights is None:
         counts = np.full(4, num_instances, dtype="float64")
     else:
         counts = imbalance.effective_rotation_counts(instance_weights)
-    return "cosine", LDAMLoss(counts, config.ldam.max_margin, config.ldam.scale, name="rotation_ldam")
+    loss = LDAMLoss(counts, ldam.max_margin if form == "rotation" else 0.0, ldam.scale, name="rotation_ldam")
+    return "cosine", loss, imbalance.view_margins(instance_weights, form, ldam.max_margin)
 
 
 def temperature_swing(config: ConfigDict) -> tuple[float, float, int] | None:
