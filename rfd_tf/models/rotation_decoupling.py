@@ -248,7 +248,8 @@ class RotationDecoupling(keras.Model):
         if self.view_margins is not None:
             ambiguous, rotatable = self.view_margins
             margins = ops.cast(ambiguous + rows * (rotatable - ambiguous), logits.dtype)
-            logits -= ops.one_hot(labels, NUM_ROTATIONS, dtype=logits.dtype) * ops.reshape(margins, (-1, 1))
+            one_hot = ops.one_hot(labels, NUM_ROTATIONS, dtype=logits.dtype)
+            logits = logits - one_hot * ops.reshape(margins, (-1, 1))  # not in place: PyTorch's would be
         return self.rotation_loss(labels, logits, sample_weight=weights)
 
     def instance_loss_of(self, x, y_pred, training):
