@@ -5,8 +5,8 @@
         --config.probabilities=prob.dat --workdir=/tmp/heads
 
 All but `softmax` weigh views by the probabilities, as RFD does. `ldam` is `rotation_head=ldam` as it is by
-default; `rotation`, `group`, `image` and `none` are its forms at a scale and a weight (`balanced`) that make the
-rotation loss's gradient on the backbone as large as the softmax head's. `recipe` holds flags for all.
+default; `rotation`, `group`, `image` and `none` are its forms at a scale and a weight (`balanced`) that make
+the rotation loss's gradient on the backbone as large as the softmax head's. `recipe` holds flags for all.
 """
 
 from ml_collections import ConfigDict
