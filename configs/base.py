@@ -83,7 +83,17 @@ def get_config() -> ConfigDict:
     config.rotation_probabilities = ConfigDict({"path": "", "gamma": 2.0, "start_epoch": 210})
 
     # Of rotation_head="ldam"; DRW from start_epoch on.
-    config.ldam = ConfigDict({"max_margin": 0.5, "scale": 30.0, "beta": 0.9999, "start_epoch": 210})
+    config.ldam = ConfigDict(
+        {
+            # Whose margins: each rotation's; or of ambiguous and rotatable views, by the rotation
+            # probabilities: "group", "image" (docs/method.md); or "none", re-weighting alone
+            "margins": "rotation",
+            "max_margin": 0.5,
+            "scale": 30.0,
+            "beta": 0.9999,
+            "start_epoch": 210,
+        }
+    )
 
     config.optimizer = ConfigDict(
         {

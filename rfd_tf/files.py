@@ -126,6 +126,7 @@ FORMER_VALUES = {
     "color_jitter_probability": 1.0,
     "crops": 1,
     "instance_loss": "nce",
+    "margins": "rotation",
     "norm_scale_init": "ones",
     "on_collapse": "warn",
     "normalizer_momentum": 1.0,

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from rfd_tf.files import atomic_file
 
 PROFILES = ("exp", "step")
+MARGINS = ("rotation", "group", "image", "none")
 
 
 def checked_class_counts(class_counts: npt.ArrayLike) -> np.ndarray:
@@ -86,10 +87,12 @@ def long_tailed_counts(num_classes: int, max_count: int, ratio: float, profile: 
 def ldam_margins(class_counts: npt.ArrayLike, max_margin: float = 0.5) -> np.ndarray:
     """LDAM margins, float64 of shape [C]: `max_margin` for the rarest class, falling with count ** (1/4).
 
+    `max_margin=0` gives zeros.
+
     Reference: LDAM, equation 13: m_j proportional to n_j ** (-1/4).
     """
-    if not 0 < max_margin < np.inf:
-        raise ValueError(f"`max_margin` must be positive and finite. Received: max_margin={max_margin}")
+    if not 0 <= max_margin < np.inf:
+        raise ValueError(f"`max_margin` must be at least 0 and finite. Received: max_margin={max_margin}")
     raw = checked_class_counts(class_counts) ** -0.25
     return raw * (max_margin / raw.max())
 
@@ -225,3 +228,37 @@ def _first_bad_line(path: str) -> ValueError:
                 text = line.strip()[:40].decode("utf-8", errors="replace")
                 return ValueError(f"{path}:{number}: expected a probability in [0, 1]. Received: {text!r}")
     return ValueError(f"{path} changed while it was read")
+
+
+def view_margins(
+    instance_weights: np.ndarray, form: str, max_margin: float = 0.5
+) -> tuple[float, float] | None:
+    """Margins of an ambiguous and of a rotatable view, between which a view's is by its weight.
+
+    A view of weight w, which is how likely its rotation can be told, has the margin that is expected of it,
+    `(1 - w) * ambiguous + w * rotatable`. docs/method.md derives the forms.
+
+    Args:
+        instance_weights: [N, 4] of `rotation_instance_weights`.
+        form: `"group"`, LDAM's margins of two classes of sum(1 - w) and sum(w) views: the rarer group's is
+            `max_margin`; or `"image"`, 0 and `max_margin`. `"rotation"` and `"none"` have no such margins.
+        max_margin: the larger one, at least 0 and finite.
+
+    Returns:
+        The pair, or None.
+
+    Raises:
+        ValueError: on another form or, for `"group"`, weights of which none is below 1.
+    """
+    if form not in MARGINS:
+        raise ValueError(f"`form` must be one of {MARGINS}. Received: form={form!r}")
+    if form in ("rotation", "none"):
+        return None
+    if form == "image":
+        return 0.0, float(ldam_margins([1], max_margin)[0])
+    rotatable = effective_rotation_counts(instance_weights).sum()
+    ambiguous = np.size(instance_weights) - rotatable
+    if not ambiguous > 0:
+        raise ValueError("Margins by group need ambiguous views. Received: `instance_weights` that are all 1")
+    first, second = ldam_margins([ambiguous, rotatable], max_margin)
+    return float(first), float(second)

@@ -107,3 +107,28 @@ def test_rotation_weights_and_effective_counts():
         imbalance.rotation_instance_weights(probabilities, gamma=0)
     with pytest.raises(ValueError, match="lie in"):
         imbalance.rotation_instance_weights(probabilities + 0.2)
+
+
+def test_view_margins_against_the_formula():
+    weights = np.array([[1, 0.75, 1, 0], [1, 0.96, 0.91, 0.84]])
+    ambiguous = 0.25 + 1 + 0.04 + 0.09 + 0.16  # of 8 views
+    rotatable = 0.5 * (ambiguous / (8 - ambiguous)) ** 0.25
+    assert imbalance.view_margins(weights, "group", 0.5) == pytest.approx((0.5, rotatable))
+    often = imbalance.view_margins(1 - 0.9 * weights, "group", 0.3)  # now most views are ambiguous
+    assert often[0] < often[1] == pytest.approx(0.3)
+    assert imbalance.view_margins(weights, "image", 0.3) == (0.0, pytest.approx(0.3))
+    assert imbalance.view_margins(weights, "none") is imbalance.view_margins(weights, "rotation") is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((np.ones((2, 4)), "group"), "all 1"),
+        ((np.zeros((2, 4)), "view"), "form='view'"),
+        ((np.zeros((2, 3)), "group"), "shape"),
+        ((np.zeros((2, 4)), "image", -1.0), "max_margin=-1"),
+    ],
+)
+def test_bad_arguments_of_view_margins(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        imbalance.view_margins(*arguments)

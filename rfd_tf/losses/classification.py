@@ -188,7 +188,7 @@ class LDAMLoss(ClassWeightedLoss):
 
     Args:
         class_counts: [C] training examples per class, positive; fractions are allowed.
-        max_margin: largest margin, that of the rarest class, in cosine; 0.5 in the paper.
+        max_margin: largest margin, that of the rarest class, in cosine; 0.5 in the paper, 0 for none.
         scale: s, positive; 30 in the paper.
         name: the loss's name.
         reduction, dtype: as of `keras.losses.Loss`.

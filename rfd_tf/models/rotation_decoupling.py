@@ -44,6 +44,9 @@ class RotationDecoupling(keras.Model):
         normalizer_momentum: of NCE's Z; 1 keeps that of the first batch (`MemoryBank`).
         loss_weights: of rotation, invariance and instance loss. `set_loss_weights` changes them.
         use_instance_weights: keep a table of rotation weights [N, 4] (`set_instance_weights`).
+        view_margins: margins of a view of weight 0 and of one of weight 1, between which a view's is by its
+            weight (`imbalance.view_margins`); taken off the logit of its rotation, besides the loss's own.
+            From the first step on; in validation, where no weight is known, every view's is 1.
         seed: of the negatives drawn on the device.
 
     Call args:
@@ -86,6 +89,7 @@ class RotationDecoupling(keras.Model):
         normalizer_momentum: float = 1.0,
         loss_weights: Sequence[float] = (1.0, 1.0, 1.0),
         use_instance_weights: bool = False,
+        view_margins: Sequence[float] | None = None,
         seed: int = 0,
         **kwargs,
     ):
@@ -99,6 +103,11 @@ class RotationDecoupling(keras.Model):
                 "`num_negatives` must be at least 1, or, for instance_loss='softmax', 0 for the whole bank. "
                 f"Received: num_negatives={num_negatives} with instance_loss={instance_loss!r}"
             )
+        if view_margins is not None and (len(view_margins) != 2 or not use_instance_weights):
+            raise ValueError(
+                "`view_margins` must be two margins, and needs use_instance_weights=True. "
+                f"Received: view_margins={view_margins}, use_instance_weights={use_instance_weights}"
+            )
         self.backbone = backbone
         self.num_instances = num_instances
         self.feature_name = feature_name or list(backbone.output)[-1]
@@ -111,6 +120,7 @@ class RotationDecoupling(keras.Model):
         self.normalizer_momentum = normalizer_momentum
         self.loss_weights = _checked_loss_weights(loss_weights)
         self.use_instance_weights = use_instance_weights
+        self.view_margins = None if view_margins is None else tuple(map(float, view_margins))
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.half_width = half_width(backbone, self.feature_name)
@@ -226,12 +236,18 @@ class RotationDecoupling(keras.Model):
 
     def rotation_loss_of(self, x, y_pred, training):
         """The rotation loss of `call`'s inputs and outputs; changes nothing."""
-        weights = None
+        logits = y_pred["rotation_logits"]
+        labels = rotation_labels_like(logits)
+        rows, weights = 1.0, None
         if self.use_instance_weights and training:
             rows = ops.reshape(ops.take(self.instance_weights, x["index"], axis=0), (-1,))
             weights = 1.0 + self.instance_weighting * (rows - 1.0)
-        logits = y_pred["rotation_logits"]
-        return self.rotation_loss(rotation_labels_like(logits), logits, sample_weight=weights)
+        if self.view_margins is not None:
+            ambiguous, rotatable = self.view_margins
+            margins = ops.cast(ambiguous + rows * (rotatable - ambiguous), logits.dtype)
+            one_hot = ops.one_hot(labels, NUM_ROTATIONS, dtype=logits.dtype)
+            logits = logits - one_hot * ops.reshape(margins, (-1, 1))  # not in place: PyTorch's would be
+        return self.rotation_loss(labels, logits, sample_weight=weights)
 
     def instance_loss_of(self, x, y_pred, training):
         """The instance loss of `call`'s inputs and outputs; in training updates bank and normalizer."""
@@ -306,6 +322,7 @@ class RotationDecoupling(keras.Model):
             "normalizer_momentum": self.normalizer_momentum,
             "loss_weights": self.loss_weights,
             "use_instance_weights": self.use_instance_weights,
+            "view_margins": self.view_margins,
             "seed": self.seed,
         }
 

@@ -137,7 +137,7 @@ def build_model(
     check_feature_names([measured_feature(config)], list(backbone.output))
     if not resumed:
         initialize(config, backbone)
-    head, loss = _rotation_head(config, num_instances, instance_weights)
+    head, loss, view_margins = _rotation_head(config, num_instances, instance_weights)
     method = config.method
     model = RotationDecoupling(
         backbone,
@@ -153,6 +153,7 @@ def build_model(
         normalizer_momentum=method.normalizer_momentum,
         loss_weights=method.loss_weights,
         use_instance_weights=instance_weights is not None,
+        view_margins=view_margins,
         seed=config.seed,
     )
     if instance_weights is not None:
@@ -163,18 +164,28 @@ def build_model(
 
 
 def _rotation_head(config: ConfigDict, num_instances: int, instance_weights):
+    """The head's kind, its loss, and the margins of views."""
     if config.method.rotation_head not in ROTATION_HEADS:
         raise ValueError(
             f"`method.rotation_head` must be one of {ROTATION_HEADS}. "
             f"Received: {config.method.rotation_head!r}"
         )
     if config.method.rotation_head == "softmax":
-        return "softmax", None
+        return "softmax", None, None
+    ldam, form = config.ldam, config.ldam.margins
+    if form not in imbalance.MARGINS:
+        raise ValueError(f"`ldam.margins` must be one of {imbalance.MARGINS}. Received: {form!r}")
+    if form in ("group", "image") and instance_weights is None:
+        raise ValueError(
+            "`ldam.margins` of 'group' and 'image' need `rotation_probabilities.path`. "
+            f"Received: ldam.margins={form!r} without it"
+        )
     if instance_weights is None:
         counts = np.full(4, num_instances, dtype="float64")
     else:
         counts = imbalance.effective_rotation_counts(instance_weights)
-    return "cosine", LDAMLoss(counts, config.ldam.max_margin, config.ldam.scale, name="rotation_ldam")
+    loss = LDAMLoss(counts, ldam.max_margin if form == "rotation" else 0.0, ldam.scale, name="rotation_ldam")
+    return "cosine", loss, imbalance.view_margins(instance_weights, form, ldam.max_margin)
 
 
 def temperature_swing(config: ConfigDict) -> tuple[float, float, int] | None:

@@ -34,6 +34,7 @@ def train_compound(rng) -> dict[str, np.ndarray]:
         rotation_head="cosine",
         rotation_loss=LDAMLoss(effective_rotation_counts(weights)),
         use_instance_weights=True,
+        view_margins=(0.2, 0.1),
     )
     set_weights(model, rng)
     model.set_instance_weights(weights)

@@ -45,6 +45,7 @@ def main(path: str, strategy_name: str, workaround: str = "") -> None:
             rotation_head="cosine",
             rotation_loss=LDAMLoss(effective_rotation_counts(weights)),
             use_instance_weights=True,
+            view_margins=(0.2, 0.1),
         )
         model.set_instance_weights(weights)
         model.instance_weighting.assign(1.0)

@@ -81,7 +81,7 @@ def test_labels_out_of_range(label):
         ({"class_counts": [5, -2]}, "class 1 has -2"),
         ({"class_counts": COUNTS, "scale": 0}, "scale=0"),
         ({"class_counts": COUNTS, "scale": -3.0}, "scale=-3.0"),
-        ({"class_counts": COUNTS, "max_margin": 0}, "max_margin=0"),
+        ({"class_counts": COUNTS, "max_margin": -0.1}, "max_margin=-0.1"),
     ],
 )
 def test_bad_arguments(arguments, message):
@@ -108,3 +108,11 @@ def test_in_compile_and_fit():
     x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
     history = model.fit(x, np.arange(16) % 3, epochs=2, batch_size=8, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
+
+
+def test_without_a_margin_it_is_the_cross_entropy_of_scaled_cosines():
+    cosines, labels = random_case(np.random.default_rng(2))
+    expected = F.cross_entropy(10 * torch.tensor(cosines), torch.tensor(labels)).item()
+    assert float(LDAMLoss(COUNTS, max_margin=0, scale=10)(labels, cosines)) == pytest.approx(
+        expected, rel=1e-5
+    )

@@ -177,6 +177,7 @@ def test_the_softmax_over_the_bank(num_negatives):
 
 @pytest.mark.parametrize("options", [{}, {"normalizer_momentum": 0.9}, {"instance_loss": "softmax"}])
 def test_training_with_each_instance_loss_lowers_it(options):
+    keras.utils.set_random_seed(0)
     model = small_model(temperature=0.5, **options)
     losses = model.fit(small_data(), batch_size=8, epochs=12, verbose=0).history["instance_loss"]
     assert losses[-1] < losses[0]
@@ -234,7 +235,9 @@ def test_the_saved_backbone_has_no_bank(tmp_path):
 def test_ldam_head_and_whole_model_survive_disk(tmp_path):
     weights = rotation_instance_weights(rng.uniform(size=(SMALL_N, 4)))
     loss = LDAMLoss(effective_rotation_counts(weights))
-    model = small_model(rotation_head="cosine", rotation_loss=loss, use_instance_weights=True)
+    model = small_model(
+        rotation_head="cosine", rotation_loss=loss, use_instance_weights=True, view_margins=(0.4, 0.1)
+    )
     model.set_instance_weights(weights)
     model.fit(small_data(), batch_size=8, verbose=0)
     model.save(tmp_path / "model.keras")
@@ -243,6 +246,7 @@ def test_ldam_head_and_whole_model_survive_disk(tmp_path):
     expected, outputs = model.evaluate(batch, verbose=0), again.evaluate(batch, verbose=0)
     np.testing.assert_allclose(outputs, expected, rtol=1e-5)
     np.testing.assert_array_equal(to_numpy(again.instance_weights), weights)
+    assert again.view_margins == (0.4, 0.1)
 
 
 def test_instance_weights_act_on_training_only_once_switched_on():
@@ -262,6 +266,38 @@ def test_instance_weights_act_on_training_only_once_switched_on():
         np.tile(np.arange(4), SMALL_N), outputs["rotation_logits"], from_logits=True
     )
     assert rotation_loss(True) == pytest.approx(to_numpy(per_view)[::4].sum() / (4 * SMALL_N), rel=1e-5)
+
+
+@pytest.mark.parametrize("margins", [(0.5, 0.2), (0.0, 0.5), (0.3, 0.3)])
+@pytest.mark.parametrize("class_margin", [0.0, 0.4])
+def test_margins_by_view_against_numpy(margins, class_margin):
+    """Before and after the weights are switched on; in validation every view counts as rotatable."""
+    weights = rotation_instance_weights(rng.uniform(size=(SMALL_N, 4)))
+    loss = LDAMLoss(effective_rotation_counts(weights), class_margin, 10.0)
+    model = small_model(
+        rotation_head="cosine", rotation_loss=loss, use_instance_weights=True, view_margins=margins
+    )
+    model.set_instance_weights(weights)
+    batch = {"index": rng.permutation(SMALL_N)[:8]}
+    cosines = rng.uniform(-1, 1, (4 * 8, 4)).astype("float32")
+    outputs = {"rotation_logits": keras.ops.convert_to_tensor(cosines)}
+
+    def expected(rows, sample_weights):
+        shifted = cosines.astype("float64")
+        views, labels = np.arange(32), np.tile(np.arange(4), 8)
+        shifted[views, labels] -= loss.margins[labels] + (1 - rows) * margins[0] + rows * margins[1]
+        exponents = np.exp(10 * shifted)
+        return np.mean(-np.log(exponents[views, labels] / exponents.sum(axis=1)) * sample_weights)
+
+    rows = weights[batch["index"]].reshape(-1)
+    for training, switch, used, sample_weights in (
+        (True, 0.0, rows, 1.0),
+        (True, 1.0, rows, rows),
+        (False, 1.0, np.ones(32), 1.0),
+    ):
+        model.instance_weighting.assign(switch)
+        found = float(model.rotation_loss_of(batch, outputs, training))
+        assert found == pytest.approx(expected(used, sample_weights), rel=1e-5)
 
 
 def test_mixed_bfloat16_trains():
@@ -287,6 +323,8 @@ def test_mixed_bfloat16_trains():
         ({"loss_weights": (1, 1)}, "loss_weights"),
         ({"loss_weights": (1, -1, 1)}, "loss_weights"),
         ({"feature_name": "conv1"}, "no feature 'conv1'"),
+        ({"view_margins": (0.0, 0.5)}, "use_instance_weights=False"),
+        ({"view_margins": (0.5,), "use_instance_weights": True}, "two margins"),
     ],
 )
 def test_bad_arguments(arguments, message):

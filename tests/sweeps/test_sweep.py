@@ -261,3 +261,15 @@ def test_packaged_pretraining_measures_every_start_alike(tmp_path):
     first = [cell for cell in cells if cell.seed == 0]
     assert len({str(measured(cell)) for cell in first}) == 1
     assert len({str(cell.commands[0]) for cell in first}) == 5
+
+
+def test_packaged_rotation_heads_differ_in_the_head_alone(tmp_path):
+    from rfd_tf.configs.sweep.rotation_heads import get_config
+
+    first = [cell for cell in make_plan(get_config(), tmp_path) if cell.seed == 0]
+    trained = {cell.variant: {*cell.commands[0]} for cell in first}
+    forms = [trained[form] for form in ("none", "rotation", "group", "image")]
+    common = set.intersection(*forms)
+    assert all(len(form - common) == 2 for form in forms)  # the folder and ldam.margins
+    assert "--config.ldam.scale=10.0" in common
+    assert "--config.method.rotation_head=ldam" in trained["ldam"] & common

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import rfd_tf.configs.base
-from rfd_tf.imbalance import effective_rotation_counts, rotation_instance_weights
+from rfd_tf.imbalance import effective_rotation_counts, rotation_instance_weights, view_margins
 from rfd_tf.losses import LDAMLoss
 from rfd_tf.runs.build import build_backbone
 from rfd_tf.runs.pretrain import build_model
@@ -75,6 +75,28 @@ def test_without_probabilities_the_four_rotations_count_alike():
     config.method.rotation_head = "ldam"
     loss = build_model(config, 50, 3, None, synchronized=False).rotation_loss
     assert loss.class_counts == [50.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("form", "class_margin"), [("group", 0), ("image", 0), ("none", 0), ("rotation", 0.5)]
+)
+def test_the_form_of_the_margins(form, class_margin):
+    config = tiny_config()
+    config.method.rotation_head, config.ldam.margins = "ldam", form
+    weights = rotation_instance_weights(np.random.default_rng(0).uniform(size=(50, 4)))
+    model = build_model(config, 50, 3, weights, synchronized=False)
+    assert model.rotation_loss.margins.max() == pytest.approx(class_margin)
+    assert model.view_margins == view_margins(weights, form, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("form", "message"), [("view", "ldam.margins.*'view'"), ("group", "path"), ("image", "path")]
+)
+def test_margins_that_cannot_be_made(form, message):
+    config = tiny_config()
+    config.method.rotation_head, config.ldam.margins = "ldam", form
+    with pytest.raises(ValueError, match=message):
+        build_model(config, 50, 3, None, synchronized=False)
 
 
 @pytest.mark.parametrize("resumed", [False, True])

@@ -14,7 +14,11 @@ from rfd_tf.features import open_extractor
 from tests.training import processes
 
 # Rotation LDAM + DRW and weights from a probability file, so that their state is checked too.
-FEATURES = ("--config.method.rotation_head=ldam", "--config.ldam.start_epoch=1")
+FEATURES = (
+    "--config.method.rotation_head=ldam",
+    "--config.ldam.margins=group",
+    "--config.ldam.start_epoch=1",
+)
 
 
 @pytest.fixture(scope="module")
