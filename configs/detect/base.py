@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
             "folder": "",  # keeps them, for other runs too; "": the run's own cache
             "processes": 0,  # images at once; 0: one a core
             "mat_files": (),  # one or more of "mat"; together they must have every image
-            "convention": "",  # of these files, see `proposals.read_mat`; "": as they look
+            "convention": "",  # of these files, see `mat_files.read_mat`; "": as they look
             "most": 0,  # the first so many of an image; 0: all
         }
     )

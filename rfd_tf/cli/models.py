@@ -44,7 +44,7 @@ def open_model(
     heads_from: Sequence[str] = (),
     **serving_options,
 ):
-    """`extractors.open_extractor`, and an entry of the zoo besides, its weights released or in a file.
+    """`features.open_extractor`, and an entry of the zoo besides, its weights released or in a file.
 
     Args:
         location: as of `open_extractor`, or zoo:NAME, or zoo:NAME=FILE.

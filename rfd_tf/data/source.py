@@ -25,7 +25,7 @@ class Source(abc.ABC):
         labels: int64 of shape [N], or None where the images carry no label.
         class_names: one name per class, or None.
         encoded: True if `fetch` gives a file's bytes, False if it gives pixels.
-        left_out: of a folder, how many files are not among the N, by kind (`image_files.kind_of_file`).
+        left_out: of a folder, how many files are not among the N, by kind (`image_folder.kind_of_file`).
     """
 
     encoded = True

@@ -69,7 +69,7 @@ def open_control(run: Path, feature_maps: Sequence[str] | None = None) -> KerasE
 
     Args:
         run: its folder.
-        feature_maps: as of `extractors.open_extractor`.
+        feature_maps: as of `features.open_extractor`.
 
     Raises:
         FileNotFoundError: if that is not a folder of a run, or its images are gone.

@@ -59,7 +59,7 @@ def train_whole(
         experiment: of a Keras model, with one loss.
         feature: a vector among the model's outputs.
         saved_as: name of the file that the trained network gets in the workdir.
-        kernel_initializer: of a dense classifier; by default as of `models.probes.classifier`.
+        kernel_initializer: of a dense classifier; by default as of `models.heads.classifier`.
 
     With `finetune.localized_rotation` a second classifier of the same kind tells rotated patches by
     cross-entropy, of unscaled cosines where the first one gives cosines, as the authors do. It is not kept.
@@ -189,7 +189,7 @@ def classify(config: ConfigDict, workdir: str | os.PathLike, command: str = "") 
     Raises:
         WorkdirError: if the folder holds a run of another config.
         BadImageError: on a corrupt image, unless `on_error="skip"`.
-        NonFiniteLossError, TrainingStopped: as of `training.pretrain`.
+        NonFiniteLossError, TrainingStopped: as of `runs.pretrain`.
         ValueError: on a config out of range.
 
     Reference: Cao et al., NeurIPS 2019 (LDAM-DRW), whose recipe `configs/classify/classify.py` is.

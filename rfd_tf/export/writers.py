@@ -30,7 +30,7 @@ def write_saved_model(extractor: KerasExtractor, folder: str | os.PathLike) -> N
     """Writes a SavedModel with `assets/model.json` (`ModelInfo.to_json`) and these signatures, B being free:
 
         serving_default: `image`, [B, S, S, 3], float32 or uint8 as `info.input` says, to all outputs;
-        jpeg: `encoded`, string [B], files prepared as in evaluation (`data.encoded_batch`), to all outputs;
+        jpeg: `encoded`, string [B], files prepared as in evaluation (`data.preprocessing`), to all outputs;
         rotation_probabilities: `image` to that output alone, where the model has it;
         about: `ignored`, string [B], to `json`, string [B], each the text of the facts.
 

@@ -135,7 +135,7 @@ class BeamFiles(data.Source):
 
 
 def open_beam_files(location: str, root: str = "") -> BeamFiles:
-    """`extraction.open_images` for a folder or list that has an address such as `gs://BUCKET/FOLDER`.
+    """`features.open_images` for a folder or list that has an address such as `gs://BUCKET/FOLDER`.
 
     Args:
         location: a list if it ends in `.txt`, `.csv` or `.tsv`, else a folder.

@@ -308,7 +308,7 @@ class Shard:
 
     Attributes:
         index: int64 [n], instance indices, ascending.
-        paths: n names (`names.image_name`).
+        paths: n names (`image_name`).
         labels: int64 [n] or None.
         features: name -> [n, ...].
         skipped: the other images of the shard's rows.

@@ -55,7 +55,7 @@ def predict_out_of_sample(config: ConfigDict, workdir: str | os.PathLike, folds:
     Raises:
         ValueError: if there are fewer images than folds, or a field is out of range.
         WorkdirError: if the folder holds folds of another config.
-        BadImageError, NonFiniteLossError, TrainingStopped: as of `training.pretrain`.
+        BadImageError, NonFiniteLossError, TrainingStopped: as of `runs.pretrain`.
 
     Reference: Gidaris et al., ICLR 2018 (RotNet); Feng et al., CVPR 2019 (RFD), which weighs views by it.
     """
