@@ -138,7 +138,7 @@ def _read_mat_files(config: ConfigDict, source: VocSource) -> list[np.ndarray]:
     for path in config.mat_files:
         by_name |= read_mat(path, config.convention)
     if missing := [name for name in source.names if name not in by_name]:
-        files = ", ".join(map(os.fspath, config.mat_files)) or "`detection.mat_files`, which is empty,"
+        files = ", ".join(map(os.fspath, config.mat_files)) or "`proposals.mat_files`, which is empty,"
         raise ProposalError(f"{files} have no boxes of image {missing[0]} ({len(missing)} missing)")
     return [by_name[name] for name in source.names]
 
