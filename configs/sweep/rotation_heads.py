@@ -34,7 +34,7 @@ def get_config():
     config.probabilities = "prob.dat"
     config.recipe = ""
     config.balanced = (
-        '--config.ldam.scale=10.0 --config.ldam.max_margin=0.2 "--config.method.loss_weights=(0.33,1.0,0.3)"'
+        '--config.ldam.scale=10.0 --config.ldam.max_margin=0.2 "--config.method.loss_weights=(0.5,1.0,0.3)"'
     )
     heads = {
         "softmax": _TRAIN,
