@@ -35,8 +35,10 @@ def get_config():
     config.checkpoint_steps = 50
 
     pretraining = cifar10_lt.get_config()  # on the same data
-    for part in ("data", "validation", "preprocessing", "backbone"):
-        config[part] = pretraining[part]
+    config.data = pretraining.data  # what it learns from
+    config.validation = pretraining.validation  # what it is measured on, after every epoch
+    config.preprocessing = pretraining.preprocessing  # how images are prepared, training images augmented
+    config.backbone = pretraining.backbone
     for field in ("color_jitter", "color_jitter_probability", "grayscale", "blur"):
         config.preprocessing[field] = colors[field]  # not pretraining's
     del config.preprocessing.crops

@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
     config.checkpoint_steps = 0  # checkpoint every so many steps besides at every epoch's end
     config.keep_checkpoints = 3
     config.tensorboard = True
+    config.callbacks = ()  # "module:factory" strings; a factory of (config, workdir) returns Keras callbacks
 
     # What the classifiers learn from, and what they are measured on.
     config.data = data = data_fields()

@@ -8,6 +8,7 @@ from rfd_tf.callbacks.monitors import (
     TrainingSummaries,
     signs_of_collapse,
 )
+from rfd_tf.callbacks.progress import EpochSummary, epoch_line
 from rfd_tf.callbacks.stopping import GracefulStop, NonFiniteLossError, StopOnNonFinite, TrainingStopped
 from rfd_tf.callbacks.training_checkpoint import TrainingCheckpoint
 
@@ -15,6 +16,7 @@ __all__ = [
     "CollapseError",
     "CollapseMonitor",
     "DeferredReweighting",
+    "EpochSummary",
     "GracefulStop",
     "InstanceWeighting",
     "KNNMonitor",
@@ -24,5 +26,6 @@ __all__ = [
     "TrainingCheckpoint",
     "TrainingStopped",
     "TrainingSummaries",
+    "epoch_line",
     "signs_of_collapse",
 ]

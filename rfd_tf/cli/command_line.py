@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import runpy
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -10,25 +11,76 @@ from pathlib import Path
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from rfd_tf.cli.fields import field_list, field_names, field_notes, nearest_field
 from rfd_tf.terminal import Stopped
 
 USAGE_ERROR = 2
 
 
-def parse(flag_values: flags.FlagValues, argv: Sequence[str], usage: str) -> int | None:
-    """Parse `argv` (program name first) into `flag_values`; an exit status where the command ends here."""
+def parse(flag_values: flags.FlagValues, argv: Sequence[str], usage: str, command: str = "") -> int | None:
+    """Parse `argv` (program name first) into `flag_values`; an exit status where the command ends here.
+
+    `--help` lists the fields of the config that was given, or of those that `command` takes.
+    """
     flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=flag_values)
     try:
         rest = flag_values(argv)
     # Overrides of fields that are not there, or by values that do not fit, raise the last four of these.
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        return fail(argv[0], error, USAGE_ERROR)
+        return fail(argv[0], _unknown_field(argv) or error, USAGE_ERROR)
     if flag_values.help:
         print(f"{usage}\n{flag_values.main_module_help() or flag_values.get_help()}")
+        if "config" in flag_values:
+            print(_field_help(flag_values["config"], command))
         return 0
     if len(rest) > 1:
         return fail(argv[0], f"unexpected argument {rest[1]!r}", USAGE_ERROR)
     return None
+
+
+def _unknown_field(argv: Sequence[str]) -> str | None:
+    """What to say of the first override of a field that the config does not have; None without one."""
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv[:1])
+    given = [at for at, word in enumerate(argv) if word.lstrip("-").partition("=")[0] == "config"]
+    try:
+        values([*argv[:1], *(word for at in given for word in argv[at : at + 1 + ("=" not in argv[at])])])
+        config = holder.value
+    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError):
+        return None
+    if not isinstance(config, ConfigDict):
+        return None
+    names = field_names(config)
+    for word in argv[1:]:
+        name = word.lstrip("-").partition("=")[0].removeprefix("config.")
+        known = name in names or any(field.startswith(f"{name}.") for field in names)
+        if word.lstrip("-").startswith("config.") and not known:
+            near = nearest_field(config, name)
+            text = f"the config has no field {name!r}" + (f"; did you mean {near!r}?" if near else ".")
+            chosen = Path(config_flags.get_config_filename(values["config"]))
+            shown = chosen.stem if chosen.is_relative_to(configs_folder()) else chosen
+            return f"{text} `{argv[0]} --help --config={shown}` lists them all"
+    return None
+
+
+def _field_help(flag: flags.Flag, command: str) -> str:
+    """The fields of the chosen config; without one those of the first kind of config that `command` takes."""
+    configs = configs_folder()
+    config = flag.value
+    if isinstance(config, ConfigDict):
+        chosen = Path(config_flags.get_config_filename(flag))
+        base = [configs / file for file in FIELD_FILES.get(config.get("kind"), ())]
+        title = f"Fields of {chosen.stem if chosen.is_relative_to(configs) else chosen}"
+        title += ", each with its value and set by the flag shown:"
+    elif command in _KINDS and (files := FIELD_FILES[_KINDS[command][0]]):
+        base = [configs / file for file in files]
+        config, chosen = runpy.run_path(str(base[-1]))["get_config"](), base[-1]
+        title = (
+            "Fields of a config, each with its default and set by the flag shown; --config=NAME lists NAME's:"
+        )
+    else:
+        return "With --config=NAME this help also lists the config's fields."
+    return f"{title}\n\n{field_list(config, field_notes(base, chosen))}"
 
 
 def fail(program: str, error: object, status: int) -> int:
@@ -64,16 +116,29 @@ _KINDS = {
     "detect": ("detect",),
     "sweep": ("sweep",),
 }
+# kind -> the files that define its fields, the last one of them with its defaults
+FIELD_FILES = {
+    "pretrain": ("base.py",),
+    "classify": ("base.py", "evaluate/base.py", "classify/classify.py"),
+    "evaluate": ("base.py", "evaluate/base.py"),
+    "detect": ("detect/base.py",),
+    "sweep": (),
+}
 _COMMANDS = {kind: command for command, kinds in reversed(_KINDS.items()) for kind in kinds}
 
 
-def packaged_configs(*kinds: str) -> dict[str, Path]:
-    """Name -> file of the configs of some kinds that come with the package; of all kinds by default."""
+def configs_folder() -> Path:
+    """The folder of the configs that come with the package."""
     # Of a module in it, since in a checkout the package's own file is elsewhere.
     spec = importlib.util.find_spec("rfd_tf.configs.base")
     assert spec is not None
     assert spec.origin is not None
-    root = Path(spec.origin).parent
+    return Path(spec.origin).parent
+
+
+def packaged_configs(*kinds: str) -> dict[str, Path]:
+    """Name -> file of the configs of some kinds that come with the package; of all kinds by default."""
+    root = configs_folder()
     files = [path for kind in kinds or _COMMANDS for path in sorted((root / kind).glob("[!_]*.py"))]
     return {path.stem: path for path in files if path.stem != "base"}
 

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     control_help = "begin as the untrained control of the run --model instead"
     flags.DEFINE_bool("control", False, control_help, flag_values=values)
     usage = USAGE.format(names=command_line.config_names("detect"))
-    if (status := command_line.parse(values, argv, usage)) is not None:
+    if (status := command_line.parse(values, argv, usage, "detect")) is not None:
         return status
     if problem := _complaint(values):
         return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         "control", False, "measure the untrained control of the run instead", flag_values=flag_values
     )
     define_preprocessing(flag_values)
-    if (status := command_line.parse(flag_values, argv, _usage())) is not None:
+    if (status := command_line.parse(flag_values, argv, _usage(), "evaluate")) is not None:
         return status
     if problem := _problem(flag_values):
         return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)

@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
         "job_memory_gb", 8.0, "GiB that must be free before a run joins others", flag_values=flag_values
     )
     usage = USAGE.format(names=command_line.config_names("sweep"))
-    if (status := command_line.parse(flag_values, argv, usage)) is not None:
+    if (status := command_line.parse(flag_values, argv, usage, "sweep")) is not None:
         return status
     missing = "--workdir is needed" if flag_values.workdir is None else None
     if problem := command_line.config_problem(flag_values, "sweep") or missing:

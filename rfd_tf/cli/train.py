@@ -12,9 +12,13 @@ USAGE = """rfd train --config=NAME|FILE.py --workdir=DIR [--config.FIELD=VALUE .
 
 Pretrains a backbone without labels; with --config=classify it trains a network and a classifier on labels.
 Started again with the same arguments, it continues where it was.
-Configs that come with the package: {names}. The fields and their defaults are in configs/base.py and
-configs/classify/classify.py.
+--callbacks=MODULE:FACTORY gives `model.fit` Keras callbacks of yours, such as an experiment tracker's.
+Configs that come with the package: {names}.
 """
+_CALLBACKS_HELP = (
+    "module:factory, or several by commas: each is called with the config and the workdir and returns Keras "
+    "callbacks, which watch the training; added to the config's own"
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,12 +27,14 @@ def main(argv: list[str] | None = None) -> int:
     flag_values = flags.FlagValues()
     config, argv = command_line.define_config(flag_values, given)
     flags.DEFINE_string("workdir", None, "the run's folder", flag_values=flag_values)
+    flags.DEFINE_list("callbacks", [], _CALLBACKS_HELP, flag_values=flag_values)
     usage = USAGE.format(names=command_line.config_names("train"))
-    if (status := command_line.parse(flag_values, argv, usage)) is not None:
+    if (status := command_line.parse(flag_values, argv, usage, "train")) is not None:
         return status
     missing = "--workdir is needed" if flag_values.workdir is None else None
     if problem := command_line.config_problem(flag_values, "train") or missing:
         return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)
+    config.value.callbacks = (*config.value.callbacks, *flag_values.callbacks)
     command = f"rfd train {shell_join(given[1:])}"
     train = _pretrain if config.value.kind == "pretrain" else _classify
     return _run(argv[0], train, config.value, flag_values.workdir, command)

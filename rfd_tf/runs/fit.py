@@ -3,19 +3,19 @@
 import dataclasses
 import errno
 import os
-import sys
 from collections.abc import Callable
 
 import keras
 import tensorflow as tf
 from absl import logging
+from ml_collections import FrozenConfigDict
 
 from rfd_tf import data, distribution
-from rfd_tf.callbacks import GracefulStop, StopOnNonFinite, TrainingCheckpoint
+from rfd_tf.callbacks import EpochSummary, GracefulStop, StopOnNonFinite, TrainingCheckpoint
 from rfd_tf.files import naming
 from rfd_tf.layers import fuse_batch_norm
 from rfd_tf.runs.images import IMAGE_ERRORS
-from rfd_tf.runs.run import Run
+from rfd_tf.runs.run import Run, callback_factories
 from rfd_tf.runs.workdir import HISTORY_FILE, WorkdirError, trim_history
 
 _COMPARED_CHECKPOINTS = 16
@@ -114,18 +114,34 @@ def tensorboard_callbacks(run: Run) -> Callbacks:
 
 
 def _all_callbacks(run: Run, training: Training, model: keras.Model, checkpoint) -> Callbacks:
-    """In the order they must act: set state, measure, log, refuse NaN, save, stop."""
+    """In the order they must act: set state, measure, log, the user's, refuse NaN, save, stop."""
     acting = training.state_callbacks(model)
     if not run.worker:
         measuring = training.measuring_callbacks
         acting += measuring() if measuring else tensorboard_callbacks(run)
         acting.append(keras.callbacks.CSVLogger(str(run.workdir / HISTORY_FILE), append=True))
+        acting += [EpochSummary(run.config.epochs), *_users_callbacks(run)]
 
     def any_worker(asked: bool) -> bool:
         return bool(distribution.gather_over_workers(run.strategy, [asked]).any())
 
     stop = GracefulStop(checkpoint, any_worker if run.config.strategy == "multi_worker" else None)
     return [*acting, StopOnNonFinite(checkpoint), checkpoint, stop]
+
+
+def _users_callbacks(run: Run) -> Callbacks:
+    """What the factories of `config.callbacks` make; on the first worker."""
+    made: Callbacks = []
+    for name, factory in callback_factories(run.config).items():
+        try:
+            given = factory(FrozenConfigDict(run.config), run.workdir)
+        except Exception as error:  # it is not ours, and may fail in any way
+            raise ValueError(f"`callbacks`: {name!r} failed: {type(error).__name__}: {error}") from error
+        its = list(given) if isinstance(given, list | tuple) else [given]
+        if not all(isinstance(callback, keras.callbacks.Callback) for callback in its):
+            raise ValueError(f"`callbacks`: {name!r} must return Keras callbacks. Received: {given!r}")
+        made += its
+    return made
 
 
 def _fit_epochs(run: Run, training: Training, checkpoint, callbacks: Callbacks, span) -> None:
@@ -144,8 +160,7 @@ def _fit_epochs(run: Run, training: Training, checkpoint, callbacks: Callbacks, 
                 shuffle=False,  # the batches come shuffled
                 validation_data=held_out,
                 callbacks=callbacks,
-                # One line an epoch where no one watches a progress bar.
-                verbose=0 if run.worker else 1 if sys.stdout.isatty() else 2,
+                verbose=0,  # `EpochSummary` tells
             )
     except IMAGE_ERRORS as error:
         training.name_bad_image(checkpoint.step, error)

@@ -2,7 +2,10 @@
 
 import contextlib
 import dataclasses
+import difflib
+import importlib
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -119,3 +122,33 @@ def check_run_values(config: ConfigDict) -> None:
         raise ValueError(f"`dtype_policy` must be one of {DTYPE_POLICIES}. Received: {config.dtype_policy!r}")
     if config.strategy == "multi_worker" and config.keep_checkpoints < 2:
         raise ValueError("Workers may be one checkpoint apart when they are killed: `keep_checkpoints` >= 2")
+    callback_factories(config)
+
+
+def callback_factories(config: ConfigDict) -> dict[str, Callable]:
+    """What `config.callbacks` names, imported: functions of (config, workdir) that return Keras callbacks.
+
+    Raises:
+        ValueError: where there is no such module or function. The message says which.
+    """
+    found: dict[str, Callable] = {}
+    for name in config.get("callbacks", ()):
+        module_name, colon, function = name.partition(":")
+        if not (module_name and colon and function):
+            raise ValueError(f"`callbacks` must be 'module:factory'. Received: {name!r}")
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())  # an installed command does not look there
+        try:
+            module = importlib.import_module(module_name)
+        except Exception as error:  # whatever a module does when it is imported
+            raise ValueError(
+                f"`callbacks`: {module_name!r} cannot be imported: {type(error).__name__}: {error}"
+            ) from error
+        if not hasattr(module, function):
+            near = difflib.get_close_matches(function, dir(module), 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"`callbacks`: {module_name!r} has no {function!r}{hint}")
+        found[name] = getattr(module, function)
+        if not callable(found[name]):
+            raise ValueError(f"`callbacks`: {name!r} is not callable. Received: {found[name]!r}")
+    return found
