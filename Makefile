@@ -3,15 +3,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BEAM_VENV ?= .venv-beam
 AUDIT_VENV ?= .venv-audit
+DOCS_VENV ?= .venv-docs
 BIN := $(VENV)/bin
 DEMO_DIR ?= .demo
 JOBS ?= 2
 
-.PHONY: setup demo test test-slow test-beam bench audit lint format clean
+.PHONY: setup demo docs test test-slow test-beam bench audit lint format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       set up, then pretrain on the bundled digits and compare with an untrained control"
+	@echo "make docs       build the documentation as a site: open site/index.html"
 	@echo "make test       set up, then run the tests"
 	@echo "make test-slow  the longer checks"
 	@echo "make test-beam  extraction on Apache Beam, in an environment of its own"
@@ -68,7 +70,17 @@ audit: $(VENV)/.test-ready $(AUDIT_VENV)/.ready
 	$(AUDIT_VENV)/bin/pip-audit --strict --disable-pip --no-deps --progress-spinner=off -r $(AUDIT_VENV)/pins.txt || \
 	  { echo "make audit: vulnerabilities were found (listed above), or the advisory service cannot be reached" >&2; exit 1; }
 
-lint: $(VENV)/.test-ready
+# MkDocs has an environment of its own: it reads our docstrings without importing them.
+$(DOCS_VENV)/.ready: docs/requirements.txt
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/pip install --quiet --disable-pip-version-check -r docs/requirements.txt
+	@touch $@
+
+# Strict: a link or an anchor that leads nowhere, or a page that is in no menu, is an error. Needs no network.
+docs: $(DOCS_VENV)/.ready
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --quiet
+
+lint: $(VENV)/.test-ready docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -78,4 +90,4 @@ format: $(VENV)/.test-ready
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(BEAM_VENV) $(AUDIT_VENV) $(DEMO_DIR) *.egg-info build
+	rm -rf $(VENV) $(BEAM_VENV) $(AUDIT_VENV) $(DOCS_VENV) $(DEMO_DIR) *.egg-info build site

@@ -57,6 +57,7 @@ EXTRAS["test"] = [
     "pytest-xdist>=3.6,<4",
     "pyyaml>=6,<7",
     "selenium>=4.25,<5",
+    "sybil>=9,<11",
     "torch==2.13.0",
 ]
 
