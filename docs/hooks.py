@@ -1,7 +1,9 @@
 """What MkDocs is told about what is not in docs/.
 
 Files outside it become pages, and links to them lead there; in the repository every link stays a relative
-path, which GitHub and editors follow. Packages that import their public names late have them listed in the API.
+path, which GitHub and editors follow. In the API, packages that import their public names late have them
+listed, and sections of docstrings that mkdocstrings does not know (`Call args`, `Reference`) look like others.
+Nothing on a page may come from the network.
 """
 
 import ast
@@ -9,6 +11,8 @@ import posixpath
 import re
 from pathlib import Path
 
+import griffe
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,6 +25,9 @@ PAGES = {
     "benchmarks/NOTES.md": "benchmark_notes.md",
 }
 _PUBLIC_NAMES = re.compile(r"<!-- public names of (\w+) -->")
+_CALL_ARGS = re.compile(r"(?m)^Call (?:args|arguments):\n(?P<body>(?:    .*\n?|\n(?=    ))+)")
+_REFERENCE = re.compile(r"(?m)^(?P<title>References?): (?P<body>.*(?:\n    .*)*)")
+_FETCHED = re.compile(r"<(?:script|img|iframe|link(?=[^>]*stylesheet))[^>]*(?:src|href)=\"?(https?:[^\" >]*)")
 _LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s:#]+)(#[^)\s]*)?\)")
 
 
@@ -37,6 +44,12 @@ def on_page_markdown(markdown, page, config, files):
     """Links from docs/ to files outside it, and late names in the API."""
     markdown = _PUBLIC_NAMES.sub(lambda match: _references(match[1]), markdown)
     return markdown if page.file.src_uri in PAGES.values() else _with_links(markdown, "docs")
+
+
+def on_post_page(output, page, config):
+    """Refuse what a browser would fetch from elsewhere."""
+    if fetched := _FETCHED.findall(output):
+        raise PluginError(f"{page.file.src_uri} loads {fetched[0]}")
 
 
 def _references(package: str) -> str:
@@ -69,3 +82,22 @@ def _with_links(text: str, folder: str) -> str:
         return shown if (ROOT / target).exists() else match[0]
 
     return _LINK.sub(replaced, text)
+
+
+class Sections(griffe.Extension):
+    """Sections of docstrings as mkdocstrings shows them well."""
+
+    def on_instance(self, *, obj, **_):
+        if obj.docstring:
+            text = _CALL_ARGS.sub(_call_args, obj.docstring.value)
+            text = _REFERENCE.sub(_reference, text)
+            obj.docstring.value = re.sub(r"(?m)^Example:$", "Examples:", text)
+
+
+def _call_args(section: re.Match) -> str:
+    body = re.sub(r"(?m)^    (\w[\w, `]*): ", r"- **`\1`**: ", section["body"])
+    return f"**Call arguments:**\n\n{re.sub(r'(?m)^    ', '', body)}"
+
+
+def _reference(section: re.Match) -> str:
+    return f"**{section['title']}:** {' '.join(section['body'].split())}"

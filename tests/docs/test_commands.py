@@ -164,6 +164,12 @@ def test_command_lines_are_taken(document, monkeypatch, capsys):
     assert not problems, "\n".join(problems)
 
 
+def test_command_lines_are_found():
+    found = [command for document in DOCUMENTS for command, _ in commands_of(document)]
+    assert len(found) > 150
+    assert len([command for command in found if "\n" in command]) > 10  # of several lines
+
+
 def test_mistakes_are_found(monkeypatch, capsys):
     for command, told in (
         ("rfd train --config=digits_lt --workdr=x", "workdr"),
