@@ -2,7 +2,7 @@
 
 Files outside it become pages, and links to them lead there; in the repository every link stays a relative
 path, which GitHub and editors follow. In the API, packages that import their public names late have them
-listed, and sections of docstrings that mkdocstrings does not know (`Call args`, `Reference`) look like others.
+listed, and docstring sections that mkdocstrings does not know (`Call args`, `Reference`) look like others.
 Nothing on a page may come from the network.
 """
 
