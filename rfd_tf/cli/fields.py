@@ -31,10 +31,9 @@ def nearest_field(config: ConfigDict, name: str) -> str | None:
     names = field_names(config)
     beginning = [field for field in names if name.startswith(f"{field}.")]
     elsewhere = [field for field in names if field.rpartition(".")[2] == name.rpartition(".")[2]]
-    near = difflib.get_close_matches(name, elsewhere, 1, 0.0) or difflib.get_close_matches(
-        name, names, 1, 0.75
-    )
-    return next(iter([*beginning, *near]), None)
+    alike = difflib.get_close_matches(name, elsewhere, 1, 0.0)
+    near = difflib.get_close_matches(name, names, 1, 0.75)
+    return next(iter([*beginning, *alike, *near]), None)
 
 
 def field_list(config: ConfigDict, notes: dict[str, str]) -> str:
@@ -96,18 +95,18 @@ class _Notes:
                 self.comments[token.start[0]] = token.string.lstrip("# ")
             elif token.string.strip():
                 self.code.update(range(token.start[0], token.end[0] + 1))
-        self.definitions = {
-            node.name: node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)
-        }
+        functions_here = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+        self.definitions = {node.name: node for node in functions_here}
         self.functions = functions
         for name in self.definitions.keys() - {"get_config"}:
             functions[name] = self.of(name)
 
     def of(self, function: str) -> dict[str, str]:
+        """Those of the config that a function returns."""
         found: dict[str, str] = {}
         if (definition := self.definitions.get(function)) is None:
             return found
-        paths = {}
+        paths: dict[str, str] = {}  # of the names of variables
         for node in ast.walk(definition):
             if isinstance(node, ast.Return) and isinstance(node.value, ast.Name):
                 paths[node.value.id] = ""
@@ -115,14 +114,13 @@ class _Notes:
             if isinstance(node, ast.Return):
                 found |= self._of_value(node.value, "", node)
             elif isinstance(node, ast.Assign):
-                targets = [
+                dotted = [
                     _dotted(target, paths) for target in node.targets if isinstance(target, ast.Attribute)
                 ]
-                for target in node.targets:
-                    if isinstance(target, ast.Name) and target.id not in paths and targets and targets[0]:
-                        paths[target.id] = f"{targets[0]}."
-                for path in filter(None, targets):
+                for path in filter(None, dotted):
                     found |= self._of_value(node.value, path, node)
+                    aliases = [target.id for target in node.targets if isinstance(target, ast.Name)]
+                    paths |= dict.fromkeys(aliases, path)  # config.data = data = ...
         return found
 
     def _of_value(self, value, path: str, node) -> dict[str, str]:
@@ -130,9 +128,8 @@ class _Notes:
         called = value.func.id if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) else ""
         if called == "ConfigDict" and value.args and isinstance(value.args[0], ast.Dict):
             for key, field in zip(value.args[0].keys, value.args[0].values, strict=True):
-                if (
-                    isinstance(key, ast.Constant) and key.lineno > node.lineno
-                ):  # else the note is the section's
+                # On one line with its section, the comment is the section's.
+                if isinstance(key, ast.Constant) and key.lineno > node.lineno:
                     inner |= self._of_value(field, f"{path}.{key.value!s}".lstrip("."), key)
         elif called in self.functions:
             inner = {f"{path}.{name}".lstrip("."): note for name, note in self.functions[called].items()}
@@ -155,5 +152,5 @@ def _dotted(node, paths: dict[str, str]) -> str | None:
     if isinstance(node, ast.Name):
         return paths.get(node.id)
     if isinstance(node, ast.Attribute) and (before := _dotted(node.value, paths)) is not None:
-        return f"{before}{'.' if before and not before.endswith('.') else ''}{node.attr}"
+        return f"{before}.{node.attr}".lstrip(".")
     return None
