@@ -87,9 +87,9 @@ def _here(values: flags.FlagValues):
     with storage.locked():
         source = open_images(values.images, values.images_root, values.npz_key)
         maps = _feature_maps(values.outputs)
-        with open_model(values.model, maps, **model_options(values)) as extractor:
-            settings = _settings(extractor, source, values)
-            return extract(extractor, source, settings, storage, values.batch_size, values.on_error)
+        with open_model(values.model, maps, **model_options(values)) as feature_model:
+            settings = _settings(feature_model, source, values)
+            return extract(feature_model, source, settings, storage, values.batch_size, values.on_error)
 
 
 def _on_beam(values: flags.FlagValues, beam_flags: list[str]):
@@ -102,8 +102,8 @@ def _on_beam(values: flags.FlagValues, beam_flags: list[str]):
         from rfd_tf.features import open_images
 
         source = open_images(values.images, values.images_root, values.npz_key)
-    with open_worker_model() as extractor:
-        settings = _settings(extractor, source, values)
+    with open_worker_model() as feature_model:
+        settings = _settings(feature_model, source, values)
     return beam.extract_on_beam(
         open_worker_model,
         source,
@@ -129,11 +129,11 @@ def _beam():
     return beam
 
 
-def _settings(extractor, source, values: flags.FlagValues):
+def _settings(feature_model, source, values: flags.FlagValues):
     from rfd_tf.features.store import describe_extraction
 
     return describe_extraction(
-        extractor,
+        feature_model,
         _absolute(values.model),
         source,
         _absolute(values.images),

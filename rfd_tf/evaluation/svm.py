@@ -213,7 +213,7 @@ class SvmTask:
         images = (self.experiment.training, self.experiment.test)
         key = [
             *(part.source.fingerprint(part.valid) for part in images),
-            self.experiment.extractor.fingerprint,
+            self.experiment.feature_model.fingerprint,
             self.experiment.config.voc.to_dict(),
             self.experiment.config.seed,
             list(costs),
@@ -245,7 +245,7 @@ def _features(experiment: Experiment) -> Iterator[tuple[str, np.ndarray, np.ndar
 
     def kept(images, part: str) -> dict[str, np.ndarray]:
         return cached_features(
-            experiment.extractor,
+            experiment.feature_model,
             images,
             names,
             experiment.run.cache / f"{part}_vectors",

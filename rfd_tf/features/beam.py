@@ -24,9 +24,9 @@ from rfd_tf import data
 from rfd_tf.data.image_folder import DECODABLE, has_image_ending, kind_of_file
 from rfd_tf.data.image_list import parse_image_list
 from rfd_tf.features.extract import extract_shard
-from rfd_tf.features.extractor import FeatureExtractor
+from rfd_tf.features.feature_model import FeatureModel
 from rfd_tf.features.images import ImageReader
-from rfd_tf.features.open_extractor import SERVING_SCHEMES
+from rfd_tf.features.open_feature_model import SERVING_SCHEMES
 from rfd_tf.features.store import (
     ExtractionError,
     Settings,
@@ -200,7 +200,7 @@ _COUNTERS = "rfd_tf"
 
 
 def extract_on_beam(
-    open_model: Callable[[], FeatureExtractor],
+    open_model: Callable[[], FeatureModel],
     source: data.Source,
     settings: Settings,
     out: str,
@@ -276,7 +276,7 @@ class ExtractShards(beam.DoFn):
 
     def __init__(
         self,
-        open_model: Callable[[], FeatureExtractor],
+        open_model: Callable[[], FeatureModel],
         settings: Settings,
         out: str,
         root: str,
@@ -290,22 +290,22 @@ class ExtractShards(beam.DoFn):
         self._batch_size = batch_size
         self._on_error = on_error
         self._shared = Shared()  # one model for all threads of a worker
-        self._extractor: FeatureExtractor | None = None
+        self._feature_model: FeatureModel | None = None
 
     def setup(self):
-        self._extractor = self._shared.acquire(self._open)
+        self._feature_model = self._shared.acquire(self._open)
 
     def process(self, number: int):
         storage, settings = BeamStorage(self._out), self._settings
         if storage.exists(settings.shard_file(number)):
             return  # a retry of what was done
-        assert self._extractor is not None  # `setup` comes before
+        assert self._feature_model is not None  # `setup` comes before
         listing = json.loads(storage.read(_listing(settings, number)))
         source = BeamFiles(self._root, listing["files"], listing["labels"], settings.class_names)
-        reader = ImageReader(source, self._extractor.info.preprocessing, settings.max_pixels)
+        reader = ImageReader(source, self._feature_model.info.preprocessing, settings.max_pixels)
         first = settings.rows(number).start
         shard = extract_shard(
-            reader, self._extractor, settings, number, self._batch_size, self._on_error, offset=first
+            reader, self._feature_model, settings, number, self._batch_size, self._on_error, offset=first
         )
         write_shard(storage, settings, number, shard)
         for image in shard.skipped:
@@ -313,13 +313,13 @@ class ExtractShards(beam.DoFn):
         for name, count in (("shards", 1), ("pictures", len(shard.index)), ("skipped", len(shard.skipped))):
             Metrics.counter(_COUNTERS, name).inc(count)
 
-    def _open(self) -> FeatureExtractor:
-        extractor = self._open_model()
-        if not close(check_values(extractor, tuple(self._settings.outputs)), self._settings.check):
+    def _open(self) -> FeatureModel:
+        feature_model = self._open_model()
+        if not close(check_values(feature_model, tuple(self._settings.outputs)), self._settings.check):
             raise ExtractionError(
                 f"The model {self._settings.model} on this worker gives other features than the launcher's"
             )
-        return extractor
+        return feature_model
 
 
 def _write_listing(storage: BeamStorage, source: Any, settings: Settings, number: int) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rfd_tf.data import BadImageError, Source
-from rfd_tf.features.extractor import FeatureExtractor
+from rfd_tf.features.feature_model import FeatureModel
 from rfd_tf.features.images import ImageReader
 from rfd_tf.features.store import (
     MANIFEST_FILE,
@@ -33,7 +33,7 @@ ON_ERROR = ("skip", "raise")
 
 def extract_shard(
     reader: ImageReader,
-    extractor: FeatureExtractor,
+    feature_model: FeatureModel,
     settings: Settings,
     number: int,
     batch_size: int,
@@ -45,7 +45,7 @@ def extract_shard(
 
     Args:
         reader: of the images.
-        extractor: the model.
+        feature_model: the model.
         settings: which shards there are, and of what.
         number: the shard.
         batch_size: images that the model is given at once.
@@ -68,7 +68,7 @@ def extract_shard(
             row, reason = next(iter(bad.items()))
             raise BadImageError(f"{source.describe(row)}: {reason}")
         if len(images):
-            found = extractor(images, list(features))
+            found = feature_model(images, list(features))
             for name, values in found.items():
                 features[name][len(index) : len(index) + len(images)] = _cast(values, settings.dtype, name)
         index = np.concatenate([index, batch_index])
@@ -102,7 +102,7 @@ class ExtractionStopped(Stopped):
 
 
 def extract(
-    extractor: FeatureExtractor,
+    feature_model: FeatureModel,
     source: Source,
     settings: Settings,
     storage: LocalStorage,
@@ -112,7 +112,7 @@ def extract(
     """Write the features of all images; continue where an earlier call was interrupted.
 
     Args:
-        extractor: the model.
+        feature_model: the model.
         source: the images.
         settings: `settings.describe_extraction` of both.
         storage: the folder; ends with `settings.json`, a shard for each `shard_size` images, and
@@ -137,7 +137,7 @@ def extract(
     shard_format(settings.format)  # refused before the work rather than after the first shard
     claim(storage, settings)
     pending = pending_shards(storage, settings, on_error)
-    reader = ImageReader(source, extractor.info.preprocessing, settings.max_pixels)
+    reader = ImageReader(source, feature_model.info.preprocessing, settings.max_pixels)
     with StopSignals() as signals, _progress(settings, pending) as bar:
         named = 0
         for done, number in enumerate(pending, start=settings.num_shards - len(pending)):
@@ -149,7 +149,7 @@ def extract(
                         signals.received, f"{done} of {settings.num_shards} shards are written"
                     )
 
-            shard = extract_shard(reader, extractor, settings, number, batch_size, on_error, on_batch)
+            shard = extract_shard(reader, feature_model, settings, number, batch_size, on_error, on_batch)
             write_shard(storage, settings, number, shard)
             for image in shard.skipped[: NAMED - named]:
                 bar.write(f"skipped {image.path}: {image.reason}", file=sys.stderr)

@@ -18,7 +18,7 @@ import filelock
 import numpy as np
 
 from rfd_tf.data import BadImageError, Source
-from rfd_tf.features.extractor import FeatureExtractor, ModelInfo
+from rfd_tf.features.feature_model import FeatureModel, ModelInfo
 from rfd_tf.features.shard_formats import shard_format
 from rfd_tf.files import atomic_file, differences, fits, parse_json
 
@@ -236,22 +236,22 @@ class Settings:
 
 
 def describe_extraction(
-    extractor: FeatureExtractor, model: str, source: Source, images: str, outputs: list[str], **options
+    feature_model: FeatureModel, model: str, source: Source, images: str, outputs: list[str], **options
 ) -> Settings:
     """The settings of an extraction.
 
     Args:
-        extractor, model: the open model and its location.
+        feature_model, model: the open model and its location.
         source, images: the open images and their location.
         outputs: those to keep.
         **options: `format`, `dtype`, `shard_size`, `max_pixels`.
     """
-    outputs = extractor.check_names(outputs)
+    outputs = feature_model.check_names(outputs)
     return Settings(
         model=model,
-        info=extractor.info,
-        outputs={name: tuple(extractor.info.outputs[name]) for name in outputs},
-        check=check_values(extractor, outputs),
+        info=feature_model.info,
+        outputs={name: tuple(feature_model.info.outputs[name]) for name in outputs},
+        check=check_values(feature_model, outputs),
         images=images,
         num_images=len(source),
         listing=listing_digest(source),
@@ -459,16 +459,16 @@ _VALUES = 8
 _TOLERANCE = 1e-2  # relative: devices and runtimes differ by less, other weights by more
 
 
-def check_values(extractor: FeatureExtractor, outputs: Sequence[str]) -> dict[str, list[float]]:
+def check_values(feature_model: FeatureModel, outputs: Sequence[str]) -> dict[str, list[float]]:
     """A few values of each output for a fixed image; ValueError where they are not finite."""
-    rows, columns, _ = np.indices(extractor.info.image_shape)
+    rows, columns, _ = np.indices(feature_model.info.image_shape)
     channel = np.arange(3)
     pixels = (rows * (3 + channel) + columns * (5 - channel) + 40 * channel) % 256
-    features = extractor(extractor.info.normalize(pixels.astype("uint8"))[None], outputs)
+    features = feature_model(feature_model.info.normalize(pixels.astype("uint8"))[None], outputs)
     found = {}
     for name, value in features.items():
         if not np.isfinite(value).all():
-            raise ValueError(f"{extractor.location}: its output {name!r} is not finite for a plain image")
+            raise ValueError(f"{feature_model.location}: its output {name!r} is not finite for a plain image")
         flat = value.ravel()
         picked = flat[np.linspace(0, len(flat) - 1, _VALUES).astype("int64")]
         found[name] = [float(np.sqrt((flat.astype("float64") ** 2).mean())), *map(float, picked)]

@@ -1,4 +1,4 @@
-"""Features from TensorFlow Serving, behind the interface of all extractors."""
+"""Features from TensorFlow Serving, behind the interface of all feature models."""
 
 import json
 import os
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rfd_tf.features.extractor import FeatureExtractor, ModelInfo, check_feature_maps
+from rfd_tf.features.feature_model import FeatureModel, ModelInfo, check_feature_maps
 from rfd_tf.serving import ServingClient
 
 # Options that commands, which know the address only, take from the environment.
@@ -18,11 +18,11 @@ ENVIRONMENT = {
 }
 
 
-class ServingExtractor(FeatureExtractor):
+class ServingFeatureModel(FeatureModel):
     """Features by a served model.
 
     Args:
-        client: of the server; closed with this extractor.
+        client: of the server; closed with this feature model.
 
     Raises:
         ServingError: if the server cannot be reached or has no such model.
@@ -43,7 +43,7 @@ class ServingExtractor(FeatureExtractor):
 
 def open_serving(
     address: str, feature_maps: Sequence[str] | None = None, **serving_options
-) -> ServingExtractor:
+) -> ServingFeatureModel:
     """Opens a served model.
 
     Args:
@@ -53,16 +53,16 @@ def open_serving(
             variables `RFD_TF_SERVING_TOKEN`, `..._CERTIFICATE`, `..._CLIENT_CERTIFICATE`, `..._CLIENT_KEY`.
 
     Raises:
-        ServingError, ValueError: as `ServingExtractor`; ValueError if the model lacks a feature map.
+        ServingError, ValueError: as `ServingFeatureModel`; ValueError if the model lacks a feature map.
     """
     for option, variable in ENVIRONMENT.items():
         if value := os.environ.get(variable):
             serving_options.setdefault(option, value)
     client = ServingClient(address, **serving_options)
     try:
-        extractor = ServingExtractor(client)
-        check_feature_maps(extractor.info, feature_maps, address)
-        return extractor
+        feature_model = ServingFeatureModel(client)
+        check_feature_maps(feature_model.info, feature_maps, address)
+        return feature_model
     except BaseException:
         client.close()
         raise

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
-from rfd_tf.features.extractor import FeatureExtractor, ModelInfo, check_feature_maps
+from rfd_tf.features.feature_model import FeatureModel, ModelInfo, check_feature_maps
 
 INFO_KEY = "rfd_tf_model"  # of the file's metadata_props
 THREADS_VARIABLE = "RFD_TF_ONNX_THREADS"
 _PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")  # by preference
 
 
-class OnnxExtractor(FeatureExtractor):
+class OnnxFeatureModel(FeatureModel):
     """Features by ONNX Runtime, in this process.
 
     Args:
@@ -31,7 +31,7 @@ class OnnxExtractor(FeatureExtractor):
 
 def open_onnx(
     path: str | os.PathLike, feature_maps: Sequence[str] | None = None, threads: int | None = None
-) -> OnnxExtractor:
+) -> OnnxFeatureModel:
     """Opens an ONNX file that `rfd export` wrote; on a GPU where onnxruntime-gpu is installed.
 
     Args:
@@ -57,7 +57,7 @@ def open_onnx(
     missing = set(info.outputs) - {output.name for output in session.get_outputs()}
     if missing or [node.name for node in session.get_inputs()] != ["image"]:
         raise ValueError(f"{path}: its inputs and outputs are not those that its metadata tell of")
-    return OnnxExtractor(session, info, str(path))
+    return OnnxFeatureModel(session, info, str(path))
 
 
 def _session(path: Path, threads: int):

@@ -5,17 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rfd_tf.data.preprocessing import Preprocessing
-from rfd_tf.features.extractor import FeatureExtractor
+from rfd_tf.features.feature_model import FeatureModel
 
 SERVING_SCHEMES = ("grpc://", "grpcs://", "http://", "https://")
 
 
-def open_extractor(
+def open_feature_model(
     location: str | os.PathLike,
     feature_maps: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
     **serving_options,
-) -> FeatureExtractor:
+) -> FeatureModel:
     """Opens a feature model.
 
     Args:
@@ -37,7 +37,7 @@ def open_extractor(
     """
     location = os.fspath(location)
     if location.startswith(SERVING_SCHEMES):
-        from rfd_tf.features.serving_extractor import open_serving
+        from rfd_tf.features.serving_feature_model import open_serving
 
         return open_serving(location, feature_maps, **serving_options)
     if serving_options:
@@ -48,14 +48,14 @@ def open_extractor(
     if not path.exists():
         raise FileNotFoundError(f"No model at {path}")
     if path.suffix == ".onnx":
-        from rfd_tf.features.onnx_extractor import open_onnx
+        from rfd_tf.features.onnx_feature_model import open_onnx
 
         return open_onnx(path, feature_maps)
     if path.is_dir() and not (path / "config.json").exists():
-        from rfd_tf.features.saved_model_extractor import open_saved_model
+        from rfd_tf.features.saved_model_feature_model import open_saved_model
 
         return open_saved_model(path, feature_maps)
-    from rfd_tf.features.keras_extractor import open_keras
+    from rfd_tf.features.keras_feature_model import open_keras
 
     return open_keras(path, feature_maps, preprocessing)
 

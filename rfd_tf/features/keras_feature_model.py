@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from rfd_tf.data.preprocessing import Preprocessing
-from rfd_tf.features.extractor import UINT8, FeatureExtractor, ModelInfo, check_feature_maps
+from rfd_tf.features.feature_model import UINT8, FeatureModel, ModelInfo, check_feature_maps
 from rfd_tf.files import fits, parse_json
 from rfd_tf.keras_internals import all_layers, producer
 from rfd_tf.models.feature_model import RESERVED, ROTATION_PROBABILITIES, compiled_inference, feature_model
@@ -28,7 +28,7 @@ INFO_MEMBER = "rfd_tf_model.json"  # within a `.keras` file
 _BACKBONE, _HEADS, _CONFIG = "backbone.keras", "heads.keras", "config.json"
 
 
-class KerasExtractor(FeatureExtractor):
+class KerasFeatureModel(FeatureModel):
     """Features by a Keras model in this process.
 
     Args:
@@ -75,7 +75,7 @@ class KerasExtractor(FeatureExtractor):
         return self._selected[names]
 
 
-def keras_extractor(
+def keras_feature_model(
     backbone: keras.Model,
     preprocessing: Preprocessing,
     location: str,
@@ -85,8 +85,8 @@ def keras_extractor(
     feature_maps: Sequence[str] | None = None,
     decoupled: bool = True,
     heads: keras.Model | None = None,
-) -> KerasExtractor:
-    """An extractor of a backbone in memory. It computes in float32: a backbone of another policy is copied.
+) -> KerasFeatureModel:
+    """A backbone in memory as a feature model. It computes in float32: one of another policy is copied.
 
     Args:
         backbone, feature_name, feature_maps, decoupled, heads: as of `models.feature_model`; by default with
@@ -106,12 +106,12 @@ def keras_extractor(
     shapes = model.compute_output_shape((None, size, size, 3))
     outputs = {output: tuple(shapes[output][1:]) for output in model.output}
     name = name or "".join(c if c.isalnum() or c in "_-." else "_" for c in backbone.name)
-    return KerasExtractor(model, ModelInfo(name, preprocessing, outputs), location)
+    return KerasFeatureModel(model, ModelInfo(name, preprocessing, outputs), location)
 
 
 def open_keras(
     path: Path, feature_maps: Sequence[str] | None = None, preprocessing: Preprocessing | None = None
-) -> KerasExtractor:
+) -> KerasFeatureModel:
     """Opens the folder of a finished `rfd train` run, its `backbone.keras`, or another `.keras` file.
 
     Args:
@@ -145,9 +145,11 @@ def open_keras(
         return _exported(model, ModelInfo.from_json(facts, str(path)), path, feature_maps)
     if not config and preprocessing is not None:
         network = named_outputs(model, str(path))
-        return keras_extractor(network, preprocessing, str(path), feature_maps=feature_maps, decoupled=False)
+        return keras_feature_model(
+            network, preprocessing, str(path), feature_maps=feature_maps, decoupled=False
+        )
     heads = path.with_name(_HEADS)
-    return keras_extractor(
+    return keras_feature_model(
         model,
         preprocessing or _preprocessing(config, path.with_name(_CONFIG)),
         str(path),
@@ -244,12 +246,12 @@ def named_outputs(model: keras.Model, where: str) -> keras.Model:
     return keras.Model(inputs[0], outputs, name=model.name)
 
 
-def save_keras(extractor: KerasExtractor, path: Path) -> None:
+def save_keras(feature_model: KerasFeatureModel, path: Path) -> None:
     """Writes the model with its facts inside, as a `.keras` file that can be opened here or fine-tuned."""
-    write_keras(extractor.model, path, INFO_MEMBER, extractor.info.to_json())
+    write_keras(feature_model.model, path, INFO_MEMBER, feature_model.info.to_json())
 
 
-def _exported(model, info: ModelInfo, path: Path, feature_maps) -> KerasExtractor:
+def _exported(model, info: ModelInfo, path: Path, feature_maps) -> KerasFeatureModel:
     to_float32(model)
     check_feature_maps(info, feature_maps, str(path))
-    return KerasExtractor(model, info, str(path))
+    return KerasFeatureModel(model, info, str(path))

@@ -120,7 +120,7 @@ class ModelInfo:
             raise ValueError(f"{where}: no valid description of a feature model ({error})") from error
 
 
-class FeatureExtractor(abc.ABC):
+class FeatureModel(abc.ABC):
     """Images in, named features out; a context manager.
 
     Attributes:
@@ -186,7 +186,7 @@ class FeatureExtractor(abc.ABC):
     def fingerprint(self) -> str:
         """A hash that tells whether the model is still the same: of its facts and its files' contents.
 
-        Of a server only the address is known here; its extractor adds the version.
+        Of a server only the address is known here; its feature model adds the version.
         """
         digest = hashlib.sha256(self.info.to_json().encode())
         location = Path(self.location)
@@ -201,7 +201,7 @@ class FeatureExtractor(abc.ABC):
         return digest.hexdigest()
 
     def close(self) -> None:  # noqa: B027  most hold nothing
-        """Release what the extractor holds."""
+        """Release what the feature model holds."""
 
     def __enter__(self):
         return self

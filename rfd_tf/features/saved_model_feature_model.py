@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from rfd_tf.features.extractor import FeatureExtractor, ModelInfo, check_feature_maps
+from rfd_tf.features.feature_model import FeatureModel, ModelInfo, check_feature_maps
 
 _ASSERTION = re.compile(r"assertion failed: \[(.*)\]")
 _GRAPH = "saved_model.pb"
 _FACTS = ("assets/model.json", "assets.extra/model.json")
 
 
-class SavedModelExtractor(FeatureExtractor):
+class SavedModelFeatureModel(FeatureModel):
     """Features by the signature `serving_default` of a SavedModel, in this process.
 
     Args:
@@ -65,7 +65,7 @@ class SavedModelExtractor(FeatureExtractor):
 
 def open_saved_model(
     path: str | os.PathLike, feature_maps: Sequence[str] | None = None
-) -> SavedModelExtractor:
+) -> SavedModelFeatureModel:
     """Opens a SavedModel that `rfd export` wrote.
 
     Args:
@@ -91,7 +91,7 @@ def open_saved_model(
         raise ValueError(f"{folder}: TensorFlow cannot read it ({reason})") from error
     if "image" not in inputs:
         raise ValueError(f"{folder}: its signature serving_default has no input `image`")
-    return SavedModelExtractor(model, info, str(folder))
+    return SavedModelFeatureModel(model, info, str(folder))
 
 
 def find_saved_model(path: str | os.PathLike) -> Path | None:
