@@ -103,7 +103,7 @@ def test_uint8_input(tmp_path):
     np.testing.assert_allclose(
         run(onnx.load(tmp_path / "model.onnx"), pixels)["features"], expected, atol=1e-4
     )
-    opened = open_feature_model(tmp_path / "model.onnx")  # takes normalised images like every feature_model
+    opened = open_feature_model(tmp_path / "model.onnx")  # takes normalised images like every feature model
     np.testing.assert_allclose(opened(feature_model.info.normalize(pixels))["features"], expected, atol=1e-4)
 
 

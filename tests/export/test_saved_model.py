@@ -156,7 +156,7 @@ def test_uint8_input_is_normalized_inside(tmp_path):
     np.testing.assert_array_equal(
         from_file, signatures["serving_default"](image=tf.constant(rounded))["features"]
     )
-    opened = open_feature_model(tmp_path)  # takes normalised images like every feature_model
+    opened = open_feature_model(tmp_path)  # takes normalised images like every feature model
     np.testing.assert_allclose(opened(feature_model.info.normalize(pixels))["features"], found, atol=1e-6)
 
 

@@ -60,7 +60,7 @@ def opened(run: Path):
 def run_extract(
     feature_model, images, out, *, outputs=("features", "block1"), batch_size=3, on_error="skip", **options
 ):
-    """`extract` as the command calls it, of an open feature_model or a run's; the skipped images."""
+    """`extract` as the command calls it, of an open feature model or a run's; the skipped images."""
     feature_model = opened(feature_model) if isinstance(feature_model, Path) else feature_model
     source = open_images(images)
     settings = describe_extraction(
