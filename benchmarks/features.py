@@ -56,12 +56,11 @@ def keras_predict(folder: Path, batch: int):
     return lambda: model.predict(given, batch_size=batch, verbose=0)["features"]
 
 
-def feature_model(path: Path, batch: int):
+def opened_model(path: Path, batch: int):
     import os
 
     quiet_tensorflow()
-    from rfd_tf.features.onnx_feature_model import THREADS_VARIABLE
-    from rfd_tf.features.open_feature_model import open_feature_model
+    from rfd_tf.features.open_feature_model import THREADS_VARIABLE, open_feature_model
 
     os.environ[THREADS_VARIABLE] = str(THREADS)
     opened, given = open_feature_model(path), images(batch)
@@ -88,10 +87,10 @@ def measure_batch(folder: Path, batch: int) -> list[Row]:
         {
             "PyTorch": functools.partial(pytorch, batch),
             "Keras predict": functools.partial(keras_predict, folder, batch),
-            "SavedModel": functools.partial(feature_model, plain / "saved_model", batch),
-            "ONNX": functools.partial(feature_model, plain / "model.onnx", batch),
-            "ONNX, folded": functools.partial(feature_model, folded / "model.onnx", batch),
-            "ONNX, folded, int8": functools.partial(feature_model, folded / "model.int8.onnx", batch),
+            "SavedModel": functools.partial(opened_model, plain / "saved_model", batch),
+            "ONNX": functools.partial(opened_model, plain / "model.onnx", batch),
+            "ONNX, folded": functools.partial(opened_model, folded / "model.onnx", batch),
+            "ONNX, folded, int8": functools.partial(opened_model, folded / "model.int8.onnx", batch),
         },
         steps=STEPS.get(batch, 1),
         settle=STEPS.get(batch, 1),

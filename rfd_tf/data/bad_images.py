@@ -1,7 +1,6 @@
 """Images that cannot be used: found by their headers and by decoding, named, left out or refused."""
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -195,7 +194,7 @@ def valid_indices(
 
 def _bad_images(source: Source, indices: npt.ArrayLike | None) -> Iterator[tuple[int, str]]:
     """(index, reason), in the order of `indices`. A pipeline drops the bad ones; each is then tried alone."""
-    rows = np.arange(len(source)) if indices is None else checked_rows(indices, len(source))
+    rows = checked_rows(indices, len(source))
 
     def size(row: tf.Tensor):
         return row, tf.size(decode(source.fetch(row)))
@@ -230,7 +229,7 @@ def one_line(error: Exception) -> str:
 def _cached_bad_images(source: Source, cache_file: str | os.PathLike | None) -> dict[int, str]:
     if cache_file is None:
         return find_bad_images(source)
-    listing = _listing_hash(source)
+    listing = Source.fingerprint(source, np.arange(len(source)))  # of the names alone
     with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # absent or damaged
         cached = parse_json(Path(cache_file).read_text(encoding="utf-8"))
         bad = {index: reason for index, _, reason in cached["bad"]} if fits(cached, dict) else {}
@@ -242,10 +241,3 @@ def _cached_bad_images(source: Source, cache_file: str | os.PathLike | None) -> 
     with atomic_file(cache_file) as file:
         file.write(json.dumps({"listing": listing, "images": len(source), "bad": rows}, indent=1).encode())
     return bad
-
-
-def _listing_hash(source: Source) -> str:
-    digest = hashlib.sha256()
-    for index in range(len(source)):
-        digest.update(os.fsencode(source.describe(index)) + b"\0")
-    return digest.hexdigest()

@@ -11,7 +11,7 @@ from rfd_tf.evaluation.experiment import Experiment
 from rfd_tf.evaluation.features import FourViewFeatureModel, cached_features, vector_features
 from rfd_tf.evaluation.results import ClassifierFigures, classification_figures
 from rfd_tf.metrics import nearest_neighbours, weighted_votes
-from rfd_tf.models.feature_model import FEATURES, INVARIANT, ROTATION, ROTATION_PROBABILITIES
+from rfd_tf.models.inference import FEATURES, INVARIANT, ROTATION, ROTATION_PROBABILITIES
 from rfd_tf.rotations import NUM_ROTATIONS
 from rfd_tf.runs.images import ImageSet
 

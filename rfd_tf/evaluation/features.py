@@ -48,7 +48,21 @@ DTYPES = ("float32", "float16")
 _STATE_FILE = "state.json"
 _SAVED_EVERY = 5.0  # seconds
 
-Transform = Callable[[str, np.ndarray], np.ndarray]
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """What is kept of an output.
+
+    Attributes:
+        name: tells one transform from others.
+        function: from an output's name and float32 values [B, ...] to what is kept, [B, ...].
+    """
+
+    name: str
+    function: Callable[[str, np.ndarray], np.ndarray]
+
+
+_IDENTITY = Transform("", lambda _name, values: values)
 
 
 def cached_features(
@@ -58,8 +72,7 @@ def cached_features(
     folder: Path,
     batch_size: int,
     *,
-    transform: Transform | None = None,
-    transform_name: str = "",
+    transform: Transform = _IDENTITY,
     dtype: str = "float32",
 ) -> dict[str, np.ndarray]:
     """Outputs of a model for every valid image, from disk where they are there already.
@@ -75,8 +88,7 @@ def cached_features(
         names: the model's outputs.
         folder: of these features and of nothing else; one process at a time may work in it.
         batch_size: images a batch.
-        transform: makes of an output's name and float32 values [B, ...] what is kept, [B, ...].
-        transform_name: tells one transform from others; needed with one.
+        transform: what is kept of each output; all by default.
         dtype: of the files, `"float32"` or `"float16"`.
 
     Returns:
@@ -91,19 +103,17 @@ def cached_features(
     names = feature_model.check_names(names)
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` must be one of {DTYPES}. Received: dtype={dtype!r}")
-    if bool(transform_name) != (transform is not None):
-        raise ValueError("`transform` and `transform_name` go together")
     key = {
         "model": feature_model.fingerprint,
         "pictures": images.source.fingerprint(images.valid),
         "preprocessing": dataclasses.asdict(_preprocessing(feature_model, images)),
         "outputs": list(names),
-        "transform": transform_name,
+        "transform": transform.name,
         "dtype": dtype,
     }
     store = _Store(folder, json.loads(json.dumps(key)), len(images.valid), names, dtype)
     if store.done < store.rows:
-        _fill(store, feature_model, images, batch_size, transform or (lambda _name, values: values))
+        _fill(store, feature_model, images, batch_size, transform)
     return dict(store.maps(mode="r"))
 
 
@@ -206,7 +216,7 @@ def _outputs(feature_model, images, store: _Store, transform: Transform, image_s
     outputs = {}
     for name, values in feature_model(images, store.names).items():
         with np.errstate(over="ignore"):
-            outputs[name] = np.asarray(transform(name, values)).astype(store.dtype)
+            outputs[name] = np.asarray(transform.function(name, values)).astype(store.dtype)
         finite = np.isfinite(outputs[name].reshape(len(index), -1)).all(axis=1)
         if not finite.all():
             bad = image_set.source.describe(int(index[~finite][0]))
@@ -253,8 +263,7 @@ def vector_features(experiment: Experiment) -> tuple[dict[str, np.ndarray], dict
             names,
             experiment.run.cache / folder,
             experiment.config.batch_size,
-            transform=_mean_over_space,
-            transform_name="mean over space",
+            transform=Transform("mean over space", _mean_over_space),
         )
 
     return features_of(experiment.training, "training"), features_of(experiment.test, "test")

@@ -19,8 +19,8 @@ from rfd_tf.imbalance import class_balanced_weights
 from rfd_tf.losses import ClassifierLoss
 from rfd_tf.models import ProbedModel
 from rfd_tf.models.backbone import fan_in_uniform
-from rfd_tf.models.feature_model import FEATURES
 from rfd_tf.models.heads import classifier
+from rfd_tf.models.inference import FEATURES
 from rfd_tf.models.keras_file import network_copy
 from rfd_tf.runs.build import build_backbone, initialize
 from rfd_tf.runs.inputs import ImageInputs

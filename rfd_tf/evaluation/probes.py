@@ -14,8 +14,8 @@ from rfd_tf.features import FeatureModel, KerasFeatureModel
 from rfd_tf.layers import AdaptiveMaxPool2D
 from rfd_tf.losses import ClassifierLoss, classifier_loss, classifier_loss_names
 from rfd_tf.models import ProbedModel
-from rfd_tf.models.feature_model import FEATURES, RESERVED
 from rfd_tf.models.heads import default_pool_size, linear_probe, nonlinear_probe
+from rfd_tf.models.inference import FEATURES, RESERVED
 from rfd_tf.models.keras_file import network_copy
 from rfd_tf.runs.inputs import ExtractedInputs, FeatureInputs, ImageInputs, Inputs
 from rfd_tf.runs.probes import best_epochs, fit_probes, probe_scores
@@ -50,7 +50,7 @@ def feature_names(
 
 
 def measure_probes(
-    experiment: Experiment, features: Sequence[str], make_probe: MakeProbe, transform=None, transform_name=""
+    experiment: Experiment, features: Sequence[str], make_probe: MakeProbe
 ) -> dict[str, ClassifierFigures]:
     """Train a probe for every feature and loss, all at once, and measure each after the last epoch.
 
@@ -58,13 +58,12 @@ def measure_probes(
         experiment: about to begin.
         features: outputs of the model.
         make_probe: builds one.
-        transform, transform_name: what is kept of features on disk, as of `cached_features`.
 
     Returns:
         By feature, or by `feature/loss` where there are several losses. Their `extra` has the best epoch's
         number and top-1.
     """
-    inputs = probe_inputs(experiment, features, transform, transform_name)
+    inputs = probe_inputs(experiment, features)
     shapes = dict(experiment.feature_model.info.outputs)
     if isinstance(inputs, FeatureInputs):
         shapes |= {name: values.shape[1:] for name, values in inputs.training.items()}
@@ -85,9 +84,7 @@ def probe_figures(experiment: Experiment, inputs: Inputs, model: ProbedModel) ->
     }
 
 
-def probe_inputs(
-    experiment: Experiment, features: Sequence[str], transform=None, transform_name: str = ""
-) -> Inputs:
+def probe_inputs(experiment: Experiment, features: Sequence[str]) -> Inputs:
     """Images, or features on disk, as `config.input` says.
 
     Raises:
@@ -108,8 +105,6 @@ def probe_inputs(
             features,
             experiment.run.cache / f"{part}_features",
             config.batch_size,
-            transform=transform,
-            transform_name=transform_name,
         )
 
     training, test = kept(experiment.training, "training"), kept(experiment.test, "test")

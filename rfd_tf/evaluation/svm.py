@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from rfd_tf.evaluation.experiment import Experiment
-from rfd_tf.evaluation.features import cached_features, kept_arrays
+from rfd_tf.evaluation.features import Transform, cached_features, kept_arrays
 from rfd_tf.evaluation.probes import feature_names
 from rfd_tf.layers import AdaptiveMaxPool2D
 from rfd_tf.models.heads import default_pool_size
@@ -250,8 +250,7 @@ def _features(experiment: Experiment) -> Iterator[tuple[str, np.ndarray, np.ndar
             names,
             experiment.run.cache / f"{part}_vectors",
             experiment.config.batch_size,
-            transform=_vectors,
-            transform_name="max pooled to 9600 values, flat",
+            transform=Transform("max pooled to 9600 values, flat", _vectors),
         )
 
     training, test = kept(experiment.training, "training"), kept(experiment.test, "test")

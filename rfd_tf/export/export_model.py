@@ -30,8 +30,7 @@ from rfd_tf.export.writers import (
 )
 from rfd_tf.features.feature_model import INPUTS, NORMALIZED
 from rfd_tf.features.keras_feature_model import KerasFeatureModel, open_keras, save_keras
-from rfd_tf.features.onnx_feature_model import open_onnx
-from rfd_tf.features.saved_model_feature_model import open_saved_model
+from rfd_tf.features.open_feature_model import open_onnx, open_saved_model
 from rfd_tf.files import naming, parse_json, write_text
 from rfd_tf.models.folding import fold_batch_norm
 

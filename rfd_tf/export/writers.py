@@ -16,8 +16,8 @@ from rfd_tf.data.augmentation import normalize
 from rfd_tf.data.preprocessing import eval_images
 from rfd_tf.features.feature_model import UINT8
 from rfd_tf.features.keras_feature_model import KerasFeatureModel
-from rfd_tf.features.onnx_feature_model import INFO_KEY
-from rfd_tf.models.feature_model import ROTATION_PROBABILITIES
+from rfd_tf.features.open_feature_model import INFO_KEY
+from rfd_tf.models.inference import ROTATION_PROBABILITIES
 
 INFO_ASSET = "model.json"
 JPEG, ABOUT = "jpeg", "about"  # signatures, besides `serving_default` and `rotation_probabilities`

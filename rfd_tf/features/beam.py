@@ -23,10 +23,8 @@ from apache_beam.utils.shared import Shared
 from rfd_tf import data
 from rfd_tf.data.image_folder import DECODABLE, has_image_ending, kind_of_file
 from rfd_tf.data.image_list import parse_image_list
-from rfd_tf.features.extract import extract_shard
-from rfd_tf.features.feature_model import FeatureModel
-from rfd_tf.features.images import ImageReader
-from rfd_tf.features.open_feature_model import SERVING_SCHEMES
+from rfd_tf.features.extract import ExtractOptions, ImageReader, extract_shard
+from rfd_tf.features.open_feature_model import SERVING_SCHEMES, FeatureModel
 from rfd_tf.features.store import (
     ExtractionError,
     Settings,
@@ -135,7 +133,7 @@ class BeamFiles(data.Source):
 
 
 def open_beam_files(location: str, root: str = "") -> BeamFiles:
-    """`features.open_images` for a folder or list that has an address such as `gs://BUCKET/FOLDER`.
+    """`data.open_images` for a folder or list that has an address such as `gs://BUCKET/FOLDER`.
 
     Args:
         location: a list if it ends in `.txt`, `.csv` or `.tsv`, else a folder.
@@ -205,9 +203,8 @@ def extract_on_beam(
     settings: Settings,
     out: str,
     runner: str,
-    flags: Sequence[str] = (),
-    batch_size: int = 64,
-    on_error: str = "skip",
+    flags: Sequence[str],
+    options: ExtractOptions,
 ) -> list[Skipped]:
     """`extract` on a cluster: the same shards and manifest, and what is there already is kept.
 
@@ -222,7 +219,7 @@ def extract_on_beam(
         out: the folder, in any of Beam's file systems.
         runner: of Beam; `DirectRunner` runs in this process.
         flags: further flags of Beam.
-        batch_size, on_error: as of `extract`.
+        options: as of `extract`.
 
     Returns:
         The skipped images, those of earlier calls too.
@@ -236,11 +233,11 @@ def extract_on_beam(
     shard_format(settings.format)
     storage = BeamStorage(out)
     claim(storage, settings)
-    pending = pending_shards(storage, settings, on_error)
+    pending = pending_shards(storage, settings, options.on_error)
     for number in pending:
         _write_listing(storage, source, settings, number)
     if pending:
-        work = ExtractShards(open_model, settings, out, _root(source), batch_size, on_error)
+        work = ExtractShards(open_model, settings, out, _root(source), options)
         _run(work, pending, PipelineOptions([f"--runner={_RUNNERS.get(runner, runner)}", *flags]))
     skipped = write_manifest(storage, settings, source.left_out)
     with contextlib.suppress(OSError):  # left behind they do no harm
@@ -270,7 +267,7 @@ class ExtractShards(beam.DoFn):
     """Numbers of shards in, shards written.
 
     Args:
-        open_model, settings, out, batch_size, on_error: as of `extract_on_beam`.
+        open_model, settings, out, options: as of `extract_on_beam`.
         root: folder that the images' names are relative to.
     """
 
@@ -280,15 +277,13 @@ class ExtractShards(beam.DoFn):
         settings: Settings,
         out: str,
         root: str,
-        batch_size: int,
-        on_error: str,
+        options: ExtractOptions,
     ):
         self._open_model = open_model
         self._settings = settings
         self._out = out
         self._root = root
-        self._batch_size = batch_size
-        self._on_error = on_error
+        self._options = options
         self._shared = Shared()  # one model for all threads of a worker
         self._feature_model: FeatureModel | None = None
 
@@ -304,9 +299,7 @@ class ExtractShards(beam.DoFn):
         source = BeamFiles(self._root, listing["files"], listing["labels"], settings.class_names)
         reader = ImageReader(source, self._feature_model.info.preprocessing, settings.max_pixels)
         first = settings.rows(number).start
-        shard = extract_shard(
-            reader, self._feature_model, settings, number, self._batch_size, self._on_error, offset=first
-        )
+        shard = extract_shard(reader, self._feature_model, settings, number, self._options, offset=first)
         write_shard(storage, settings, number, shard)
         for image in shard.skipped:
             logging.warning("skipped %s: %s", image.path, image.reason)

@@ -14,7 +14,7 @@ import numpy as np
 
 from rfd_tf.data.preprocessing import Preprocessing
 from rfd_tf.files import fits, parse_json
-from rfd_tf.models.feature_model import RESERVED
+from rfd_tf.models.inference import RESERVED
 
 FORMAT = 1
 NORMALIZED, UINT8 = "normalized", "uint8"

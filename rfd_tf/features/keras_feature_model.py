@@ -13,7 +13,7 @@ from rfd_tf.data.preprocessing import Preprocessing
 from rfd_tf.features.feature_model import UINT8, FeatureModel, ModelInfo, check_feature_maps
 from rfd_tf.files import fits, parse_json
 from rfd_tf.keras_internals import all_layers, producer
-from rfd_tf.models.feature_model import RESERVED, ROTATION_PROBABILITIES, compiled_inference, feature_model
+from rfd_tf.models.inference import RESERVED, ROTATION_PROBABILITIES, compiled_inference, inference_model
 from rfd_tf.models.keras_file import (
     check_archive,
     digest_weights,
@@ -32,7 +32,7 @@ class KerasFeatureModel(FeatureModel):
     """Features by a Keras model in this process.
 
     Args:
-        model: functional model from normalised images to a dict of the outputs (`models.feature_model`).
+        model: functional model from normalised images to a dict, as `inference_model` gives.
         info: its facts. Where `info.input` is "uint8", the images are rounded to pixels and normalised again,
             as forms of the model that take pixels see them.
         location: where it came from.
@@ -81,21 +81,18 @@ def keras_feature_model(
     location: str,
     *,
     name: str | None = None,
-    feature_name: str | None = None,
-    feature_maps: Sequence[str] | None = None,
-    decoupled: bool = True,
-    heads: keras.Model | None = None,
+    **outputs,
 ) -> KerasFeatureModel:
     """A backbone in memory as a feature model. It computes in float32: one of another policy is copied.
 
     Args:
-        backbone, feature_name, feature_maps, decoupled, heads: as of `models.feature_model`; by default with
-            all the backbone's features.
+        backbone: functional model from images to a dict of features.
         preprocessing: of the backbone's images.
         location: where it came from.
         name: of the model; by default the backbone's, `_` for what cannot be in a `ModelInfo`'s.
+        **outputs: which it gives, as of `inference_model`: by default all the backbone's.
     """
-    model = feature_model(backbone, feature_name, feature_maps, decoupled=decoupled, heads=heads)
+    model = inference_model(backbone, **outputs)
     if any(layer.dtype_policy.compute_dtype != "float32" for layer in all_layers(model)):
         model = network_copy(model, list(model.output), dtype="float32")
     size = preprocessing.image_size
@@ -104,9 +101,9 @@ def keras_feature_model(
             f"{location}: the network takes {model.input_shape[1:]}, the images have side {size}"
         )
     shapes = model.compute_output_shape((None, size, size, 3))
-    outputs = {output: tuple(shapes[output][1:]) for output in model.output}
     name = name or "".join(c if c.isalnum() or c in "_-." else "_" for c in backbone.name)
-    return KerasFeatureModel(model, ModelInfo(name, preprocessing, outputs), location)
+    info = ModelInfo(name, preprocessing, {output: tuple(shapes[output][1:]) for output in model.output})
+    return KerasFeatureModel(model, info, location)
 
 
 def open_keras(
@@ -142,7 +139,10 @@ def open_keras(
         raise ValueError(f"{untold(path)}. Give the size of its images, their mean and their deviation")
     model = read_keras(path)
     if facts is not None:
-        return _exported(model, ModelInfo.from_json(facts, str(path)), path, feature_maps)
+        info = ModelInfo.from_json(facts, str(path))
+        check_feature_maps(info, feature_maps, str(path))
+        to_float32(model)
+        return KerasFeatureModel(model, info, str(path))
     if not config and preprocessing is not None:
         network = named_outputs(model, str(path))
         return keras_feature_model(
@@ -249,9 +249,3 @@ def named_outputs(model: keras.Model, where: str) -> keras.Model:
 def save_keras(feature_model: KerasFeatureModel, path: Path) -> None:
     """Writes the model with its facts inside, as a `.keras` file that can be opened here or fine-tuned."""
     write_keras(feature_model.model, path, INFO_MEMBER, feature_model.info.to_json())
-
-
-def _exported(model, info: ModelInfo, path: Path, feature_maps) -> KerasFeatureModel:
-    to_float32(model)
-    check_feature_maps(info, feature_maps, str(path))
-    return KerasFeatureModel(model, info, str(path))

@@ -322,9 +322,18 @@ class Shard:
 
 
 def write_shard(storage: Storage, settings: Settings, number: int, shard: Shard) -> None:
-    """Write a shard, whole or not at all."""
+    """Write a shard, whole or not at all; within it stand its settings, the rows it covers, what was skipped."""
+    rows = settings.rows(number)
+    metadata = json.dumps(
+        {
+            "settings": settings.to_dict(),
+            "first": rows.start,
+            "stop": rows.stop,
+            "skipped": [dataclasses.asdict(image) for image in shard.skipped],
+        }
+    )
     with storage.write(settings.shard_file(number)) as file:
-        shard_format(settings.format).write(file, shard, settings, shard_metadata(settings, number, shard))
+        shard_format(settings.format).write(file, shard, settings, metadata)
 
 
 def read_shard(storage: Storage, settings: Settings, number: int, outputs: list[str]) -> Shard:
@@ -352,19 +361,6 @@ def read_skipped(storage: Storage, settings: Settings, number: int) -> list[Skip
     if found:
         raise ExtractionError(f"{storage.location}/{name} is of other settings. " + "; ".join(found))
     return skipped
-
-
-def shard_metadata(settings: Settings, number: int, shard: Shard) -> str:
-    """What travels inside a shard, as JSON: settings, which rows it covers, and what was skipped."""
-    rows = settings.rows(number)
-    return json.dumps(
-        {
-            "settings": settings.to_dict(),
-            "first": rows.start,
-            "stop": rows.stop,
-            "skipped": [dataclasses.asdict(image) for image in shard.skipped],
-        }
-    )
 
 
 @contextlib.contextmanager

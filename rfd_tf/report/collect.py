@@ -19,7 +19,7 @@ from rfd_tf.evaluation.results import EvaluationResult
 from rfd_tf.features import FeatureModel, KerasFeatureModel, open_keras
 from rfd_tf.imbalance import class_counts_of
 from rfd_tf.models import first_layer_filters
-from rfd_tf.models.feature_model import FEATURES, ROTATION_PROBABILITIES
+from rfd_tf.models.inference import FEATURES, ROTATION_PROBABILITIES
 from rfd_tf.report.contents import ClassifierSection, DataFacts, KeyFigure, RunFacts, RunReport
 from rfd_tf.report.figures import (
     KNN,

@@ -19,7 +19,7 @@ from rfd_tf.evaluation.results import (
 )
 from rfd_tf.features import keras_feature_model
 from rfd_tf.metrics import weighted_knn_predict
-from rfd_tf.models.feature_model import FEATURES
+from rfd_tf.models.inference import FEATURES
 from rfd_tf.report.contents import ClassifierSection, KeyFigure
 from rfd_tf.report.sample import Sample, features_of
 from rfd_tf.runs.images import ImageSet

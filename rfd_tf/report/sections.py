@@ -6,7 +6,7 @@ import numpy as np
 from rfd_tf.features import FeatureModel
 from rfd_tf.imbalance import shot_groups
 from rfd_tf.metrics import nearest_neighbours
-from rfd_tf.models.feature_model import ROTATION_PROBABILITIES
+from rfd_tf.models.inference import ROTATION_PROBABILITIES
 from rfd_tf.report.contents import (
     Card,
     MapSection,

@@ -5,7 +5,7 @@ import pytest
 
 from rfd_tf.data import ArraySource, BadImageError, ImageFolder
 from rfd_tf.evaluation import features
-from rfd_tf.evaluation.features import cached_features
+from rfd_tf.evaluation.features import Transform, cached_features
 from rfd_tf.runs.images import ImageSet
 from tests.data.images import write
 from tests.evaluation.numpy_feature_model import PREPROCESSING, NumpyFeatureModel, random_images
@@ -88,7 +88,7 @@ def doubled(_name, values):
         {"images": images_of(random_images(23, seed=1))},
         {"images": images_of(valid=VALID[::-1])},
         {"names": ("features", "map")},
-        {"transform": doubled, "transform_name": "doubled"},
+        {"transform": Transform("doubled", doubled)},
         {"dtype": "float16"},
     ],
 )
@@ -106,8 +106,9 @@ def test_transform_may_change_the_shape(tmp_path, expected):
         NumpyFeatureModel(),
         tmp_path / "cache",
         names=("map", "features"),
-        transform=lambda name, values: values.max(axis=(1, 2)) if name == "map" else values,
-        transform_name="max over space",
+        transform=Transform(
+            "max over space", lambda name, values: values.max(axis=(1, 2)) if name == "map" else values
+        ),
     )
     np.testing.assert_allclose(found["map"], expected["map"].max(axis=(1, 2)), atol=1e-5)
     assert found["features"].shape == (len(VALID), 3)
@@ -150,7 +151,6 @@ def test_a_full_disk_is_an_error_at_the_beginning(tmp_path, monkeypatch):
     [
         ({"names": ("conv9",)}, "no output 'conv9'"),
         ({"dtype": "int8"}, "dtype='int8'"),
-        ({"transform": doubled}, "`transform_name` go together"),
     ],
 )
 def test_bad_arguments(tmp_path, options, message):

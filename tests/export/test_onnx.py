@@ -11,7 +11,7 @@ import zoo
 from rfd_tf.data import Preprocessing
 from rfd_tf.export.writers import OPSET, onnx_model, write_onnx
 from rfd_tf.features import KerasFeatureModel, ModelInfo, keras_feature_model, open_feature_model
-from rfd_tf.features.onnx_feature_model import open_onnx
+from rfd_tf.features.open_feature_model import open_onnx
 from tests.export.models import (
     RECIPE,
     normalized,

@@ -10,8 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-from rfd_tf.data import BadImageError, FlatFolder
-from rfd_tf.features import ExtractionError, KerasFeatureModel, load_features, open_feature_model, open_images
+from rfd_tf.data import BadImageError, FlatFolder, open_images
+from rfd_tf.features import ExtractionError, KerasFeatureModel, load_features, open_feature_model
 from rfd_tf.features.store import describe_extraction
 from tests.data.images import write
 from tests.extraction.tiny import OPTIONS, by_hand, opened, run_extract, shards, write_bad, write_run

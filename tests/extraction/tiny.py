@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rfd_tf.data import evaluation_dataset
-from rfd_tf.features import extract, open_feature_model, open_images
+from rfd_tf.data import evaluation_dataset, open_images
+from rfd_tf.features import ExtractOptions, extract, open_feature_model
 from rfd_tf.features.store import LocalStorage, describe_extraction
 from rfd_tf.models import create_backbone
 from tests.data.images import animated_webp, encoded, random_image
@@ -66,7 +66,7 @@ def run_extract(
     settings = describe_extraction(
         feature_model, "run", source, str(images), list(outputs), **OPTIONS | options
     )
-    return extract(feature_model, source, settings, LocalStorage(out), batch_size, on_error)
+    return extract(feature_model, source, settings, LocalStorage(out), ExtractOptions(batch_size, on_error))
 
 
 def by_hand(run, source, index, outputs=("features", "block1")) -> dict[str, np.ndarray]:
