@@ -46,9 +46,6 @@ def image_problem(encoded: tf.Tensor) -> tf.Tensor:
     `MAX_PIXELS`, or with one side more than `MAX_ASPECT` times the other. Damage behind the header shows only
     in decoding.
 
-    Args:
-        encoded: string scalar.
-
     Raises:
         tf.errors.InvalidArgumentError: on a JPEG whose header is damaged.
     """
@@ -143,12 +140,7 @@ class BadImageError(ValueError):
 
 
 def find_bad_images(source: Source, indices: npt.ArrayLike | None = None) -> dict[int, str]:
-    """Reads and decodes images, in parallel, and returns the reason for each that fails, by index.
-
-    Args:
-        source: the images.
-        indices: those to try, all by default.
-    """
+    """Reads and decodes the images `indices`, in parallel; the reason for each that fails, by index."""
     return dict(_bad_images(source, indices))
 
 

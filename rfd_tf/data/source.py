@@ -121,7 +121,10 @@ class Subset(Source):
 
 
 def checked_rows(indices: npt.ArrayLike | None, num_images: int) -> np.ndarray:
-    """`indices` as int64 of shape [M], M at least 1, each in [0, `num_images`); else ValueError. None for all."""
+    """`indices` as int64 of shape [M], M at least 1, each in [0, `num_images`); else ValueError.
+
+    None stands for all.
+    """
     if indices is None:
         return np.arange(num_images)
     rows = np.asarray(indices)

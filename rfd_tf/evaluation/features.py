@@ -62,7 +62,7 @@ class Transform:
     function: Callable[[str, np.ndarray], np.ndarray]
 
 
-_IDENTITY = Transform("", lambda _name, values: values)
+IDENTITY = Transform("", lambda _name, values: values)
 
 
 def cached_features(
@@ -72,7 +72,7 @@ def cached_features(
     folder: Path,
     batch_size: int,
     *,
-    transform: Transform = _IDENTITY,
+    transform: Transform = IDENTITY,
     dtype: str = "float32",
 ) -> dict[str, np.ndarray]:
     """Outputs of a model for every valid image, from disk where they are there already.

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from rfd_tf.evaluation.experiment import Experiment
-from rfd_tf.evaluation.features import cached_features
+from rfd_tf.evaluation.features import IDENTITY, Transform, cached_features
 from rfd_tf.evaluation.results import ClassifierFigures, classification_figures
 from rfd_tf.features import FeatureModel, KerasFeatureModel
 from rfd_tf.layers import AdaptiveMaxPool2D
@@ -50,7 +50,7 @@ def feature_names(
 
 
 def measure_probes(
-    experiment: Experiment, features: Sequence[str], make_probe: MakeProbe
+    experiment: Experiment, features: Sequence[str], make_probe: MakeProbe, transform: Transform = IDENTITY
 ) -> dict[str, ClassifierFigures]:
     """Train a probe for every feature and loss, all at once, and measure each after the last epoch.
 
@@ -58,12 +58,13 @@ def measure_probes(
         experiment: about to begin.
         features: outputs of the model.
         make_probe: builds one.
+        transform: what is kept of features on disk.
 
     Returns:
         By feature, or by `feature/loss` where there are several losses. Their `extra` has the best epoch's
         number and top-1.
     """
-    inputs = probe_inputs(experiment, features)
+    inputs = probe_inputs(experiment, features, transform)
     shapes = dict(experiment.feature_model.info.outputs)
     if isinstance(inputs, FeatureInputs):
         shapes |= {name: values.shape[1:] for name, values in inputs.training.items()}
@@ -84,7 +85,7 @@ def probe_figures(experiment: Experiment, inputs: Inputs, model: ProbedModel) ->
     }
 
 
-def probe_inputs(experiment: Experiment, features: Sequence[str]) -> Inputs:
+def probe_inputs(experiment: Experiment, features: Sequence[str], transform: Transform = IDENTITY) -> Inputs:
     """Images, or features on disk, as `config.input` says.
 
     Raises:
@@ -105,6 +106,7 @@ def probe_inputs(experiment: Experiment, features: Sequence[str]) -> Inputs:
             features,
             experiment.run.cache / f"{part}_features",
             config.batch_size,
+            transform=transform,
         )
 
     training, test = kept(experiment.training, "training"), kept(experiment.test, "test")
@@ -191,7 +193,7 @@ def run_linear(experiment: Experiment) -> dict[str, ClassifierFigures]:
         return ops.convert_to_numpy(AdaptiveMaxPool2D(pool_size)(values)) if pool_size else values
 
     listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
-    return measure_probes(experiment, names, make_probe, pooled, f"adaptive max pool to {listed}")
+    return measure_probes(experiment, names, make_probe, Transform(f"adaptive max pool to {listed}", pooled))
 
 
 def _pool_size(experiment: Experiment, feature: str) -> int:

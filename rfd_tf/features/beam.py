@@ -45,8 +45,7 @@ _PLAIN = {"compression_type": CompressionTypes.UNCOMPRESSED}
 class BeamStorage(Storage):
     """A folder in any of Beam's file systems: `gs://`, `s3://`, `hdfs://`, ..., or a path.
 
-    Args:
-        location: the folder; made if missing, where the file system has folders.
+    It is made if missing, where the file system has folders.
     """
 
     def __init__(self, location: str):
@@ -98,14 +97,7 @@ LIST_ENDINGS = (".txt", ".csv", ".tsv")
 
 
 class BeamFiles(data.Source):
-    """Image files below a folder of any of Beam's file systems.
-
-    Args:
-        root: the folder.
-        files: N paths relative to it, with `/`.
-        labels: int64 of shape [N] or None.
-        class_names: one name per class or None.
-    """
+    """`ImageFiles` below a folder of any of Beam's file systems."""
 
     def __init__(
         self,
@@ -264,12 +256,7 @@ def _run(work: beam.DoFn, pending: list[int], options: PipelineOptions) -> None:
 
 
 class ExtractShards(beam.DoFn):
-    """Numbers of shards in, shards written.
-
-    Args:
-        open_model, settings, out, options: as of `extract_on_beam`.
-        root: folder that the images' names are relative to.
-    """
+    """Numbers of shards in, shards written. The images' names are relative to `root`."""
 
     def __init__(
         self,

@@ -152,14 +152,9 @@ def extract_shard(
     on_batch: Callable[[int], None] = lambda count: None,
     offset: int = 0,
 ) -> Shard:
-    """The features of one shard's images.
+    """The features of the images of shard `number`.
 
     Args:
-        reader: of the images.
-        feature_model: the model.
-        settings: which shards there are, and of what.
-        number: the shard.
-        options: size of a batch, and what a bad image does.
         on_batch: called after each batch with the number of images that it took, bad ones included.
         offset: instance index of the source's first image, where the source is a part of the images.
 

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import typing
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +9,14 @@ import keras
 import numpy as np
 
 from rfd_tf.data.preprocessing import Preprocessing
-from rfd_tf.features.feature_model import UINT8, FeatureModel, ModelInfo, check_feature_maps
-from rfd_tf.files import fits, parse_json
+from rfd_tf.features.feature_model import (
+    UINT8,
+    FeatureModel,
+    ModelInfo,
+    check_feature_maps,
+    check_preprocessing,
+)
+from rfd_tf.files import parse_json
 from rfd_tf.keras_internals import all_layers, producer
 from rfd_tf.models.inference import RESERVED, ROTATION_PROBABILITIES, compiled_inference, inference_model
 from rfd_tf.models.keras_file import (
@@ -41,7 +46,7 @@ class KerasFeatureModel(FeatureModel):
     def __init__(self, model: keras.Model, info: ModelInfo, location: str):
         super().__init__(info, location)
         self.model = model
-        self._selected: dict[tuple[str, ...], object] = {}
+        self._function = functools.cache(self._traced)
 
     def _extract(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         if self.info.input == UINT8:
@@ -67,12 +72,10 @@ class KerasFeatureModel(FeatureModel):
         found = [layer for layer in self.model.layers if isinstance(layer, keras.Model)]
         return next((layer for layer in found if ROTATION_PROBABILITIES in layer.output), None)
 
-    def _function(self, names: tuple[str, ...]):
-        """Computes no more than `names` ask for; traced once for each."""
-        if names not in self._selected:
-            part = keras.Model(self.model.inputs[0], {name: self.model.output[name] for name in names})
-            self._selected[names] = compiled_inference(part, (None, *self.info.image_shape))
-        return self._selected[names]
+    def _traced(self, names: tuple[str, ...]):
+        """Computes no more than `names` ask for."""
+        part = keras.Model(self.model.inputs[0], {name: self.model.output[name] for name in names})
+        return compiled_inference(part, (None, *self.info.image_shape))
 
 
 def keras_feature_model(
@@ -171,12 +174,9 @@ def untold(path: Path) -> str | None:
     if facts_inside(path, INFO_MEMBER) is not None or "preprocessing" in _run_config(path):
         return None
     config = path.with_name(_CONFIG)
-    reason = (
-        f"{config} has no field 'preprocessing'"
-        if config.exists()
-        else "it was not exported by this package, nor"
-    )
-    reason += "" if config.exists() else f" beside the {_CONFIG} of its run"
+    reason = f"it was not exported by this package, nor beside the {_CONFIG} of its run"
+    if config.exists():
+        reason = f"{config} has no field 'preprocessing'"
     return f"{path} does not tell how its images are prepared: {reason}"
 
 
@@ -210,10 +210,7 @@ def _run_config(path: Path) -> dict:
 def _preprocessing(config: dict, file: Path) -> Preprocessing:
     """That of a run's config; an unknown field, or one of another type, is a ValueError that names `file`."""
     try:
-        for name, kind in typing.get_type_hints(Preprocessing).items():
-            value = config["preprocessing"].get(name)
-            if value is not None and not fits(value, kind):
-                raise ValueError(f"its {name} is {value!r:.80}")
+        check_preprocessing(config["preprocessing"])
         return Preprocessing.of_config(config)
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is not the config of a run (preprocessing: {error})") from error

@@ -1,5 +1,6 @@
 """A feature model by its location; the forms that `rfd export` writes: SavedModel, ONNX, on a server."""
 
+import functools
 import json
 import os
 import re
@@ -72,18 +73,12 @@ _FACTS = ("assets/model.json", "assets.extra/model.json")
 
 
 class SavedModelFeatureModel(FeatureModel):
-    """Features by the signature `serving_default` of a SavedModel, in this process.
-
-    Args:
-        model: what `tf.saved_model.load` gave.
-        info: its facts.
-        location: where it came from.
-    """
+    """Features by the signature `serving_default` of what `tf.saved_model.load` gave, in this process."""
 
     def __init__(self, model, info: ModelInfo, location: str):
         super().__init__(info, location)
         self._model = model  # signatures do not keep it alive
-        self._selected: dict[tuple[str, ...], object] = {}
+        self._function = functools.cache(self._traced)
 
     def _extract(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         outputs = self._function(names)(tf.constant(images))
@@ -104,21 +99,18 @@ class SavedModelFeatureModel(FeatureModel):
             raise ValueError(f"{self.location}: {reason[1] if reason else error.message}") from None
         return {name: outputs[name].numpy() for name in self.info.outputs}
 
-    def _function(self, names: tuple[str, ...]):
-        """Computes no more than `names` ask for; traced once for each."""
-        if names not in self._selected:
-            signature = self._model.signatures["serving_default"]
-            spec = tf.TensorSpec(
-                (None, *self.info.image_shape), signature.structured_input_signature[1]["image"].dtype
-            )
+    def _traced(self, names: tuple[str, ...]):
+        """Computes no more than `names` ask for."""
+        signature = self._model.signatures["serving_default"]
+        dtype = signature.structured_input_signature[1]["image"].dtype
+        spec = tf.TensorSpec((None, *self.info.image_shape), dtype)
 
-            @tf.function(input_signature=[spec], autograph=False)
-            def infer(images):
-                outputs = signature(image=images)
-                return {name: outputs[name] for name in names}
+        @tf.function(input_signature=[spec], autograph=False)
+        def infer(images):
+            outputs = signature(image=images)
+            return {name: outputs[name] for name in names}
 
-            self._selected[names] = infer
-        return self._selected[names]
+        return infer
 
 
 def open_saved_model(
@@ -170,13 +162,7 @@ _PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")  # by preference
 
 
 class OnnxFeatureModel(FeatureModel):
-    """Features by ONNX Runtime, in this process.
-
-    Args:
-        session: an `onnxruntime.InferenceSession`.
-        info: the model's facts.
-        location: where it came from.
-    """
+    """Features by an `onnxruntime.InferenceSession`, in this process."""
 
     def __init__(self, session, info: ModelInfo, location: str):
         super().__init__(info, location)

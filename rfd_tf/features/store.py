@@ -202,10 +202,8 @@ class Settings:
 
     def to_dict(self) -> dict:
         """JSON values."""
-        fields = (
-            {"format_version": SETTINGS_FORMAT} | dataclasses.asdict(self) | {"info": self.info.to_json()}
-        )
-        return json.loads(json.dumps(fields | {"info": parse_json(fields["info"])}))
+        fields = {"format_version": SETTINGS_FORMAT, **dataclasses.asdict(self)}
+        return json.loads(json.dumps(fields | {"info": parse_json(self.info.to_json())}))
 
     @classmethod
     def from_dict(cls, fields: dict, where: str) -> "Settings":
@@ -238,13 +236,9 @@ class Settings:
 def describe_extraction(
     feature_model: FeatureModel, model: str, source: Source, images: str, outputs: list[str], **options
 ) -> Settings:
-    """The settings of an extraction.
+    """The settings of an extraction by the model at `model`, of the images at `images`.
 
-    Args:
-        feature_model, model: the open model and its location.
-        source, images: the open images and their location.
-        outputs: those to keep.
-        **options: `format`, `dtype`, `shard_size`, `max_pixels`.
+    `options` are the fields `format`, `dtype`, `shard_size` and `max_pixels`.
     """
     outputs = feature_model.check_names(outputs)
     return Settings(
@@ -322,7 +316,7 @@ class Shard:
 
 
 def write_shard(storage: Storage, settings: Settings, number: int, shard: Shard) -> None:
-    """Write a shard, whole or not at all; within it stand its settings, the rows it covers, what was skipped."""
+    """Write a shard, whole or not at all, with its settings, the rows it covers and what was skipped."""
     rows = settings.rows(number)
     metadata = json.dumps(
         {
@@ -397,11 +391,7 @@ def pending_shards(storage: Storage, settings: Settings, on_error: str = "skip")
 def write_manifest(
     storage: Storage, settings: Settings, left_out: Mapping[str, int] | None = None
 ) -> list[Skipped]:
-    """Write `manifest.json` once every shard is there; the skipped images.
-
-    Args:
-        storage, settings: of the extraction.
-        left_out: of the source; none by default.
+    """Write `manifest.json` once every shard is there; the skipped images. `left_out` is the source's.
 
     Raises:
         BadImageError: if no image could be used.
@@ -444,10 +434,8 @@ def write_manifest(
 def _versions() -> dict[str, str]:
     found = {}
     for package in _PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 
