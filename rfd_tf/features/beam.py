@@ -97,7 +97,7 @@ LIST_ENDINGS = (".txt", ".csv", ".tsv")
 
 
 class BeamFiles(data.Source):
-    """`ImageFiles` below a folder of any of Beam's file systems."""
+    """Image files below a folder of any of Beam's file systems; arguments as of `ImageFiles`."""
 
     def __init__(
         self,
