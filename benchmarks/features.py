@@ -32,18 +32,18 @@ def export(folder: Path) -> None:
     import zoo
     from rfd_tf.data import Preprocessing
     from rfd_tf.export.writers import onnx_model, write_onnx, write_saved_model
-    from rfd_tf.features.keras_extractor import KerasExtractor, keras_extractor, save_keras
+    from rfd_tf.features.keras_feature_model import KerasFeatureModel, keras_feature_model, save_keras
     from rfd_tf.models import alexnet
 
     plain, folded = folder / "plain", folder / "folded"
     plain.mkdir(parents=True)
-    extractor = keras_extractor(alexnet(feature_names=["fc_block"]), Preprocessing(SIDE), "benchmark")
-    save_keras(extractor, plain / "model.keras")
-    write_saved_model(extractor, plain / "saved_model" / "1")
-    write_onnx(onnx_model(extractor), plain / "model.onnx")
+    feature_model = keras_feature_model(alexnet(feature_names=["fc_block"]), Preprocessing(SIDE), "benchmark")
+    save_keras(feature_model, plain / "model.keras")
+    write_saved_model(feature_model, plain / "saved_model" / "1")
+    write_onnx(onnx_model(feature_model), plain / "model.onnx")
     folded.mkdir()
-    model = zoo.fold_batch_norm(extractor.model)
-    converted = onnx_model(KerasExtractor(model, extractor.info, extractor.location))
+    model = zoo.fold_batch_norm(feature_model.model)
+    converted = onnx_model(KerasFeatureModel(model, feature_model.info, feature_model.location))
     write_onnx(converted, folded / "model.onnx")
     write_onnx(converted, folded / "model.int8.onnx", "int8")
 
@@ -56,15 +56,14 @@ def keras_predict(folder: Path, batch: int):
     return lambda: model.predict(given, batch_size=batch, verbose=0)["features"]
 
 
-def extractor(path: Path, batch: int):
+def opened_model(path: Path, batch: int):
     import os
 
     quiet_tensorflow()
-    from rfd_tf.features.onnx_extractor import THREADS_VARIABLE
-    from rfd_tf.features.open_extractor import open_extractor
+    from rfd_tf.features.open_feature_model import THREADS_VARIABLE, open_feature_model
 
     os.environ[THREADS_VARIABLE] = str(THREADS)
-    opened, given = open_extractor(path), images(batch)
+    opened, given = open_feature_model(path), images(batch)
     return lambda: opened(given, ["features"])["features"]
 
 
@@ -88,10 +87,10 @@ def measure_batch(folder: Path, batch: int) -> list[Row]:
         {
             "PyTorch": functools.partial(pytorch, batch),
             "Keras predict": functools.partial(keras_predict, folder, batch),
-            "SavedModel": functools.partial(extractor, plain / "saved_model", batch),
-            "ONNX": functools.partial(extractor, plain / "model.onnx", batch),
-            "ONNX, folded": functools.partial(extractor, folded / "model.onnx", batch),
-            "ONNX, folded, int8": functools.partial(extractor, folded / "model.int8.onnx", batch),
+            "SavedModel": functools.partial(opened_model, plain / "saved_model", batch),
+            "ONNX": functools.partial(opened_model, plain / "model.onnx", batch),
+            "ONNX, folded": functools.partial(opened_model, folded / "model.onnx", batch),
+            "ONNX, folded, int8": functools.partial(opened_model, folded / "model.int8.onnx", batch),
         },
         steps=STEPS.get(batch, 1),
         settle=STEPS.get(batch, 1),

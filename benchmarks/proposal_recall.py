@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rfd_tf.data import open_voc
+from rfd_tf.data import VocData, open_voc
 from rfd_tf.detection.mat_files import read_mat
 from rfd_tf.detection.proposals import SelectiveSearch, load_proposals, propose
 from rfd_tf.metrics import inclusive_iou
@@ -45,7 +45,7 @@ def main() -> None:
         ours = load_proposals(propose([image], Path(given.proposals, "samples")), name)
         _row(name, "ours", [np.array(marked)], [ours])
     for split in ("trainval", "test"):
-        source = open_voc(root=given.devkit, split=split)
+        source = open_voc(VocData(root=given.devkit, split=split))
         paths = [source.describe(index) for index in range(len(source))]
         folder = propose(paths, given.proposals, SelectiveSearch())
         boxes = [annotation.boxes[~annotation.difficult] for annotation in source.annotations]

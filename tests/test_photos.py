@@ -18,7 +18,7 @@ from rfd_tf.detection.inputs import BatchOptions, detection_batches, open_annota
 from rfd_tf.detection.proposals import SelectiveSearch
 from rfd_tf.evaluation.features import cached_features
 from rfd_tf.export.detector import write_detector_saved_model
-from rfd_tf.features import load_features, open_extractor
+from rfd_tf.features import load_features, open_feature_model
 from rfd_tf.image_header import encoded_size
 from rfd_tf.report.sample import take_sample
 from rfd_tf.runs.images import open_image_set
@@ -63,25 +63,27 @@ def exported(run, tmp_path_factory):
 @pytest.fixture(scope="module")
 def expected(run):
     """The feature of the photograph itself."""
-    extractor = open_extractor(run)
+    feature_model = open_feature_model(run)
     content = tf.constant(oriented(photograph(), 1, quality=95))
-    return extractor(extractor.info.preprocessing.eval_image(content).numpy()[None], ["features"])["features"]
+    return feature_model(feature_model.info.preprocessing.eval_image(content).numpy()[None], ["features"])[
+        "features"
+    ]
 
 
 def images_of(folder, run, **fields):
     config = data_fields()
     config.update({"source": "flat_folder", "root": str(folder)} | fields)
-    return open_image_set(config, open_extractor(run).info.preprocessing, folder.parent / "skipped.json")
+    return open_image_set(config, open_feature_model(run).info.preprocessing, folder.parent / "skipped.json")
 
 
 def in_training(run, exported, folder, tmp_path):
     images = images_of(folder, run)
     batch = next(iter(data.evaluation_dataset(images.source, images.preprocessing, 8)))
-    return open_extractor(run)(batch["image"].numpy(), ["features"])["features"]
+    return open_feature_model(run)(batch["image"].numpy(), ["features"])["features"]
 
 
 def in_knn(run, exported, folder, tmp_path):
-    found = cached_features(open_extractor(run), images_of(folder, run), ["features"], tmp_path / "c", 3)
+    found = cached_features(open_feature_model(run), images_of(folder, run), ["features"], tmp_path / "c", 3)
     return found["features"]
 
 
@@ -101,11 +103,11 @@ def in_onnx(run, exported, folder, tmp_path):
 
 def in_saved_model(run, exported, folder, tmp_path):
     files = [path.read_bytes() for path in sorted(folder.iterdir())]
-    return open_extractor(exported / "saved_model").from_files(files)["features"]
+    return open_feature_model(exported / "saved_model").from_files(files)["features"]
 
 
 def in_serving(run, exported, folder, tmp_path):
-    name = open_extractor(exported / "saved_model").info.name
+    name = open_feature_model(exported / "saved_model").info.name
     with (
         ModelServer(exported / "saved_model", name) as server,
         ServingClient(server.rest_address) as client,
@@ -114,7 +116,7 @@ def in_serving(run, exported, folder, tmp_path):
 
 
 def in_report(run, exported, folder, tmp_path):
-    sample, _ = take_sample(open_extractor(run), "features", images_of(folder, run), "training", 8)
+    sample, _ = take_sample(open_feature_model(run), "features", images_of(folder, run), "training", 8)
     levels = sample.thumbnails.astype(int)
     assert np.abs(levels - levels[:1]).max() <= 25
     return sample.features
@@ -136,7 +138,7 @@ def test_eight_equal_features(way, run, exported, folder, expected, tmp_path):
 
 def test_ignored_where_a_config_or_a_flag_says_so(run, folder, expected, tmp_path):
     images = images_of(folder, run, exif_orientation=False)
-    features = cached_features(open_extractor(run), images, ["features"], tmp_path / "c", 3)["features"]
+    features = cached_features(open_feature_model(run), images, ["features"], tmp_path / "c", 3)["features"]
     assert cosines(features, expected).min() < 0.99
     flag = extracted(run, folder, tmp_path / "out", "--noexif_orientation")
     np.testing.assert_allclose(flag, features, atol=1e-5)

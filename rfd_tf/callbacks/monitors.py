@@ -9,7 +9,7 @@ from absl import logging
 
 from rfd_tf.metrics.knn import weighted_knn_predict
 from rfd_tf.models.backbone import check_feature_names, first_layer_filters
-from rfd_tf.models.feature_model import extract_features
+from rfd_tf.models.inference import extract_features
 from rfd_tf.models.rotation_decoupling import RotationDecoupling
 from rfd_tf.rotations import NUM_ROTATIONS, four_views
 

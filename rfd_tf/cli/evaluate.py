@@ -79,7 +79,7 @@ def _evaluate(program: str, opened, protocol: str, config, workdir, command: str
 
 def _feature_maps(config) -> list[str] | None:
     """The maps that the config names; None for all that the model has."""
-    from rfd_tf.models.feature_model import RESERVED
+    from rfd_tf.models.inference import RESERVED
 
     return [name for name in config.features if name not in RESERVED] or None
 

@@ -103,7 +103,7 @@ def _export_detector(given: flags.FlagValues) -> None:
 
 def _export_model(given: flags.FlagValues) -> None:
     from rfd_tf.export.export_model import FORMATS, ExportOptions, export_model
-    from rfd_tf.features import KerasExtractor
+    from rfd_tf.features import KerasFeatureModel
 
     options = ExportOptions(
         formats=FORMATS if given.formats is None else tuple(given.formats),
@@ -115,15 +115,15 @@ def _export_model(given: flags.FlagValues) -> None:
         serving=given.serving,
     )
     maps = None if given.features == ["all"] else given.features
-    extractor = open_model(given.model, maps, **model_options(given))
-    if not isinstance(extractor, KerasExtractor):
+    feature_model = open_model(given.model, maps, **model_options(given))
+    if not isinstance(feature_model, KerasFeatureModel):
         raise ValueError(
             f"--model={given.model}: only Keras models can be exported: "
             "a run's folder, a .keras file, zoo:NAME"
         )
     images = _images(given.model, given.images, given.num_images)
-    parities = export_model(extractor, given.out, options, images)
-    _print_parities(extractor.info.name, images, parities)
+    parities = export_model(feature_model, given.out, options, images)
+    _print_parities(feature_model.info.name, images, parities)
 
 
 def _print_parities(name: str, images, parities) -> None:

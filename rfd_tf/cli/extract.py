@@ -80,16 +80,18 @@ def _extract(values: flags.FlagValues, beam_flags: list[str]) -> None:
 
 
 def _here(values: flags.FlagValues):
-    from rfd_tf.features import extract, open_images
+    from rfd_tf.data import open_images
+    from rfd_tf.features import ExtractOptions, extract
     from rfd_tf.features.store import LocalStorage
 
     storage = LocalStorage(values.out)
     with storage.locked():
         source = open_images(values.images, values.images_root, values.npz_key)
         maps = _feature_maps(values.outputs)
-        with open_model(values.model, maps, **model_options(values)) as extractor:
-            settings = _settings(extractor, source, values)
-            return extract(extractor, source, settings, storage, values.batch_size, values.on_error)
+        with open_model(values.model, maps, **model_options(values)) as feature_model:
+            settings = _settings(feature_model, source, values)
+            options = ExtractOptions(values.batch_size, values.on_error)
+            return extract(feature_model, source, settings, storage, options)
 
 
 def _on_beam(values: flags.FlagValues, beam_flags: list[str]):
@@ -99,11 +101,11 @@ def _on_beam(values: flags.FlagValues, beam_flags: list[str]):
     if "://" in values.images:
         source = beam.open_beam_files(values.images, values.images_root)
     else:
-        from rfd_tf.features import open_images
+        from rfd_tf.data import open_images
 
         source = open_images(values.images, values.images_root, values.npz_key)
-    with open_worker_model() as extractor:
-        settings = _settings(extractor, source, values)
+    with open_worker_model() as feature_model:
+        settings = _settings(feature_model, source, values)
     return beam.extract_on_beam(
         open_worker_model,
         source,
@@ -111,8 +113,7 @@ def _on_beam(values: flags.FlagValues, beam_flags: list[str]):
         values.out,
         values.runner,
         beam_flags,
-        values.batch_size,
-        values.on_error,
+        beam.ExtractOptions(values.batch_size, values.on_error),
     )
 
 
@@ -129,11 +130,11 @@ def _beam():
     return beam
 
 
-def _settings(extractor, source, values: flags.FlagValues):
+def _settings(feature_model, source, values: flags.FlagValues):
     from rfd_tf.features.store import describe_extraction
 
     return describe_extraction(
-        extractor,
+        feature_model,
         _absolute(values.model),
         source,
         _absolute(values.images),
@@ -147,7 +148,7 @@ def _settings(extractor, source, values: flags.FlagValues):
 
 def _feature_maps(outputs: list[str]) -> list[str]:
     """Those of the outputs that are feature maps, which opening the model is to provide."""
-    from rfd_tf.models.feature_model import RESERVED
+    from rfd_tf.models.inference import RESERVED
 
     return [name for name in outputs if name not in RESERVED]
 

@@ -44,11 +44,11 @@ def open_model(
     heads_from: Sequence[str] = (),
     **serving_options,
 ):
-    """`features.open_extractor`, and an entry of the zoo besides, its weights released or in a file.
+    """`features.open_feature_model`, and an entry of the zoo besides, its weights released or in a file.
 
     Args:
-        location: as of `open_extractor`, or zoo:NAME, or zoo:NAME=FILE.
-        feature_maps, **serving_options: as of `open_extractor`.
+        location: as of `open_feature_model`, or zoo:NAME, or zoo:NAME=FILE.
+        feature_maps, **serving_options: as of `open_feature_model`.
         exif_orientation: how images are prepared instead of as the model says; None for as it says.
         given: `image_size`, `mean`, `std` and `resize` of a `.keras` file that does not tell how its images
             are prepared; what is missing is taken from the zoo's report beside it, and logged.
@@ -57,20 +57,20 @@ def open_model(
     Raises:
         ValueError: if the model cannot be had, or an option is given that does not go with it.
     """
-    from rfd_tf.features import open_extractor
+    from rfd_tf.features import open_feature_model
 
     if location.startswith(_ZOO):
-        extractor = _open_zoo(location, feature_maps, heads_from)
+        feature_model = _open_zoo(location, feature_maps, heads_from)
     elif heads_from:
         raise ValueError(f"--heads_from goes with --model=zoo:NAME. Received: --model={location}")
     elif preprocessing := _plain_preprocessing(location, given or {}):
-        extractor = _open_plain(Path(location), feature_maps, preprocessing)
+        feature_model = _open_plain(Path(location), feature_maps, preprocessing)
     else:
-        extractor = open_extractor(location, feature_maps, **serving_options)
+        feature_model = open_feature_model(location, feature_maps, **serving_options)
     if exif_orientation is not None:
-        prepared = dataclasses.replace(extractor.info.preprocessing, exif_orientation=exif_orientation)
-        extractor.info = dataclasses.replace(extractor.info, preprocessing=prepared)
-    return extractor
+        prepared = dataclasses.replace(feature_model.info.preprocessing, exif_orientation=exif_orientation)
+        feature_model.info = dataclasses.replace(feature_model.info, preprocessing=prepared)
+    return feature_model
 
 
 def define_preprocessing(values: flags.FlagValues) -> None:
@@ -134,7 +134,7 @@ def _plain_preprocessing(location: str, given: Mapping[str, Any]):
     """How images are prepared for a `.keras` file that does not tell; None for any other model."""
     from absl import logging
 
-    from rfd_tf.features.keras_extractor import untold
+    from rfd_tf.features.keras_feature_model import untold
 
     path = _keras_file(location)
     reason = untold(path) if path is not None else None
@@ -185,17 +185,17 @@ def _recipe(entry, size: int, resize: int | None, mean, std):
 
 def _open_plain(path: Path, feature_maps: Sequence[str] | None, preprocessing):
     """A `.keras` file that does not tell; one that the zoo converted as the entry of the zoo is opened."""
-    from rfd_tf.features import open_extractor
+    from rfd_tf.features import open_feature_model
     from rfd_tf.models.keras_file import read_keras
     from zoo.exporting import recorded_entry
 
     entry = recorded_entry(path)
     if entry is None:
-        return open_extractor(path, feature_maps, preprocessing)
+        return open_feature_model(path, feature_maps, preprocessing)
     network = read_keras(path)
     if not isinstance(network.output, dict):
         raise ValueError(f"{path} is not a network of zoo:{entry.name}, which the report beside it speaks of")
-    return _entry_extractor(entry, network, preprocessing, str(path), feature_maps)
+    return _entry_feature_model(entry, network, preprocessing, str(path), feature_maps)
 
 
 def _statistics(text, name: str, index: int) -> tuple[float, float, float] | None:
@@ -237,16 +237,16 @@ def _open_zoo(location: str, feature_maps: Sequence[str] | None, heads_from: Seq
     network = zoo.load(
         name, from_file=file or None, heads="auto" if decoupled else False, heads_from=heads_from
     )
-    return _entry_extractor(entry, network, _preprocessing(entry), location, feature_maps)
+    return _entry_feature_model(entry, network, _preprocessing(entry), location, feature_maps)
 
 
-def _entry_extractor(entry, network, preprocessing, location: str, feature_maps: Sequence[str] | None):
-    """An extractor of an entry's network, with the heads that it has."""
-    from rfd_tf.features import keras_extractor
+def _entry_feature_model(entry, network, preprocessing, location: str, feature_maps: Sequence[str] | None):
+    """A feature model of an entry's network, with the heads that it has."""
+    from rfd_tf.features import keras_feature_model
     from rfd_tf.models import select_features
 
     backbone = select_features(network, [f for f in network.output if f not in _HEAD_OUTPUTS])
-    return keras_extractor(
+    return keras_feature_model(
         backbone,
         preprocessing,
         location,

@@ -90,7 +90,7 @@ def _opened(given: flags.FlagValues):
     if given.model is None:
         return Path(given.workdir)
     from rfd_tf.cli.models import open_model
-    from rfd_tf.features import open_images
+    from rfd_tf.data import open_images
     from rfd_tf.report.collect import model_alone
 
     sources = [open_images(place) for place in (given.images, given.validation_images) if place]

@@ -5,7 +5,15 @@ from rfd_tf.data.augmentation import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGE
 from rfd_tf.data.bad_images import BadImageError, find_bad_images, first_bad_image, valid_indices
 from rfd_tf.data.image_folder import FlatFolder, ImageFolder
 from rfd_tf.data.image_list import ImageList, places205
-from rfd_tf.data.open_source import VOC_SOURCES, VocSource, VocTfds, clipping_note, open_source, open_voc
+from rfd_tf.data.open_source import (
+    VOC_SOURCES,
+    VocData,
+    VocSource,
+    clipping_note,
+    open_images,
+    open_source,
+    open_voc,
+)
 from rfd_tf.data.pipeline import (
     LOCALIZED_ROTATIONS,
     evaluation_dataset,
@@ -16,7 +24,7 @@ from rfd_tf.data.pipeline import (
 from rfd_tf.data.preprocessing import Preprocessing
 from rfd_tf.data.schedule import Schedule, steps_per_epoch, training_indices
 from rfd_tf.data.source import Source, Subset, host_constant, long_tailed
-from rfd_tf.data.tfds_source import TfdsSource
+from rfd_tf.data.tfds_source import TfdsKeys, TfdsSource, VocTfds
 from rfd_tf.data.voc import VOC_CLASSES, VocDevkit, VocError
 from rfd_tf.imbalance import load_rotation_probabilities, save_rotation_probabilities
 
@@ -37,7 +45,9 @@ __all__ = [
     "Schedule",
     "Source",
     "Subset",
+    "TfdsKeys",
     "TfdsSource",
+    "VocData",
     "VocDevkit",
     "VocError",
     "VocSource",
@@ -52,6 +62,7 @@ __all__ = [
     "load_rotation_probabilities",
     "localized_rotation",
     "long_tailed",
+    "open_images",
     "open_source",
     "open_voc",
     "places205",

@@ -1,9 +1,10 @@
 """Images in memory: arrays, `.npz` files, and the bundled digits."""
 
+import contextlib
 import functools
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -80,20 +81,33 @@ def load_npz(
             `ArraySource` refuses the arrays.
     """
     path = os.fspath(path)
+    with _opened(path) as archive:
+        images = _member(archive, images_key, "images_key")
+        labels = None if labels_key is None else _member(archive, labels_key, "labels_key")
+        class_names = None
+        if labels is not None and class_names_key is not None and class_names_key in archive.files:
+            class_names = tuple(archive[class_names_key])
+    return ArraySource(images, labels, class_names, name=path)
+
+
+def npz_names(path: str | os.PathLike) -> list[str]:
+    """The names of the arrays in an `.npz` file; errors as of `load_npz`."""
+    with _opened(path) as archive:
+        return archive.files
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike) -> Iterator[np.lib.npyio.NpzFile]:
+    """The archive, nothing pickled; errors of reading it name the file."""
     try:
         with open(path, "rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
-            images = _member(archive, images_key, "images_key")
-            labels = None if labels_key is None else _member(archive, labels_key, "labels_key")
-            class_names = None
-            if labels is not None and class_names_key is not None and class_names_key in archive.files:
-                class_names = tuple(archive[class_names_key])
+            yield archive
     except FileNotFoundError:
         raise FileNotFoundError(f"No .npz file at {path}") from None
     except KeyError as error:
         raise ValueError(f"{path}: {error.args[0]}") from None
     except Exception as error:  # zipfile, zlib and NumPy each have their own for a damaged file
         raise ValueError(f"{path} cannot be read as an .npz file of plain arrays: {error}") from error
-    return ArraySource(images, labels, class_names, name=path)
 
 
 def _member(archive, key: str, argument: str) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Images that cannot be used: found by their headers and by decoding, named, left out or refused."""
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -46,9 +45,6 @@ def image_problem(encoded: tf.Tensor) -> tf.Tensor:
     Refused are empty files; what is no JPEG, PNG, BMP or WebP; animated WebP; images of more than
     `MAX_PIXELS`, or with one side more than `MAX_ASPECT` times the other. Damage behind the header shows only
     in decoding.
-
-    Args:
-        encoded: string scalar.
 
     Raises:
         tf.errors.InvalidArgumentError: on a JPEG whose header is damaged.
@@ -144,12 +140,7 @@ class BadImageError(ValueError):
 
 
 def find_bad_images(source: Source, indices: npt.ArrayLike | None = None) -> dict[int, str]:
-    """Reads and decodes images, in parallel, and returns the reason for each that fails, by index.
-
-    Args:
-        source: the images.
-        indices: those to try, all by default.
-    """
+    """Reads and decodes the images `indices`, in parallel; the reason for each that fails, by index."""
     return dict(_bad_images(source, indices))
 
 
@@ -195,7 +186,7 @@ def valid_indices(
 
 def _bad_images(source: Source, indices: npt.ArrayLike | None) -> Iterator[tuple[int, str]]:
     """(index, reason), in the order of `indices`. A pipeline drops the bad ones; each is then tried alone."""
-    rows = np.arange(len(source)) if indices is None else checked_rows(indices, len(source))
+    rows = checked_rows(indices, len(source))
 
     def size(row: tf.Tensor):
         return row, tf.size(decode(source.fetch(row)))
@@ -230,7 +221,7 @@ def one_line(error: Exception) -> str:
 def _cached_bad_images(source: Source, cache_file: str | os.PathLike | None) -> dict[int, str]:
     if cache_file is None:
         return find_bad_images(source)
-    listing = _listing_hash(source)
+    listing = Source.fingerprint(source, np.arange(len(source)))  # of the names alone
     with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # absent or damaged
         cached = parse_json(Path(cache_file).read_text(encoding="utf-8"))
         bad = {index: reason for index, _, reason in cached["bad"]} if fits(cached, dict) else {}
@@ -242,10 +233,3 @@ def _cached_bad_images(source: Source, cache_file: str | os.PathLike | None) -> 
     with atomic_file(cache_file) as file:
         file.write(json.dumps({"listing": listing, "images": len(source), "bad": rows}, indent=1).encode())
     return bad
-
-
-def _listing_hash(source: Source) -> str:
-    digest = hashlib.sha256()
-    for index in range(len(source)):
-        digest.update(os.fsencode(source.describe(index)) + b"\0")
-    return digest.hexdigest()

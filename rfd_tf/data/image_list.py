@@ -65,15 +65,9 @@ class ImageList(ImageFiles):
 def parse_image_list(
     text: str, name: str, labelled: bool = True, every_class: bool = True
 ) -> tuple[list[str], np.ndarray | None]:
-    """The paths and, where the rows carry any, the labels (int64) of a list.
+    """The paths and, where the rows carry any, the labels (int64) of a list; arguments as of `ImageList`.
 
-    Args:
-        text: the list.
-        name: of the list, for the errors.
-        labelled, every_class: as in `ImageList`.
-
-    Raises:
-        ValueError: as `ImageList`.
+    Its ValueErrors call the list `name`.
     """
     rows = [(line, row) for line, row in enumerate(text.split("\n"), 1) if row.strip()]
     if not rows:

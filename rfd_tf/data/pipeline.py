@@ -98,7 +98,6 @@ def evaluation_dataset(
     preprocessing: Preprocessing,
     batch_size: int,
     indices: np.ndarray | None = None,
-    parallel_calls: int = tf.data.AUTOTUNE,
 ) -> tf.data.Dataset:
     """One pass in order, without chance; the last batch may be smaller.
 
@@ -107,7 +106,6 @@ def evaluation_dataset(
         preprocessing: its `eval_image` is used.
         batch_size: images in a batch.
         indices: int64; the images to use, in order; all by default.
-        parallel_calls: images prepared at once.
 
     Returns:
         A dataset of `{"image": float32 [b, S, S, 3], "index": int64 [b]}`, or of (that, labels int64 [b])
@@ -118,7 +116,7 @@ def evaluation_dataset(
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1. Received: batch_size={batch_size}")
-    rows = host_constant(_rows(source, indices))
+    rows = host_constant(checked_rows(indices, len(source)))
     labels = None if source.labels is None else _labels(source)
 
     def example(index: tf.Tensor):
@@ -126,12 +124,8 @@ def evaluation_dataset(
         return features if labels is None else (features, tf.gather(labels, index))
 
     dataset = tf.data.Dataset.from_tensor_slices(rows)
-    dataset = dataset.map(example, num_parallel_calls=parallel_calls, deterministic=True)
+    dataset = dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return finished(dataset.batch(batch_size))
-
-
-def _rows(source: Source, indices: np.ndarray | None) -> np.ndarray:
-    return np.arange(len(source)) if indices is None else checked_rows(indices, len(source))
 
 
 def _labels(source: Source) -> tf.Tensor:
@@ -175,7 +169,7 @@ def random_crops_dataset(
     """
     if batch_size < 1 or crops < 1:
         raise ValueError(f"`batch_size` and `crops` must be at least 1. Received: {batch_size}, {crops}")
-    rows = np.arange(len(source)) if indices is None else checked_rows(indices, len(source))
+    rows = host_constant(checked_rows(indices, len(source)))
 
     def example(index: tf.Tensor):
         fetched = source.fetch(index)
@@ -183,7 +177,7 @@ def random_crops_dataset(
         views = [preprocessing.train_image(fetched, view_seed) for view_seed in seeds]
         return {"image": tf.stack(views), "index": index}
 
-    dataset = tf.data.Dataset.from_tensor_slices(host_constant(rows))
+    dataset = tf.data.Dataset.from_tensor_slices(rows)
     dataset = dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return finished(dataset.batch(batch_size))
 

@@ -50,7 +50,7 @@ def training_indices(
     """
     if num_steps < 1:
         raise ValueError(f"`num_steps` must be at least 1. Received: num_steps={num_steps}")
-    valid = np.arange(num_images) if valid_indices is None else checked_rows(valid_indices, num_images)
+    valid = checked_rows(valid_indices, num_images)
     epochs = (start_step + num_steps) // steps_per_epoch(len(valid), batch_size) + 1
     schedule = Schedule(valid, seed, batch_size, epochs, start_step, sampling_weights=sampling_weights)
     dataset = tf.data.Dataset.range(*schedule.positions()).take(num_steps * batch_size)

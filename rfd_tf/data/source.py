@@ -120,8 +120,13 @@ class Subset(Source):
         return host_constant(self.indices)
 
 
-def checked_rows(indices: npt.ArrayLike, num_images: int) -> np.ndarray:
-    """`indices` as int64 of shape [M], M at least 1, each in [0, `num_images`); else ValueError."""
+def checked_rows(indices: npt.ArrayLike | None, num_images: int) -> np.ndarray:
+    """`indices` as int64 of shape [M], M at least 1, each in [0, `num_images`); else ValueError.
+
+    None stands for all.
+    """
+    if indices is None:
+        return np.arange(num_images)
     rows = np.asarray(indices)
     if rows.ndim != 1 or rows.size == 0 or not np.issubdtype(rows.dtype, np.integer):
         raise ValueError(

@@ -1,5 +1,6 @@
-"""Data sets of TensorFlow Datasets."""
+"""Data sets of TensorFlow Datasets, PASCAL VOC among them."""
 
+import dataclasses
 import functools
 import os
 import re
@@ -13,10 +14,34 @@ from absl import logging
 
 from rfd_tf.data.bad_images import logged
 from rfd_tf.data.source import Source, host_constant
+from rfd_tf.data.voc import (
+    VOC_CLASSES,
+    Annotation,
+    VocError,
+    boxes_within,
+    check_boxes,
+    multi_label_targets,
+)
 from rfd_tf.files import atomic_file
+from rfd_tf.image_header import encoded_size
 
 CHUNK = 256  # records read at once where only their labels and names are wanted
 SLOW_PASS = 100_000  # records from which a pass without a cache is worth a warning
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsKeys:
+    """Names of a builder's features.
+
+    Attributes:
+        image: the image.
+        label: its class; a builder without it gives images without labels.
+        file_name: its file's name, if the builder has it.
+    """
+
+    image: str = "image"
+    label: str = "label"
+    file_name: str = "file_name"
 
 
 class TfdsSource(Source):
@@ -35,9 +60,7 @@ class TfdsSource(Source):
         name: builder, such as `"imagenet2012"` or `"cifar10"`, with `/config` and `:version` if wanted.
         root: TFDS's `data_dir`; None for its default, `~/tensorflow_datasets`.
         split: such as `"train"` or `"train[:10%]"`.
-        image_key: name of the image feature.
-        label_key: name of the label feature; a builder without it gives images without labels.
-        file_name_key: name of the file name feature, if the builder has it.
+        keys: names of the builder's features.
         max_bytes: largest tfrecord split to hold in memory.
         cache_dir: folder for the labels and names found, a small file per split.
         download: whether to download and prepare (as array_record) what is not there.
@@ -54,9 +77,7 @@ class TfdsSource(Source):
         root: str | os.PathLike | None = None,
         split: str = "train",
         *,
-        image_key: str = "image",
-        label_key: str = "label",
-        file_name_key: str = "file_name",
+        keys: TfdsKeys = TfdsKeys(),
         max_bytes: int = 4 * 2**30,
         cache_dir: str | os.PathLike | None = None,
         download: bool = False,
@@ -64,20 +85,20 @@ class TfdsSource(Source):
         builder = _prepared_builder(name, root, split, download)
         features = builder.info.features
         images = [key for key, feature in features.items() if type(feature).__name__ == "Image"]
-        if image_key not in images:
-            raise ValueError(f"{name} has no image {image_key!r} (`image_key`); it has {', '.join(images)}")
-        self._image_key = image_key
-        self._keys = [key for key in (label_key, file_name_key) if key in features]
-        if file_name_key not in features and "id" in features and type(features["id"]).__name__ == "Text":
+        if keys.image not in images:
+            raise ValueError(f"{name} has no image {keys.image!r} (`keys`); it has {', '.join(images)}")
+        self._image_key = keys.image
+        self._keys = [key for key in (keys.label, keys.file_name) if key in features]
+        if keys.file_name not in features and "id" in features and type(features["id"]).__name__ == "Text":
             self._keys.append("id")
         self._records: Any = None
         self._images: list[bytes] = []
         if builder.info.file_format.value == "array_record":
-            self._records = builder.as_data_source(split, decoders=_skip_decoding(image_key))
+            self._records = builder.as_data_source(split, decoders=self._decoders())
             columns = self._columns_of_records(builder, split, cache_dir)
         else:
             columns, self._images = self._read_into_memory(builder, split, max_bytes)
-        labels, names = columns.get(label_key), columns.get(file_name_key)
+        labels, names = columns.get(keys.label), columns.get(keys.file_name)
         if labels is not None and (labels < 0).all():  # how TFDS marks labels that are kept secret
             labels = None
         if names is None:
@@ -87,7 +108,7 @@ class TfdsSource(Source):
         else:
             self._order = np.lexsort([names] if labels is None else [names, labels])
         self._names = None if names is None else names[self._order]
-        class_names = None if labels is None else getattr(features[label_key], "names", None)
+        class_names = None if labels is None else getattr(features[keys.label], "names", None)
         super().__init__(
             f"{name}/{split}",
             None if labels is None else labels[self._order],
@@ -114,6 +135,11 @@ class TfdsSource(Source):
     def _encoded(self) -> tf.Tensor:
         images, self._images = self._images, []
         return host_constant([images[row] for row in self._order])
+
+    def _decoders(self) -> dict:
+        import tensorflow_datasets as tfds
+
+        return {self._image_key: tfds.decode.SkipDecoding()}
 
     def _columns_of_records(self, builder, split: str, cache_dir) -> dict[str, np.ndarray]:
         """Label and file name of every record, from the cache or by reading them all."""
@@ -143,7 +169,7 @@ class TfdsSource(Source):
             split=split,
             shuffle_files=False,
             read_config=tfds.ReadConfig(interleave_cycle_length=1),  # one shard after the other
-            decoders=_skip_decoding(self._image_key),
+            decoders=self._decoders(),
         )
         images: list[bytes] = []
 
@@ -180,12 +206,6 @@ def _numbers(ids) -> np.ndarray | None:
     return np.array([int(match[2]) for match in found])
 
 
-def _skip_decoding(image_key: str) -> dict:
-    import tensorflow_datasets as tfds
-
-    return {image_key: tfds.decode.SkipDecoding()}
-
-
 def _prepared_builder(name: str, root, split: str, download: bool):
     """The builder, once its data is there and has `split`."""
     import tensorflow_datasets as tfds  # slow to import
@@ -208,3 +228,105 @@ def _prepared_builder(name: str, root, split: str, download: bool):
     except (KeyError, ValueError):
         raise ValueError(f"{name} has no split {split!r}; it has {', '.join(builder.info.splits)}") from None
     return builder
+
+
+SPLITS = {"train": "train", "val": "validation", "trainval": "train+validation", "test": "test"}
+
+# TFDS keeps corners as float32 shares of the image's sides. Undone, they are off by less than this many
+# decimals show, for sides below 8000 pixels: whole numbers come back as they were.
+_DECIMALS = 3
+
+
+class VocTfds(TfdsSource):
+    """One split of TFDS's `voc/2007` or `voc/2012`, in the devkit's order, with what `VocDevkit` has.
+
+    Args:
+        root: TFDS's `data_dir`; None for its default.
+        split: "train", "val", "trainval" or "test".
+        year: "2007" or "2012".
+        boxes: as of `VocDevkit`.
+        name: of a builder with the features of TFDS's `voc`.
+        download: whether to download and prepare what is not there.
+        exif_orientation: whether boxes are in images that are turned as their EXIF says.
+
+    Attributes:
+        names: N names, such as "000005".
+        annotations: N `Annotation`s. Corners have three decimals at most.
+
+    Raises:
+        FileNotFoundError: if the data is not prepared and `download` is False.
+        VocError: on a file that is not an image or a box that is not within it; they are named. On a split
+            without any annotation, which is what the test images of 2012 are.
+        ValueError: on an unknown split or year, or a builder without the features of `voc`.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike | None = None,
+        split: str = "trainval",
+        year: str = "2007",
+        boxes: str = "strict",
+        *,
+        name: str = "voc",
+        download: bool = False,
+        exif_orientation: bool = False,
+    ):
+        if split not in SPLITS:
+            raise ValueError(f"`split` must be one of {', '.join(SPLITS)}. Received: split={split!r}")
+        self._exif_orientation = exif_orientation
+        check_boxes(boxes)
+        self._found: list[tuple[int, int, dict]] = []
+        super().__init__(
+            f"{name}/{year}",
+            root,
+            SPLITS[split],
+            keys=TfdsKeys(label="", file_name="image/filename"),
+            download=download,
+        )
+        if not self._found:
+            raise ValueError(f"{self.name} has no 'image/filename': is it of the features of TFDS's voc?")
+        found = [self._found[row] for row in self._order]
+        del self._found
+        self.class_names = VOC_CLASSES
+        assert self._names is not None  # its key is there
+        self.names = tuple(os.path.splitext(file.decode())[0] for file in self._names)
+        self.annotations = tuple(
+            _annotation(self.describe(row), boxes, *entry) for row, entry in enumerate(found)
+        )
+        if not any(len(annotation.labels) for annotation in self.annotations):
+            raise VocError(f"None of the {len(self)} images of {self.name} is annotated: it has no labels")
+
+    @property
+    def targets(self) -> np.ndarray:
+        """As of `VocDevkit`."""
+        return multi_label_targets(self.annotations, self.num_classes)
+
+    def _columns(self, records: Iterator[dict]) -> dict[str, np.ndarray]:
+        return super()._columns(map(self._noted, records))
+
+    def _noted(self, record: dict) -> dict:
+        """`record`, whose objects and size of the image are kept as it passes by."""
+        file = record["image/filename"].decode(errors="replace")
+        if "objects" not in record:
+            raise ValueError(f"{file} has no 'objects': it is of no voc builder of TFDS")
+        try:
+            width, height = encoded_size(record["image"], self._exif_orientation)
+        except ValueError as error:
+            raise VocError(f"{file}, as TFDS keeps it: {error}") from None
+        self._found.append((width, height, record["objects"]))
+        return record
+
+
+def _annotation(place: str, boxes: str, width: int, height: int, objects: dict) -> Annotation:
+    """What the devkit's file says, of TFDS's y1 / height, x1 / width, y2 / height, x2 / width."""
+    labels = np.asarray(objects["label"], "int64")
+    shares = np.asarray(objects["bbox"], "float64").reshape(-1, 4)[:, [1, 0, 3, 2]]
+    corners = np.round(shares * [width, height, width, height], _DECIMALS)
+    try:
+        corners, overhang = boxes_within(
+            corners, [VOC_CLASSES[label] for label in labels], width, height, boxes
+        )
+    except VocError as error:
+        raise VocError(f"{place}: {error}") from None
+    difficult = np.asarray(objects["is_difficult"], bool)
+    return Annotation(width, height, (corners - 1).astype("float32"), labels, difficult, overhang)

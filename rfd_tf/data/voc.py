@@ -305,11 +305,7 @@ def _listed(path: Path) -> tuple[str, ...]:
 
 
 class VocSubset(Subset):
-    """Chosen images of a VOC source, with what it has of them: `names`, `annotations`, `targets`.
-
-    Args:
-        source, indices: as of `Subset`.
-    """
+    """A `Subset` of a VOC source, with what that has of the images: `names`, `annotations`, `targets`."""
 
     def __init__(self, source, indices: Sequence[int]):
         super().__init__(source, indices)

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from rfd_tf.data import Source, VocError, VocSource, first_bad_image, open_voc
+from rfd_tf.data import Source, VocData, VocError, VocSource, first_bad_image, open_voc
 from rfd_tf.data.augmentation import decode, pick, uniform
 from rfd_tf.data.pipeline import finished
 from rfd_tf.data.preprocessing import Preprocessing
@@ -66,7 +66,7 @@ def open_annotated(
         VocError: if an image's size is not the annotated one, or there is no object to find.
         And what `data.open_voc` raises.
     """
-    source = open_voc(**(dict(data) if classes is None else {**data, "classes": classes}))
+    source = open_voc(VocData(**(dict(data) if classes is None else {**data, "classes": classes})))
     _check_sizes(source, bool(data.get("exif_orientation", False)))
     if all(found.difficult.all() and not (difficult and len(found.labels)) for found in source.annotations):
         raise VocError(f"There is no object to find in the {len(source)} images of {source.name}")

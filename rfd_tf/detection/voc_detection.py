@@ -37,7 +37,7 @@ from rfd_tf.detection.results import (
 )
 from rfd_tf.evaluation.evaluate import owner_of
 from rfd_tf.evaluation.results import EvaluationResult, MultiLabelFigures, figures_of, save_result
-from rfd_tf.features import FeatureExtractor, KerasExtractor
+from rfd_tf.features import FeatureModel, KerasFeatureModel
 from rfd_tf.files import write_text
 from rfd_tf.metrics.voc_average_precision import RULES
 from rfd_tf.models import dense_weights
@@ -56,7 +56,7 @@ RESULTS = "results"  # folder
 def voc_detection(
     config: ConfigDict,
     workdir: str | os.PathLike,
-    open_model: Callable[[], FeatureExtractor],
+    open_model: Callable[[], FeatureModel],
     command: str = "",
 ) -> EvaluationResult | None:
     """Propose regions, train a detector that begins as a pretrained network, and test it.
@@ -81,13 +81,13 @@ def voc_detection(
     """
     run = start_run(in_epochs(config), workdir, command)
     options, saved = detection_options(config.test)
-    with open_model() as extractor:
-        if not isinstance(extractor, KerasExtractor):
+    with open_model() as feature_model:
+        if not isinstance(feature_model, KerasFeatureModel):
             raise ValueError(
                 "A detector begins as a Keras model: a run's folder, a .keras file or zoo:NAME. "
-                f"Received: {extractor.location}"
+                f"Received: {feature_model.location}"
             )
-        with run.hold_folder(owner_of(PROTOCOL, config, extractor)) as folder:
+        with run.hold_folder(owner_of(PROTOCOL, config, feature_model)) as folder:
             learn_difficult = config.regions.get("learn_difficult", False)
             training = open_annotated(config.data, difficult=learn_difficult)
             test = open_annotated(config.validation, training.class_names)
@@ -103,8 +103,8 @@ def voc_detection(
                 detector = open_detector(run.workdir)
             else:
                 images = proposed(training, config.data)
-                model = train_detector(run, images, extractor, folder.claim)
-                facts = extractor.info
+                model = train_detector(run, images, feature_model, folder.claim)
+                facts = feature_model.info
                 detector = Detector(
                     model,
                     training.class_names or (),
@@ -121,7 +121,7 @@ def voc_detection(
             figures = measure(dataclasses.replace(detector, options=options), to_test, run, saved)
             result = EvaluationResult(
                 protocol=PROTOCOL,
-                model=extractor.location,
+                model=feature_model.location,
                 figures={"Fast R-CNN": figures},
                 class_names=list(training.class_names or ()),
                 class_counts=[int(count) for count in (training.targets == 1).sum(axis=0)],
@@ -172,7 +172,7 @@ def detection_options(test: ConfigDict) -> tuple[DetectionOptions, DetectionOpti
 def train_detector(
     run: Run,
     images: ProposedImages,
-    extractor: KerasExtractor,
+    feature_model: KerasFeatureModel,
     ready: Callable[[], None],
 ) -> FastRCNN:
     """A `FastRCNN` that begins as a pretrained network. What `fit` calls an epoch is `log_steps` steps here.
@@ -180,12 +180,12 @@ def train_detector(
     Args:
         run: of a config as `configs/detect/base.py`, with `epochs` (`in_epochs`).
         images: to learn from.
-        extractor: of the pretrained network.
+        feature_model: of the pretrained network.
         ready: as in `runs.fit`.
     """
     config, source = run.config, images.source
     epochs = math.ceil(config.steps / steps_per_epoch(len(source), config.batch_size))
-    image_set = ImageSet(source, extractor.info.preprocessing, np.arange(len(source)), [])
+    image_set = ImageSet(source, feature_model.info.preprocessing, np.arange(len(source)), [])
     matched = zip(images.proposals, source.annotations, strict=True)
     learn_difficult = config.regions.get("learn_difficult", False)
     exclusive = config.detector.get("exclusive_deltas", False)
@@ -206,7 +206,7 @@ def train_detector(
     )
 
     def build(_synchronized: bool, _resumed: bool) -> FastRCNN:
-        model = build_detector(config, extractor.model, source.num_classes)
+        model = build_detector(config, feature_model.model, source.num_classes)
         model.set_delta_statistics(*delta_statistics(regions, source.num_classes))
         # Images differ in size, and XLA would compile anew for each.
         model.compile(build_optimizer(config, model), jit_compile=False)

@@ -8,10 +8,10 @@ import numpy as np
 from absl import logging
 
 from rfd_tf.evaluation.experiment import Experiment
-from rfd_tf.evaluation.features import FourViewExtractor, cached_features, vector_features
+from rfd_tf.evaluation.features import FourViewFeatureModel, cached_features, vector_features
 from rfd_tf.evaluation.results import ClassifierFigures, classification_figures
 from rfd_tf.metrics import nearest_neighbours, weighted_votes
-from rfd_tf.models.feature_model import FEATURES, INVARIANT, ROTATION, ROTATION_PROBABILITIES
+from rfd_tf.models.inference import FEATURES, INVARIANT, ROTATION, ROTATION_PROBABILITIES
 from rfd_tf.rotations import NUM_ROTATIONS
 from rfd_tf.runs.images import ImageSet
 
@@ -137,7 +137,7 @@ def run_rotation(experiment: Experiment) -> dict[str, ClassifierFigures]:
         training images. The head has never learnt from the invariant half; this one finds what is left of the
         rotation there. For a model without halves: on `features`.
     """
-    outputs = experiment.extractor.info.outputs
+    outputs = experiment.feature_model.info.outputs
     halves = [name for name in (ROTATION, INVARIANT) if name in outputs] or [FEATURES]
     head = [ROTATION_PROBABILITIES] if ROTATION_PROBABILITIES in outputs else []
     test = _views(experiment, experiment.test, [*halves, *head], "test_views")
@@ -152,7 +152,7 @@ def run_rotation(experiment: Experiment) -> dict[str, ClassifierFigures]:
 def _views(experiment: Experiment, images: ImageSet, names: list[str], folder: str) -> dict[str, np.ndarray]:
     """name -> [N, 4, ...] of the four views of each image."""
     return cached_features(
-        FourViewExtractor(experiment.extractor),
+        FourViewFeatureModel(experiment.feature_model),
         images,
         names,
         experiment.run.cache / folder,
@@ -162,7 +162,7 @@ def _views(experiment: Experiment, images: ImageSet, names: list[str], folder: s
 
 def _own_head(experiment: Experiment, test: dict[str, np.ndarray]) -> dict[str, ClassifierFigures]:
     figures = {"own head, rotation features": _figures(experiment, _by_view(test[ROTATION_PROBABILITIES]))}
-    heads = getattr(experiment.extractor, "heads", None)
+    heads = getattr(experiment.feature_model, "heads", None)
     if heads is not None and INVARIANT in test:
         swapped = np.concatenate([_by_view(test[INVARIANT]), _by_view(test[ROTATION])], axis=1)
         probabilities = keras.ops.convert_to_numpy(heads(swapped)[ROTATION_PROBABILITIES])

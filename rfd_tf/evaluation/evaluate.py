@@ -14,7 +14,7 @@ from rfd_tf.data import clipping_note
 from rfd_tf.evaluation import protocol as protocol_of
 from rfd_tf.evaluation.experiment import CLASSES, Experiment, open_experiment
 from rfd_tf.evaluation.results import EvaluationResult, Figures, save_result
-from rfd_tf.features import FeatureExtractor, KerasExtractor, keras_extractor
+from rfd_tf.features import FeatureModel, KerasFeatureModel, keras_feature_model
 from rfd_tf.keras_internals import all_layers
 from rfd_tf.runs.build import build_backbone
 from rfd_tf.runs.images import ImageSet, list_skipped, open_run_images
@@ -64,12 +64,12 @@ def evaluation_batches(images: ImageSet, batch_size: int):
     return dataset.map(lambda features, *_label: features)
 
 
-def open_control(run: Path, feature_maps: Sequence[str] | None = None) -> KerasExtractor:
-    """An extractor of the untrained control of a run of `rfd train`.
+def open_control(run: Path, feature_maps: Sequence[str] | None = None) -> KerasFeatureModel:
+    """A feature model of the untrained control of a run of `rfd train`.
 
     Args:
         run: its folder.
-        feature_maps: as of `features.open_extractor`.
+        feature_maps: as of `features.open_feature_model`.
 
     Raises:
         FileNotFoundError: if that is not a folder of a run, or its images are gone.
@@ -77,7 +77,7 @@ def open_control(run: Path, feature_maps: Sequence[str] | None = None) -> KerasE
     """
     config = read_run_config(run)
     training, _ = open_run_images(config, run)
-    return keras_extractor(
+    return keras_feature_model(
         untrained_control(config, training),
         training.preprocessing,
         f"{run}/{CONTROL_NAME}",
@@ -90,7 +90,7 @@ def evaluate(
     protocol: str,
     config: ConfigDict,
     workdir: str | os.PathLike,
-    open_model: Callable[[], FeatureExtractor],
+    open_model: Callable[[], FeatureModel],
     command: str = "",
 ) -> EvaluationResult:
     """Measure a model's features by one protocol.
@@ -119,7 +119,7 @@ def measured(
     measure: Callable[[Experiment], Mapping[str, Figures]],
     config: ConfigDict,
     workdir: str | os.PathLike,
-    open_model: Callable[[], FeatureExtractor],
+    open_model: Callable[[], FeatureModel],
     command: str = "",
     labels: str = CLASSES,
 ) -> EvaluationResult:
@@ -131,8 +131,8 @@ def measured(
         labels: what is told apart, one of `experiment.LABELS`.
     """
     run = start_run(config, workdir, command)
-    with open_model() as extractor, run.hold_folder(owner_of(name, config, extractor)) as folder:
-        experiment = open_experiment(run, extractor, labels)
+    with open_model() as feature_model, run.hold_folder(owner_of(name, config, feature_model)) as folder:
+        experiment = open_experiment(run, feature_model, labels)
         folder.claim()
         try:
             figures = measure(experiment)
@@ -141,7 +141,7 @@ def measured(
         images = (experiment.training, experiment.test)
         result = EvaluationResult(
             protocol=name,
-            model=extractor.location,
+            model=feature_model.location,
             figures=dict(figures),
             class_names=list(experiment.class_names),
             class_counts=[int(count) for count in experiment.class_counts],
@@ -154,12 +154,12 @@ def measured(
         return result
 
 
-def owner_of(protocol: str, config: ConfigDict, extractor: FeatureExtractor) -> dict:
+def owner_of(protocol: str, config: ConfigDict, feature_model: FeatureModel) -> dict:
     """What an evaluation's folder belongs to."""
-    location = extractor.location
+    location = feature_model.location
     return {
         **config.to_dict(),
         "protocol": protocol,
         "model": os.path.abspath(location) if os.path.exists(location) else location,
-        "model_fingerprint": extractor.fingerprint,
+        "model_fingerprint": feature_model.fingerprint,
     }

@@ -6,7 +6,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rfd_tf.data import VOC_SOURCES, Preprocessing
-from rfd_tf.features import FeatureExtractor
+from rfd_tf.features import FeatureModel
 from rfd_tf.imbalance import class_counts_of
 from rfd_tf.rotations import NUM_ROTATIONS
 from rfd_tf.runs.images import ImageSet, open_image_set
@@ -58,7 +58,7 @@ class Experiment:
 
     Attributes:
         run: of a config as `configs/evaluate/base.py`.
-        extractor: the model.
+        feature_model: the model.
         training: images to learn from; `valid` are those whose labels may be used; their `preprocessing`
             augments.
         test: images to measure on, prepared as the model says.
@@ -67,7 +67,7 @@ class Experiment:
     """
 
     run: Run
-    extractor: FeatureExtractor
+    feature_model: FeatureModel
     training: ImageSet
     test: ImageSet
     class_names: tuple[str, ...]
@@ -99,11 +99,11 @@ class Experiment:
         return self.test.targets
 
 
-def open_experiment(run: Run, extractor: FeatureExtractor, labels: str = CLASSES) -> Experiment:
+def open_experiment(run: Run, feature_model: FeatureModel, labels: str = CLASSES) -> Experiment:
     """Open the images of an evaluation.
 
     Args:
-        run, extractor: the experiment's.
+        run, feature_model: the experiment's.
         labels: `"classes"`: each image's one class; `"rotations"`: the four rotations; then images need
             no labels; `"multi_label"`: the classes of a source with `targets`, any number in an image.
 
@@ -112,7 +112,7 @@ def open_experiment(run: Run, extractor: FeatureExtractor, labels: str = CLASSES
         BadImageError, FileNotFoundError: those of the sources.
     """
     config, cache = run.config, run.cache
-    prepared = extractor.info.preprocessing
+    prepared = feature_model.info.preprocessing
     training = open_image_set(
         config.data, training_preprocessing(config, prepared), cache / "skipped_training.json"
     )
@@ -132,7 +132,7 @@ def open_experiment(run: Run, extractor: FeatureExtractor, labels: str = CLASSES
         names, counts = _classes_of_targets(training, test)
     else:
         names, counts = _classes(training, test)
-    return Experiment(run, extractor, training, test, names, counts)
+    return Experiment(run, feature_model, training, test, names, counts)
 
 
 def training_preprocessing(config: ConfigDict, prepared: Preprocessing) -> Preprocessing:

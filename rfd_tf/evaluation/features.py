@@ -16,8 +16,8 @@ from absl import logging
 
 from rfd_tf import data
 from rfd_tf.evaluation.experiment import Experiment
-from rfd_tf.features import FeatureExtractor
-from rfd_tf.features.extractor import NORMALIZED
+from rfd_tf.features import FeatureModel
+from rfd_tf.features.feature_model import NORMALIZED
 from rfd_tf.files import atomic_file, fits, parse_json, write_text
 from rfd_tf.rotations import NUM_ROTATIONS
 from rfd_tf.runs.images import IMAGE_ERRORS, ImageSet
@@ -48,18 +48,31 @@ DTYPES = ("float32", "float16")
 _STATE_FILE = "state.json"
 _SAVED_EVERY = 5.0  # seconds
 
-Transform = Callable[[str, np.ndarray], np.ndarray]
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """What is kept of an output.
+
+    Attributes:
+        name: tells one transform from others.
+        function: from an output's name and float32 values [B, ...] to what is kept, [B, ...].
+    """
+
+    name: str
+    function: Callable[[str, np.ndarray], np.ndarray]
+
+
+IDENTITY = Transform("", lambda _name, values: values)
 
 
 def cached_features(
-    extractor: FeatureExtractor,
+    feature_model: FeatureModel,
     images: ImageSet,
     names: Sequence[str],
     folder: Path,
     batch_size: int,
     *,
-    transform: Transform | None = None,
-    transform_name: str = "",
+    transform: Transform = IDENTITY,
     dtype: str = "float32",
 ) -> dict[str, np.ndarray]:
     """Outputs of a model for every valid image, from disk where they are there already.
@@ -69,14 +82,13 @@ def cached_features(
     model, images, preparation, names, transform and dtype; else it is replaced.
 
     Args:
-        extractor: the model; its own preprocessing prepares the images, but for `exif_orientation`, which
+        feature_model: the model; its own preprocessing prepares the images, but for `exif_orientation`, which
             is that of `images`.
         images: those at `valid` are taken, in that order.
         names: the model's outputs.
         folder: of these features and of nothing else; one process at a time may work in it.
         batch_size: images a batch.
-        transform: makes of an output's name and float32 values [B, ...] what is kept, [B, ...].
-        transform_name: tells one transform from others; needed with one.
+        transform: what is kept of each output; all by default.
         dtype: of the files, `"float32"` or `"float16"`.
 
     Returns:
@@ -88,22 +100,20 @@ def cached_features(
             image.
         OSError: if the disk has too little room; nothing is lost.
     """
-    names = extractor.check_names(names)
+    names = feature_model.check_names(names)
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` must be one of {DTYPES}. Received: dtype={dtype!r}")
-    if bool(transform_name) != (transform is not None):
-        raise ValueError("`transform` and `transform_name` go together")
     key = {
-        "model": extractor.fingerprint,
+        "model": feature_model.fingerprint,
         "pictures": images.source.fingerprint(images.valid),
-        "preprocessing": dataclasses.asdict(_preprocessing(extractor, images)),
+        "preprocessing": dataclasses.asdict(_preprocessing(feature_model, images)),
         "outputs": list(names),
-        "transform": transform_name,
+        "transform": transform.name,
         "dtype": dtype,
     }
     store = _Store(folder, json.loads(json.dumps(key)), len(images.valid), names, dtype)
     if store.done < store.rows:
-        _fill(store, extractor, images, batch_size, transform or (lambda _name, values: values))
+        _fill(store, feature_model, images, batch_size, transform)
     return dict(store.maps(mode="r"))
 
 
@@ -152,7 +162,7 @@ class _Store:
 
 
 def _fill(
-    store: _Store, extractor: FeatureExtractor, image_set: ImageSet, batch_size: int, transform: Transform
+    store: _Store, feature_model: FeatureModel, image_set: ImageSet, batch_size: int, transform: Transform
 ) -> None:
     rows = image_set.valid[store.done :]
     maps = store.maps("r+") if store.done else None
@@ -164,9 +174,9 @@ def _fill(
 
     saved = time.monotonic()
     try:
-        with progress_bar(f"Features of {extractor.info.name}", store.rows, done=store.done) as bar:
-            for images, index in _batches(image_set, extractor, batch_size, rows):
-                outputs = _outputs(extractor, images, store, transform, image_set, index)
+        with progress_bar(f"Features of {feature_model.info.name}", store.rows, done=store.done) as bar:
+            for images, index in _batches(image_set, feature_model, batch_size, rows):
+                outputs = _outputs(feature_model, images, store, transform, image_set, index)
                 if maps is None:
                     store.create(outputs)
                     maps = store.maps("r+")
@@ -182,9 +192,9 @@ def _fill(
             save()
 
 
-def _batches(images: ImageSet, extractor: FeatureExtractor, batch_size: int, rows: np.ndarray):
+def _batches(images: ImageSet, feature_model: FeatureModel, batch_size: int, rows: np.ndarray):
     """Images and indices; an image that cannot be read is named."""
-    preprocessing = _preprocessing(extractor, images)
+    preprocessing = _preprocessing(feature_model, images)
     dataset = data.evaluation_dataset(images.source, preprocessing, batch_size, rows)
     if images.source.labels is not None:
         dataset = dataset.map(lambda features, _label: features)
@@ -196,17 +206,17 @@ def _batches(images: ImageSet, extractor: FeatureExtractor, batch_size: int, row
         raise
 
 
-def _preprocessing(extractor: FeatureExtractor, images: ImageSet) -> data.Preprocessing:
+def _preprocessing(feature_model: FeatureModel, images: ImageSet) -> data.Preprocessing:
     return dataclasses.replace(
-        extractor.info.preprocessing, exif_orientation=images.preprocessing.exif_orientation
+        feature_model.info.preprocessing, exif_orientation=images.preprocessing.exif_orientation
     )
 
 
-def _outputs(extractor, images, store: _Store, transform: Transform, image_set: ImageSet, index) -> dict:
+def _outputs(feature_model, images, store: _Store, transform: Transform, image_set: ImageSet, index) -> dict:
     outputs = {}
-    for name, values in extractor(images, store.names).items():
+    for name, values in feature_model(images, store.names).items():
         with np.errstate(over="ignore"):
-            outputs[name] = np.asarray(transform(name, values)).astype(store.dtype)
+            outputs[name] = np.asarray(transform.function(name, values)).astype(store.dtype)
         finite = np.isfinite(outputs[name].reshape(len(index), -1)).all(axis=1)
         if not finite.all():
             bad = image_set.source.describe(int(index[~finite][0]))
@@ -214,26 +224,26 @@ def _outputs(extractor, images, store: _Store, transform: Transform, image_set: 
     return outputs
 
 
-class FourViewExtractor(FeatureExtractor):
+class FourViewFeatureModel(FeatureModel):
     """What a model says of an image's four views: each output becomes [B, 4, ...].
 
     Args:
-        extractor: the model. It is not closed with this one.
+        feature_model: the model. It is not closed with this one.
     """
 
-    def __init__(self, extractor: FeatureExtractor):
-        outputs = {name: (NUM_ROTATIONS, *shape) for name, shape in extractor.info.outputs.items()}
-        info = dataclasses.replace(extractor.info, outputs=outputs, input=NORMALIZED)
-        super().__init__(info, extractor.location)
-        self.extractor = extractor
+    def __init__(self, feature_model: FeatureModel):
+        outputs = {name: (NUM_ROTATIONS, *shape) for name, shape in feature_model.info.outputs.items()}
+        info = dataclasses.replace(feature_model.info, outputs=outputs, input=NORMALIZED)
+        super().__init__(info, feature_model.location)
+        self.feature_model = feature_model
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        return f"four views of {self.extractor.fingerprint}"
+        return f"four views of {self.feature_model.fingerprint}"
 
     def _extract(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         views = [
-            self.extractor(np.ascontiguousarray(np.rot90(images, turns, axes=(1, 2))), names)
+            self.feature_model(np.ascontiguousarray(np.rot90(images, turns, axes=(1, 2))), names)
             for turns in range(NUM_ROTATIONS)
         ]
         return {name: np.stack([view[name] for view in views], axis=1) for name in names}
@@ -248,13 +258,12 @@ def vector_features(experiment: Experiment) -> tuple[dict[str, np.ndarray], dict
 
     def features_of(images, folder):
         return cached_features(
-            experiment.extractor,
+            experiment.feature_model,
             images,
             names,
             experiment.run.cache / folder,
             experiment.config.batch_size,
-            transform=_mean_over_space,
-            transform_name="mean over space",
+            transform=Transform("mean over space", _mean_over_space),
         )
 
     return features_of(experiment.training, "training"), features_of(experiment.test, "test")

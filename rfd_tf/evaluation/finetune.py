@@ -13,14 +13,14 @@ from rfd_tf.evaluation.evaluate import measured
 from rfd_tf.evaluation.experiment import Experiment
 from rfd_tf.evaluation.probes import classifier_losses, probe_figures
 from rfd_tf.evaluation.results import ClassifierFigures, EvaluationResult
-from rfd_tf.features import KerasExtractor, ModelInfo, keras_extractor, save_keras
+from rfd_tf.features import KerasFeatureModel, ModelInfo, keras_feature_model, save_keras
 from rfd_tf.files import atomic_path
 from rfd_tf.imbalance import class_balanced_weights
 from rfd_tf.losses import ClassifierLoss
 from rfd_tf.models import ProbedModel
 from rfd_tf.models.backbone import fan_in_uniform
-from rfd_tf.models.feature_model import FEATURES
 from rfd_tf.models.heads import classifier
+from rfd_tf.models.inference import FEATURES
 from rfd_tf.models.keras_file import network_copy
 from rfd_tf.runs.build import build_backbone, initialize
 from rfd_tf.runs.inputs import ImageInputs
@@ -70,12 +70,12 @@ def train_whole(
     networks = {}
     task, weight = _localized_rotation(experiment)
 
-    extractor = experiment.extractor
-    assert isinstance(extractor, KerasExtractor)
+    feature_model = experiment.feature_model
+    assert isinstance(feature_model, KerasFeatureModel)
 
     def make_model(synchronized: bool):
-        outputs = [name for name in experiment.extractor.info.outputs if name not in _HEADS]
-        network = network_copy(extractor.model, outputs, synchronized)
+        outputs = [name for name in experiment.feature_model.info.outputs if name not in _HEADS]
+        network = network_copy(feature_model.model, outputs, synchronized)
         trained = keras.Model(network.inputs[0], {feature: network.output[feature]}, name=network.name)
         loss = _one_loss(experiment)
         make_head = partial(_head, trained.output[feature].shape[-1], loss.cosine_head, kernel_initializer)
@@ -100,16 +100,16 @@ def train_whole(
 
 def _check(experiment: Experiment) -> str:
     """The feature to classify by."""
-    config, extractor = experiment.config, experiment.extractor
-    if not isinstance(extractor, KerasExtractor):
+    config, feature_model = experiment.config, experiment.feature_model
+    if not isinstance(feature_model, KerasFeatureModel):
         raise ValueError(
             f"Only a Keras model can be fine-tuned: a run's folder, a .keras file or zoo:NAME. "
-            f"{extractor.location} is not one; use linear or nonlinear probes for it"
+            f"{feature_model.location} is not one; use linear or nonlinear probes for it"
         )
     if config.input != "images":
         raise ValueError(f"Fine-tuning needs `input='images'`. Received: input={config.input!r}")
-    names = extractor.check_names(tuple(config.features) or (FEATURES,))
-    if len(names) > 1 or len(extractor.info.outputs[names[0]]) != 1 or names[0] in _HEADS:
+    names = feature_model.check_names(tuple(config.features) or (FEATURES,))
+    if len(names) > 1 or len(feature_model.info.outputs[names[0]]) != 1 or names[0] in _HEADS:
         raise ValueError(f"Fine-tuning takes one vector of `features`, such as 'features'. Received: {names}")
     _one_loss(experiment)
     return names[0]
@@ -162,7 +162,7 @@ def _head(
 
 
 def _save(experiment: Experiment, network: keras.Model, head: keras.Model, saved_as: str) -> None:
-    info = experiment.extractor.info
+    info = experiment.feature_model.info
     orientation = experiment.training.preprocessing.exif_orientation
     prepared = dataclasses.replace(info.preprocessing, exif_orientation=orientation)
     outputs = {name: shape for name, shape in info.outputs.items() if name not in _HEADS}
@@ -170,7 +170,7 @@ def _save(experiment: Experiment, network: keras.Model, head: keras.Model, saved
     path = experiment.run.workdir / saved_as
     with atomic_path(experiment.run.workdir / CLASSIFIER_FILE) as temporary:
         head.save(temporary)
-    save_keras(KerasExtractor(network, finetuned, str(path)), path)
+    save_keras(KerasFeatureModel(network, finetuned, str(path)), path)
 
 
 def classify(config: ConfigDict, workdir: str | os.PathLike, command: str = "") -> EvaluationResult:
@@ -195,10 +195,10 @@ def classify(config: ConfigDict, workdir: str | os.PathLike, command: str = "") 
     Reference: Cao et al., NeurIPS 2019 (LDAM-DRW), whose recipe `configs/classify/classify.py` is.
     """
 
-    def network() -> KerasExtractor:
+    def network() -> KerasFeatureModel:
         backbone = build_backbone(config)
         initialize(config, backbone)
-        return keras_extractor(
+        return keras_feature_model(
             backbone,
             Preprocessing.of_config(config),
             config.init or "untrained network",

@@ -8,14 +8,14 @@ import numpy as np
 from keras import ops
 
 from rfd_tf.evaluation.experiment import Experiment
-from rfd_tf.evaluation.features import cached_features
+from rfd_tf.evaluation.features import IDENTITY, Transform, cached_features
 from rfd_tf.evaluation.results import ClassifierFigures, classification_figures
-from rfd_tf.features import FeatureExtractor, KerasExtractor
+from rfd_tf.features import FeatureModel, KerasFeatureModel
 from rfd_tf.layers import AdaptiveMaxPool2D
 from rfd_tf.losses import ClassifierLoss, classifier_loss, classifier_loss_names
 from rfd_tf.models import ProbedModel
-from rfd_tf.models.feature_model import FEATURES, RESERVED
 from rfd_tf.models.heads import default_pool_size, linear_probe, nonlinear_probe
+from rfd_tf.models.inference import FEATURES, RESERVED
 from rfd_tf.models.keras_file import network_copy
 from rfd_tf.runs.inputs import ExtractedInputs, FeatureInputs, ImageInputs, Inputs
 from rfd_tf.runs.probes import best_epochs, fit_probes, probe_scores
@@ -39,10 +39,10 @@ def feature_names(
     Returns:
         Names; `features` for a model without maps.
     """
-    extractor, wanted = experiment.extractor, tuple(experiment.config.features)
+    feature_model, wanted = experiment.feature_model, tuple(experiment.config.features)
     if wanted:
-        return extractor.check_names(wanted)
-    outputs = extractor.info.outputs
+        return feature_model.check_names(wanted)
+    outputs = feature_model.info.outputs
     if all(name in outputs for name in published):
         return tuple(published)
     maps = [name for name, shape in outputs.items() if name not in RESERVED and len(shape) == 3]
@@ -50,7 +50,7 @@ def feature_names(
 
 
 def measure_probes(
-    experiment: Experiment, features: Sequence[str], make_probe: MakeProbe, transform=None, transform_name=""
+    experiment: Experiment, features: Sequence[str], make_probe: MakeProbe, transform: Transform = IDENTITY
 ) -> dict[str, ClassifierFigures]:
     """Train a probe for every feature and loss, all at once, and measure each after the last epoch.
 
@@ -58,14 +58,14 @@ def measure_probes(
         experiment: about to begin.
         features: outputs of the model.
         make_probe: builds one.
-        transform, transform_name: what is kept of features on disk, as of `cached_features`.
+        transform: what is kept of features on disk.
 
     Returns:
         By feature, or by `feature/loss` where there are several losses. Their `extra` has the best epoch's
         number and top-1.
     """
-    inputs = probe_inputs(experiment, features, transform, transform_name)
-    shapes = dict(experiment.extractor.info.outputs)
+    inputs = probe_inputs(experiment, features, transform)
+    shapes = dict(experiment.feature_model.info.outputs)
     if isinstance(inputs, FeatureInputs):
         shapes |= {name: values.shape[1:] for name, values in inputs.training.items()}
     model = fit_probes(
@@ -85,31 +85,28 @@ def probe_figures(experiment: Experiment, inputs: Inputs, model: ProbedModel) ->
     }
 
 
-def probe_inputs(
-    experiment: Experiment, features: Sequence[str], transform=None, transform_name: str = ""
-) -> Inputs:
+def probe_inputs(experiment: Experiment, features: Sequence[str], transform: Transform = IDENTITY) -> Inputs:
     """Images, or features on disk, as `config.input` says.
 
     Raises:
         ValueError: if it says something else.
     """
-    config, extractor = experiment.config, experiment.extractor
+    config, feature_model = experiment.config, experiment.feature_model
     if config.input not in INPUTS:
         raise ValueError(f"`input` must be one of {INPUTS}. Received: input={config.input!r}")
     if config.input == "images":
-        if isinstance(extractor, KerasExtractor):
+        if isinstance(feature_model, KerasFeatureModel):
             return ImageInputs(experiment.training, experiment.test)
-        return ExtractedInputs(experiment.training, experiment.test, extractor, features)
+        return ExtractedInputs(experiment.training, experiment.test, feature_model, features)
 
     def kept(images, part: str) -> dict[str, np.ndarray]:
         return cached_features(
-            extractor,
+            feature_model,
             images,
             features,
             experiment.run.cache / f"{part}_features",
             config.batch_size,
             transform=transform,
-            transform_name=transform_name,
         )
 
     training, test = kept(experiment.training, "training"), kept(experiment.test, "test")
@@ -164,11 +161,11 @@ def _probed_model(
 
 
 def _network_inside(experiment: Experiment, features: Sequence[str]) -> keras.Model | None:
-    extractor: FeatureExtractor = experiment.extractor
-    if experiment.config.input == "cached" or not isinstance(extractor, KerasExtractor):
+    feature_model: FeatureModel = experiment.feature_model
+    if experiment.config.input == "cached" or not isinstance(feature_model, KerasFeatureModel):
         return None
-    # A copy, so that its variables belong to the strategy and the extractor's stay trainable.
-    return network_copy(extractor.model, features)
+    # A copy, so that its variables belong to the strategy and the feature model's stay trainable.
+    return network_copy(feature_model.model, features)
 
 
 PUBLISHED_LINEAR = ("conv1", "conv2", "conv3", "conv4", "conv5")
@@ -196,12 +193,12 @@ def run_linear(experiment: Experiment) -> dict[str, ClassifierFigures]:
         return ops.convert_to_numpy(AdaptiveMaxPool2D(pool_size)(values)) if pool_size else values
 
     listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
-    return measure_probes(experiment, names, make_probe, pooled, f"adaptive max pool to {listed}")
+    return measure_probes(experiment, names, make_probe, Transform(f"adaptive max pool to {listed}", pooled))
 
 
 def _pool_size(experiment: Experiment, feature: str) -> int:
     """Bins per side, no more than the map has positions; 0 for a vector."""
-    shape = experiment.extractor.info.outputs[feature]
+    shape = experiment.feature_model.info.outputs[feature]
     if len(shape) == 1:
         return 0
     height, width, channels = shape

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from rfd_tf.evaluation.experiment import Experiment
-from rfd_tf.evaluation.features import cached_features, kept_arrays
+from rfd_tf.evaluation.features import Transform, cached_features, kept_arrays
 from rfd_tf.evaluation.probes import feature_names
 from rfd_tf.layers import AdaptiveMaxPool2D
 from rfd_tf.models.heads import default_pool_size
@@ -213,7 +213,7 @@ class SvmTask:
         images = (self.experiment.training, self.experiment.test)
         key = [
             *(part.source.fingerprint(part.valid) for part in images),
-            self.experiment.extractor.fingerprint,
+            self.experiment.feature_model.fingerprint,
             self.experiment.config.voc.to_dict(),
             self.experiment.config.seed,
             list(costs),
@@ -245,13 +245,12 @@ def _features(experiment: Experiment) -> Iterator[tuple[str, np.ndarray, np.ndar
 
     def kept(images, part: str) -> dict[str, np.ndarray]:
         return cached_features(
-            experiment.extractor,
+            experiment.feature_model,
             images,
             names,
             experiment.run.cache / f"{part}_vectors",
             experiment.config.batch_size,
-            transform=_vectors,
-            transform_name="max pooled to 9600 values, flat",
+            transform=Transform("max pooled to 9600 values, flat", _vectors),
         )
 
     training, test = kept(experiment.training, "training"), kept(experiment.test, "test")

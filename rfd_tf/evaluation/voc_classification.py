@@ -18,7 +18,7 @@ from rfd_tf.evaluation.svm import (
     low_shot_labels,
     svm_tasks,
 )
-from rfd_tf.features import KerasExtractor, ModelInfo, save_keras
+from rfd_tf.features import KerasFeatureModel, ModelInfo, save_keras
 from rfd_tf.metrics.voc_average_precision import RULES
 from rfd_tf.models import MultiLabelClassifier, dense_head, dense_weights, set_dense_weights
 from rfd_tf.models.keras_file import network_copy
@@ -64,12 +64,12 @@ def _trained(experiment: Experiment, frozen: bool) -> dict[str, MultiLabelFigure
 
 
 def _feature(experiment: Experiment) -> str:
-    config, extractor = experiment.config, experiment.extractor
+    config, feature_model = experiment.config, experiment.feature_model
     method = config.voc.method
-    if not isinstance(extractor, KerasExtractor):
+    if not isinstance(feature_model, KerasFeatureModel):
         raise ValueError(
             f"voc.method={method!r} trains a Keras model: a run's folder, a .keras file or zoo:NAME. "
-            f"{extractor.location} is not one; use voc.method='svm' for it"
+            f"{feature_model.location} is not one; use voc.method='svm' for it"
         )
     if config.input != "images":
         raise ValueError(f"voc.method={method!r} needs `input='images'`. Received: input={config.input!r}")
@@ -82,12 +82,12 @@ def _feature(experiment: Experiment) -> str:
 def _classifier(
     experiment: Experiment, feature: str, frozen: bool, synchronized: bool
 ) -> MultiLabelClassifier:
-    extractor, settings = experiment.extractor, experiment.config.voc
-    assert isinstance(extractor, KerasExtractor)
-    network = network_copy(extractor.model, [feature], synchronized)
+    feature_model, settings = experiment.feature_model, experiment.config.voc
+    assert isinstance(feature_model, KerasFeatureModel)
+    network = network_copy(feature_model.model, [feature], synchronized)
     trunk = keras.Model(network.inputs[0], network.output[feature], name=network.name)
-    shape = extractor.info.outputs[feature]
-    own = None if frozen else dense_weights(extractor.model, shape)
+    shape = feature_model.info.outputs[feature]
+    own = None if frozen else dense_weights(feature_model.model, shape)
     widths = [len(bias) for _, bias in own] if own else [settings.dense_width] * 2
     keras.utils.set_random_seed(experiment.config.seed)
     head = dense_head(shape, len(experiment.class_names), widths, settings.dropout)
@@ -100,7 +100,7 @@ def _classifier(
 
 def _save(experiment: Experiment, model: MultiLabelClassifier) -> None:
     """As a feature model of one output, which can be opened and exported like any."""
-    info = experiment.extractor.info
+    info = experiment.feature_model.info
     orientation = experiment.training.preprocessing.exif_orientation
     prepared = dataclasses.replace(info.preprocessing, exif_orientation=orientation)
     inputs = keras.Input(info.image_shape, name="image")
@@ -109,7 +109,7 @@ def _save(experiment: Experiment, model: MultiLabelClassifier) -> None:
     path = experiment.run.workdir / CLASSIFIER_FILE
     names = experiment.class_names
     own = ModelInfo(info.name, prepared, {LOGITS: (len(names),)}, class_names=names)
-    save_keras(KerasExtractor(whole, own, str(path)), path)
+    save_keras(KerasFeatureModel(whole, own, str(path)), path)
 
 
 def run_svm(experiment: Experiment) -> dict[str, MultiLabelFigures]:

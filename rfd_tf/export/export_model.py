@@ -28,10 +28,9 @@ from rfd_tf.export.writers import (
     write_onnx,
     write_saved_model,
 )
-from rfd_tf.features.extractor import INPUTS, NORMALIZED
-from rfd_tf.features.keras_extractor import KerasExtractor, open_keras, save_keras
-from rfd_tf.features.onnx_extractor import open_onnx
-from rfd_tf.features.saved_model_extractor import open_saved_model
+from rfd_tf.features.feature_model import INPUTS, NORMALIZED
+from rfd_tf.features.keras_feature_model import KerasFeatureModel, open_keras, save_keras
+from rfd_tf.features.open_feature_model import open_onnx, open_saved_model
 from rfd_tf.files import naming, parse_json, write_text
 from rfd_tf.models.folding import fold_batch_norm
 
@@ -176,7 +175,7 @@ BATCH = 16  # images compared at once, and how many there are by default
 
 
 def export_model(
-    extractor: KerasExtractor,
+    feature_model: KerasFeatureModel,
     out: str | os.PathLike,
     options: ExportOptions | None = None,
     examples: Sequence[NamedImage] | None = None,
@@ -184,7 +183,7 @@ def export_model(
     """Writes a model in several formats, and keeps them only if each matches the model on real images.
 
     Args:
-        extractor: the model.
+        feature_model: the model.
         out: the export's folder; it may hold other versions of the same model. In the end it holds, as
             asked for, `saved_model/VERSION`, `model.onnx` and those of other precisions, `model.keras`, and
             `parity.json`.
@@ -201,7 +200,7 @@ def export_model(
         ImportError: where ONNX is asked for without the extra `onnx`, or `serving` without that one.
     """
     options, out = options or ExportOptions(), Path(out)
-    check_target(out, extractor.info.name, options.version, options.overwrite)
+    check_target(out, feature_model.info.name, options.version, options.overwrite)
     if "onnx" in options.formats:
         check_onnx_packages()
     if options.serving:
@@ -210,12 +209,14 @@ def export_model(
     if not examples:
         raise ValueError("`examples` is empty: there is nothing to compare the export on")
     files = [content for _, content in examples]
-    prepare = extractor.info.preprocessing.eval_image
+    prepare = feature_model.info.preprocessing.eval_image
     prepared = np.stack([prepare(tf.constant(content)).numpy() for content in files])
     starts = range(0, len(files), BATCH)
     batches = [(prepared[start : start + BATCH], files[start : start + BATCH]) for start in starts]
-    served = KerasExtractor(
-        extractor.model, dataclasses.replace(extractor.info, input=options.input), extractor.location
+    served = KerasFeatureModel(
+        feature_model.model,
+        dataclasses.replace(feature_model.info, input=options.input),
+        feature_model.location,
     )
     with staged_folder(out) as staging:
         forms = []
@@ -230,9 +231,9 @@ def export_model(
         if "onnx" in options.formats:
             forms += _write_onnx(served, staging, options)
         if "keras" in options.formats:
-            save_keras(extractor, staging / KERAS_FILE)
+            save_keras(feature_model, staging / KERAS_FILE)
             opened = open_keras(staging / KERAS_FILE)
-            forms.append(Form("keras", "float32", _on_images(opened), _on_images(extractor)))
+            forms.append(Form("keras", "float32", _on_images(opened), _on_images(feature_model)))
         parities = measure_parity(forms, batches)
         check_parity(parities)
         if options.serving:
@@ -241,18 +242,18 @@ def export_model(
             parities,
             [name for name, _ in examples],
             staging,
-            source=extractor.location,
+            source=feature_model.location,
             input=options.input,
             onnx_opset=OPSET if "onnx" in options.formats else None,
         )
-        write_report(staging, out, extractor.info.name, options.version, entry)
+        write_report(staging, out, feature_model.info.name, options.version, entry)
     return parities
 
 
-def _write_onnx(served: KerasExtractor, staging: Path, options: ExportOptions) -> list[Form]:
+def _write_onnx(served: KerasFeatureModel, staging: Path, options: ExportOptions) -> list[Form]:
     source = served
     if options.fold_batch_norm:
-        source = KerasExtractor(fold_batch_norm(served.model), served.info, served.location)
+        source = KerasFeatureModel(fold_batch_norm(served.model), served.info, served.location)
     converted = onnx_model(source)
     forms = []
     for precision in options.onnx_precisions:
@@ -262,9 +263,9 @@ def _write_onnx(served: KerasExtractor, staging: Path, options: ExportOptions) -
     return forms
 
 
-def _on_images(extractor) -> Callable:
-    return lambda batch: extractor(batch[0])
+def _on_images(feature_model) -> Callable:
+    return lambda batch: feature_model(batch[0])
 
 
-def _on_files(extractor) -> Callable:
-    return lambda batch: extractor.from_files(batch[1])
+def _on_files(feature_model) -> Callable:
+    return lambda batch: feature_model.from_files(batch[1])

@@ -11,9 +11,9 @@ import tensorflow as tf
 from absl import logging
 from google.protobuf import text_format
 
-from rfd_tf.features.extractor import UINT8, ModelInfo
+from rfd_tf.features.feature_model import UINT8, ModelInfo
 from rfd_tf.files import atomic_path, write_text
-from rfd_tf.models.feature_model import ROTATION_PROBABILITIES
+from rfd_tf.models.inference import ROTATION_PROBABILITIES
 from rfd_tf.serving.client import check_image_file
 from rfd_tf.serving.transport import MAX_BATCH
 

@@ -14,10 +14,10 @@ import tensorflow as tf
 
 from rfd_tf.data.augmentation import normalize
 from rfd_tf.data.preprocessing import eval_images
-from rfd_tf.features.extractor import UINT8
-from rfd_tf.features.keras_extractor import KerasExtractor
-from rfd_tf.features.onnx_extractor import INFO_KEY
-from rfd_tf.models.feature_model import ROTATION_PROBABILITIES
+from rfd_tf.features.feature_model import UINT8
+from rfd_tf.features.keras_feature_model import KerasFeatureModel
+from rfd_tf.features.open_feature_model import INFO_KEY
+from rfd_tf.models.inference import ROTATION_PROBABILITIES
 
 INFO_ASSET = "model.json"
 JPEG, ABOUT = "jpeg", "about"  # signatures, besides `serving_default` and `rotation_probabilities`
@@ -26,7 +26,7 @@ ONNX_FILES = {"float32": "model.onnx", "float16": "model.float16.onnx", "int8": 
 MAX_WEIGHT_BYTES = 2**31 - 2**20  # protobuf's limit of one message, less the graph
 
 
-def write_saved_model(extractor: KerasExtractor, folder: str | os.PathLike) -> None:
+def write_saved_model(feature_model: KerasFeatureModel, folder: str | os.PathLike) -> None:
     """Writes a SavedModel with `assets/model.json` (`ModelInfo.to_json`) and these signatures, B being free:
 
         serving_default: `image`, [B, S, S, 3], float32 or uint8 as `info.input` says, to all outputs;
@@ -35,15 +35,15 @@ def write_saved_model(extractor: KerasExtractor, folder: str | os.PathLike) -> N
         about: `ignored`, string [B], to `json`, string [B], each the text of the facts.
 
     Args:
-        extractor: the model and its facts.
+        feature_model: the model and its facts.
         folder: to be made, such as `DIR/saved_model/1`; it must not hold anything.
 
     Raises:
         FileExistsError: if it does.
     """
-    info = extractor.info
+    info = feature_model.info
     preprocessing = info.preprocessing
-    image, infer = _inference(extractor)  # traced once for all signatures
+    image, infer = _inference(feature_model)  # traced once for all signatures
     texts = [tf.TensorSpec([None], tf.string, name=name) for name in ("encoded", "ignored")]
 
     @tf.function(autograph=False, input_signature=[image])
@@ -70,7 +70,7 @@ def write_saved_model(extractor: KerasExtractor, folder: str | os.PathLike) -> N
     signatures = {"serving_default": serving_default, JPEG: jpeg, ABOUT: about}
     if ROTATION_PROBABILITIES in info.outputs:
         signatures[ROTATION_PROBABILITIES] = rotation_probabilities
-    save_functions(folder, INFO_ASSET, info.to_json(), extractor.model, signatures)
+    save_functions(folder, INFO_ASSET, info.to_json(), feature_model.model, signatures)
 
 
 def save_functions(
@@ -110,7 +110,7 @@ def check_onnx_packages() -> None:
         raise ImportError(f"Exporting to ONNX needs {packages}: {error}") from error
 
 
-def onnx_model(extractor: KerasExtractor):
+def onnx_model(feature_model: KerasFeatureModel):
     """An `onnx.ModelProto` in float32: input `image`, outputs named as those of the model, any batch size.
 
     The facts (`ModelInfo.to_json`) are in its metadata_props, under `rfd_tf_model`.
@@ -123,22 +123,22 @@ def onnx_model(extractor: KerasExtractor):
     import onnx
     import tf2onnx
 
-    size = sum(4 * int(np.prod(variable.shape)) for variable in extractor.model.variables)
+    size = sum(4 * int(np.prod(variable.shape)) for variable in feature_model.model.variables)
     if size > MAX_WEIGHT_BYTES:
         raise ValueError(
-            f"{extractor.location}: its weights take {size / 1e9:.1f} GB, an ONNX file holds 2 GB at most"
+            f"{feature_model.location}: its weights take {size / 1e9:.1f} GB, an ONNX file holds 2 GB at most"
         )
-    image, infer = _inference(extractor)
+    image, infer = _inference(feature_model)
     with _quiet():
         model, _ = tf2onnx.convert.from_function(infer, input_signature=[image], opset=OPSET)
-    order = {name: position for position, name in enumerate(extractor.info.outputs)}
+    order = {name: position for position, name in enumerate(feature_model.info.outputs)}
     outputs = sorted(model.graph.output, key=lambda output: order[output.name])
     del model.graph.output[:]
     model.graph.output.extend(outputs)
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    model.graph.name = extractor.info.name
-    onnx.helper.set_model_props(model, {INFO_KEY: extractor.info.to_json()})
+    model.graph.name = feature_model.info.name
+    onnx.helper.set_model_props(model, {INFO_KEY: feature_model.info.to_json()})
     return model
 
 
@@ -175,9 +175,9 @@ def write_onnx(model, path: str | os.PathLike, precision: str = "float32") -> No
     onnx.save_model(changed, str(path))
 
 
-def _inference(extractor: KerasExtractor) -> tuple[tf.TensorSpec, Callable]:
+def _inference(feature_model: KerasFeatureModel) -> tuple[tf.TensorSpec, Callable]:
     """The spec of the input `image`, and a `tf.function` from it to all outputs in float32."""
-    info, model = extractor.info, extractor.model
+    info, model = feature_model.info, feature_model.model
     is_uint8 = info.input == UINT8
     spec = tf.TensorSpec((None, *info.image_shape), tf.uint8 if is_uint8 else tf.float32, name="image")
 

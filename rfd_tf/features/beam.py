@@ -23,10 +23,8 @@ from apache_beam.utils.shared import Shared
 from rfd_tf import data
 from rfd_tf.data.image_folder import DECODABLE, has_image_ending, kind_of_file
 from rfd_tf.data.image_list import parse_image_list
-from rfd_tf.features.extract import extract_shard
-from rfd_tf.features.extractor import FeatureExtractor
-from rfd_tf.features.images import ImageReader
-from rfd_tf.features.open_extractor import SERVING_SCHEMES
+from rfd_tf.features.extract import ExtractOptions, ImageReader, extract_shard
+from rfd_tf.features.open_feature_model import SERVING_SCHEMES, FeatureModel
 from rfd_tf.features.store import (
     ExtractionError,
     Settings,
@@ -47,8 +45,7 @@ _PLAIN = {"compression_type": CompressionTypes.UNCOMPRESSED}
 class BeamStorage(Storage):
     """A folder in any of Beam's file systems: `gs://`, `s3://`, `hdfs://`, ..., or a path.
 
-    Args:
-        location: the folder; made if missing, where the file system has folders.
+    It is made if missing, where the file system has folders.
     """
 
     def __init__(self, location: str):
@@ -100,14 +97,7 @@ LIST_ENDINGS = (".txt", ".csv", ".tsv")
 
 
 class BeamFiles(data.Source):
-    """Image files below a folder of any of Beam's file systems.
-
-    Args:
-        root: the folder.
-        files: N paths relative to it, with `/`.
-        labels: int64 of shape [N] or None.
-        class_names: one name per class or None.
-    """
+    """Image files below a folder of any of Beam's file systems; arguments as of `ImageFiles`."""
 
     def __init__(
         self,
@@ -135,7 +125,7 @@ class BeamFiles(data.Source):
 
 
 def open_beam_files(location: str, root: str = "") -> BeamFiles:
-    """`features.open_images` for a folder or list that has an address such as `gs://BUCKET/FOLDER`.
+    """`data.open_images` for a folder or list that has an address such as `gs://BUCKET/FOLDER`.
 
     Args:
         location: a list if it ends in `.txt`, `.csv` or `.tsv`, else a folder.
@@ -200,14 +190,13 @@ _COUNTERS = "rfd_tf"
 
 
 def extract_on_beam(
-    open_model: Callable[[], FeatureExtractor],
+    open_model: Callable[[], FeatureModel],
     source: data.Source,
     settings: Settings,
     out: str,
     runner: str,
-    flags: Sequence[str] = (),
-    batch_size: int = 64,
-    on_error: str = "skip",
+    flags: Sequence[str],
+    options: ExtractOptions,
 ) -> list[Skipped]:
     """`extract` on a cluster: the same shards and manifest, and what is there already is kept.
 
@@ -222,7 +211,7 @@ def extract_on_beam(
         out: the folder, in any of Beam's file systems.
         runner: of Beam; `DirectRunner` runs in this process.
         flags: further flags of Beam.
-        batch_size, on_error: as of `extract`.
+        options: as of `extract`.
 
     Returns:
         The skipped images, those of earlier calls too.
@@ -236,11 +225,11 @@ def extract_on_beam(
     shard_format(settings.format)
     storage = BeamStorage(out)
     claim(storage, settings)
-    pending = pending_shards(storage, settings, on_error)
+    pending = pending_shards(storage, settings, options.on_error)
     for number in pending:
         _write_listing(storage, source, settings, number)
     if pending:
-        work = ExtractShards(open_model, settings, out, _root(source), batch_size, on_error)
+        work = ExtractShards(open_model, settings, out, _root(source), options)
         _run(work, pending, PipelineOptions([f"--runner={_RUNNERS.get(runner, runner)}", *flags]))
     skipped = write_manifest(storage, settings, source.left_out)
     with contextlib.suppress(OSError):  # left behind they do no harm
@@ -267,59 +256,50 @@ def _run(work: beam.DoFn, pending: list[int], options: PipelineOptions) -> None:
 
 
 class ExtractShards(beam.DoFn):
-    """Numbers of shards in, shards written.
-
-    Args:
-        open_model, settings, out, batch_size, on_error: as of `extract_on_beam`.
-        root: folder that the images' names are relative to.
-    """
+    """Numbers of shards in, shards written. The images' names are relative to `root`."""
 
     def __init__(
         self,
-        open_model: Callable[[], FeatureExtractor],
+        open_model: Callable[[], FeatureModel],
         settings: Settings,
         out: str,
         root: str,
-        batch_size: int,
-        on_error: str,
+        options: ExtractOptions,
     ):
         self._open_model = open_model
         self._settings = settings
         self._out = out
         self._root = root
-        self._batch_size = batch_size
-        self._on_error = on_error
+        self._options = options
         self._shared = Shared()  # one model for all threads of a worker
-        self._extractor: FeatureExtractor | None = None
+        self._feature_model: FeatureModel | None = None
 
     def setup(self):
-        self._extractor = self._shared.acquire(self._open)
+        self._feature_model = self._shared.acquire(self._open)
 
     def process(self, number: int):
         storage, settings = BeamStorage(self._out), self._settings
         if storage.exists(settings.shard_file(number)):
             return  # a retry of what was done
-        assert self._extractor is not None  # `setup` comes before
+        assert self._feature_model is not None  # `setup` comes before
         listing = json.loads(storage.read(_listing(settings, number)))
         source = BeamFiles(self._root, listing["files"], listing["labels"], settings.class_names)
-        reader = ImageReader(source, self._extractor.info.preprocessing, settings.max_pixels)
+        reader = ImageReader(source, self._feature_model.info.preprocessing, settings.max_pixels)
         first = settings.rows(number).start
-        shard = extract_shard(
-            reader, self._extractor, settings, number, self._batch_size, self._on_error, offset=first
-        )
+        shard = extract_shard(reader, self._feature_model, settings, number, self._options, offset=first)
         write_shard(storage, settings, number, shard)
         for image in shard.skipped:
             logging.warning("skipped %s: %s", image.path, image.reason)
         for name, count in (("shards", 1), ("pictures", len(shard.index)), ("skipped", len(shard.skipped))):
             Metrics.counter(_COUNTERS, name).inc(count)
 
-    def _open(self) -> FeatureExtractor:
-        extractor = self._open_model()
-        if not close(check_values(extractor, tuple(self._settings.outputs)), self._settings.check):
+    def _open(self) -> FeatureModel:
+        feature_model = self._open_model()
+        if not close(check_values(feature_model, tuple(self._settings.outputs)), self._settings.check):
             raise ExtractionError(
                 f"The model {self._settings.model} on this worker gives other features than the launcher's"
             )
-        return extractor
+        return feature_model
 
 
 def _write_listing(storage: BeamStorage, source: Any, settings: Settings, number: int) -> None:

@@ -1,15 +1,17 @@
 """Features of a whole collection of images, in shards; and reading them back."""
 
+import dataclasses
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from tqdm import tqdm
+import numpy.typing as npt
+import tensorflow as tf
 
-from rfd_tf.data import BadImageError, Source
-from rfd_tf.features.extractor import FeatureExtractor
-from rfd_tf.features.images import ImageReader
+from rfd_tf.data import BadImageError, Preprocessing, Source, host_constant
+from rfd_tf.data.bad_images import one_line
+from rfd_tf.features.feature_model import FeatureModel
 from rfd_tf.features.store import (
     MANIFEST_FILE,
     ExtractionError,
@@ -26,30 +28,133 @@ from rfd_tf.features.store import (
     write_shard,
 )
 from rfd_tf.files import parse_json
+from rfd_tf.image_header import MAX_PIXELS, check_encoded
 from rfd_tf.terminal import Stopped, StopSignals, progress_bar
+
+PREFETCHED_BATCHES = 2
+
+
+class ImageReader:
+    """Images of a source, ready for the network; the bad ones are told apart, not fatal.
+
+    Reading and decoding run in parallel, each image once. One that fails is dropped by the pipeline, which
+    goes on; its gap in the order is seen, and it alone is tried again, to learn why.
+
+    Args:
+        source: the images.
+        preprocessing: its `eval_image` prepares them.
+        max_pixels: larger ones are refused by their header (`image_header.check_encoded`).
+    """
+
+    def __init__(self, source: Source, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS):
+        self.source = source
+        self.preprocessing = preprocessing
+        self.max_pixels = max_pixels
+        self._unread: list[str] = []
+        self._example = tf.function(self._prepared, input_signature=[tf.TensorSpec([], tf.int64)])
+
+    def batches(
+        self, rows: npt.ArrayLike, batch_size: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, dict[int, str]]]:
+        """The images `rows`, ascending, in order.
+
+        Yields:
+            (indices of the good images, int64 [b]; these, float32 [b, S, S, 3]; the reason for each bad
+            image since the last batch, by index); b is about `batch_size` or less, and may be 0.
+
+        Raises:
+            OSError: at the end, if of several images none could be read at all: a disk that is gone, rather
+                than bad images.
+        """
+        rows = np.asarray(rows, dtype="int64")
+        dataset = tf.data.Dataset.from_tensor_slices(host_constant(rows))
+        dataset = dataset.map(self._example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        dataset = dataset.ignore_errors().batch(batch_size).prefetch(PREFETCHED_BATCHES)
+        passed = 0
+        self._unread = []
+        for index, images in dataset.as_numpy_iterator():
+            end = int(np.searchsorted(rows, index[-1])) + 1
+            yield self._with_missing(rows[passed:end], index, images)
+            passed = end
+        for start in range(passed, len(rows), batch_size):
+            size = self.preprocessing.image_size
+            none = np.zeros(0, "int64"), np.zeros((0, size, size, 3), "float32")
+            yield self._with_missing(rows[start : start + batch_size], *none)
+        if len(self._unread) == len(rows) > 1:
+            raise OSError(f"None of {len(rows)} images can be read, as {self._unread[0]}")
+
+    def _with_missing(self, rows: np.ndarray, index: np.ndarray, images: np.ndarray):
+        """The batch, with those of the dropped `rows` put in that succeed when tried again."""
+        bad: dict[int, str] = {}
+        for row in np.setdiff1d(rows, index).tolist():
+            try:
+                image = self._alone(row)
+            except Exception as error:  # whatever the source or a decoder raises is this image's reason
+                bad[row] = one_line(error)
+                continue
+            at = np.searchsorted(index, row)
+            index, images = np.insert(index, at, row), np.insert(images, at, image, axis=0)
+        return index, images, bad
+
+    def _alone(self, row: int) -> np.ndarray:
+        try:
+            fetched = self.source.fetch(tf.constant(row, tf.int64))
+        except Exception as error:
+            self._unread.append(f"{self.source.describe(row)}: {one_line(error)}")
+            raise
+        if self.source.encoded and (reason := check_encoded(fetched.numpy(), self.max_pixels)):
+            raise ValueError(reason)
+        return self.preprocessing.eval_image(fetched).numpy()
+
+    def _prepared(self, row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        fetched = self.source.fetch(row)
+        if self.source.encoded:
+            good = tf.numpy_function(self._is_good, [fetched], tf.bool, stateful=False)
+            with tf.control_dependencies([tf.debugging.Assert(good, ["refused by its header"])]):
+                fetched = tf.identity(fetched)
+        return row, self.preprocessing.eval_image(fetched)
+
+    def _is_good(self, content: bytes) -> bool:
+        return check_encoded(content, self.max_pixels) is None
+
 
 ON_ERROR = ("skip", "raise")
 
 
+@dataclasses.dataclass(frozen=True)
+class ExtractOptions:
+    """How a collection is gone through; no shard's content depends on it.
+
+    Attributes:
+        batch_size: images that the model is given at once.
+        on_error: `"skip"` notes bad images and goes on, `"raise"` stops at the first.
+
+    Raises:
+        ValueError: on a value out of range.
+    """
+
+    batch_size: int = 64
+    on_error: str = "skip"
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1. Received: batch_size={self.batch_size}")
+        if self.on_error not in ON_ERROR:
+            raise ValueError(f"`on_error` must be one of {', '.join(ON_ERROR)}. Received: {self.on_error!r}")
+
+
 def extract_shard(
     reader: ImageReader,
-    extractor: FeatureExtractor,
+    feature_model: FeatureModel,
     settings: Settings,
     number: int,
-    batch_size: int,
-    on_error: str = "skip",
+    options: ExtractOptions,
     on_batch: Callable[[int], None] = lambda count: None,
     offset: int = 0,
 ) -> Shard:
-    """The features of one shard's images.
+    """The features of the images of shard `number`.
 
     Args:
-        reader: of the images.
-        extractor: the model.
-        settings: which shards there are, and of what.
-        number: the shard.
-        batch_size: images that the model is given at once.
-        on_error: `"skip"` notes bad images, `"raise"` stops at the first.
         on_batch: called after each batch with the number of images that it took, bad ones included.
         offset: instance index of the source's first image, where the source is a part of the images.
 
@@ -63,12 +168,12 @@ def extract_shard(
     features = {
         name: np.zeros((len(rows), *shape), settings.dtype) for name, shape in settings.outputs.items()
     }
-    for batch_index, images, bad in reader.batches(rows, batch_size):
-        if bad and on_error == "raise":
+    for batch_index, images, bad in reader.batches(rows, options.batch_size):
+        if bad and options.on_error == "raise":
             row, reason = next(iter(bad.items()))
             raise BadImageError(f"{source.describe(row)}: {reason}")
         if len(images):
-            found = extractor(images, list(features))
+            found = feature_model(images, list(features))
             for name, values in found.items():
                 features[name][len(index) : len(index) + len(images)] = _cast(values, settings.dtype, name)
         index = np.concatenate([index, batch_index])
@@ -102,23 +207,21 @@ class ExtractionStopped(Stopped):
 
 
 def extract(
-    extractor: FeatureExtractor,
+    feature_model: FeatureModel,
     source: Source,
     settings: Settings,
     storage: LocalStorage,
-    batch_size: int = 64,
-    on_error: str = "skip",
+    options: ExtractOptions = ExtractOptions(),
 ) -> list[Skipped]:
     """Write the features of all images; continue where an earlier call was interrupted.
 
     Args:
-        extractor: the model.
+        feature_model: the model.
         source: the images.
         settings: `settings.describe_extraction` of both.
         storage: the folder; ends with `settings.json`, a shard for each `shard_size` images, and
             `manifest.json`, written last. Whoever calls holds its lock.
-        batch_size: images that the model is given at once.
-        on_error: `"skip"` notes bad images and goes on, `"raise"` stops at the first.
+        options: size of a batch, and what a bad image does.
 
     Returns:
         The skipped images, those of earlier calls too.
@@ -127,18 +230,21 @@ def extract(
         ExtractionError: if the folder holds something else, or features of other settings.
         BadImageError: on a bad image with `"raise"`, or if none is good.
         ExtractionStopped: on SIGTERM or Ctrl-C, after the batch in work; the shard in work is not kept.
-        ValueError: on an argument out of range.
         OSError: where reading or writing fails.
     """
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1. Received: batch_size={batch_size}")
-    if on_error not in ON_ERROR:
-        raise ValueError(f"`on_error` must be one of {', '.join(ON_ERROR)}. Received: {on_error!r}")
     shard_format(settings.format)  # refused before the work rather than after the first shard
     claim(storage, settings)
-    pending = pending_shards(storage, settings, on_error)
-    reader = ImageReader(source, extractor.info.preprocessing, settings.max_pixels)
-    with StopSignals() as signals, _progress(settings, pending) as bar:
+    pending = pending_shards(storage, settings, options.on_error)
+    left = sum(len(settings.rows(number)) for number in pending)
+    progress = progress_bar(
+        "Extracting",
+        settings.num_images,
+        done=settings.num_images - left,
+        smoothing=0.05,
+        disable=not pending,
+    )
+    reader = ImageReader(source, feature_model.info.preprocessing, settings.max_pixels)
+    with StopSignals() as signals, progress as bar:
         named = 0
         for done, number in enumerate(pending, start=settings.num_shards - len(pending)):
 
@@ -149,18 +255,12 @@ def extract(
                         signals.received, f"{done} of {settings.num_shards} shards are written"
                     )
 
-            shard = extract_shard(reader, extractor, settings, number, batch_size, on_error, on_batch)
+            shard = extract_shard(reader, feature_model, settings, number, options, on_batch)
             write_shard(storage, settings, number, shard)
             for image in shard.skipped[: NAMED - named]:
                 bar.write(f"skipped {image.path}: {image.reason}", file=sys.stderr)
                 named += 1
     return write_manifest(storage, settings, source.left_out)
-
-
-def _progress(settings: Settings, pending: list[int]) -> tqdm:
-    total = settings.num_images
-    left = sum(len(settings.rows(number)) for number in pending)
-    return progress_bar("Extracting", total, done=total - left, smoothing=0.05, disable=not pending)
 
 
 def load_features(

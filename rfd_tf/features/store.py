@@ -18,7 +18,7 @@ import filelock
 import numpy as np
 
 from rfd_tf.data import BadImageError, Source
-from rfd_tf.features.extractor import FeatureExtractor, ModelInfo
+from rfd_tf.features.feature_model import FeatureModel, ModelInfo
 from rfd_tf.features.shard_formats import shard_format
 from rfd_tf.files import atomic_file, differences, fits, parse_json
 
@@ -202,10 +202,8 @@ class Settings:
 
     def to_dict(self) -> dict:
         """JSON values."""
-        fields = (
-            {"format_version": SETTINGS_FORMAT} | dataclasses.asdict(self) | {"info": self.info.to_json()}
-        )
-        return json.loads(json.dumps(fields | {"info": parse_json(fields["info"])}))
+        fields = {"format_version": SETTINGS_FORMAT, **dataclasses.asdict(self)}
+        return json.loads(json.dumps(fields | {"info": parse_json(self.info.to_json())}))
 
     @classmethod
     def from_dict(cls, fields: dict, where: str) -> "Settings":
@@ -236,22 +234,18 @@ class Settings:
 
 
 def describe_extraction(
-    extractor: FeatureExtractor, model: str, source: Source, images: str, outputs: list[str], **options
+    feature_model: FeatureModel, model: str, source: Source, images: str, outputs: list[str], **options
 ) -> Settings:
-    """The settings of an extraction.
+    """The settings of an extraction by the model at `model`, of the images at `images`.
 
-    Args:
-        extractor, model: the open model and its location.
-        source, images: the open images and their location.
-        outputs: those to keep.
-        **options: `format`, `dtype`, `shard_size`, `max_pixels`.
+    `options` are the fields `format`, `dtype`, `shard_size` and `max_pixels`.
     """
-    outputs = extractor.check_names(outputs)
+    outputs = feature_model.check_names(outputs)
     return Settings(
         model=model,
-        info=extractor.info,
-        outputs={name: tuple(extractor.info.outputs[name]) for name in outputs},
-        check=check_values(extractor, outputs),
+        info=feature_model.info,
+        outputs={name: tuple(feature_model.info.outputs[name]) for name in outputs},
+        check=check_values(feature_model, outputs),
         images=images,
         num_images=len(source),
         listing=listing_digest(source),
@@ -322,9 +316,18 @@ class Shard:
 
 
 def write_shard(storage: Storage, settings: Settings, number: int, shard: Shard) -> None:
-    """Write a shard, whole or not at all."""
+    """Write a shard, whole or not at all, with its settings, the rows it covers and what was skipped."""
+    rows = settings.rows(number)
+    metadata = json.dumps(
+        {
+            "settings": settings.to_dict(),
+            "first": rows.start,
+            "stop": rows.stop,
+            "skipped": [dataclasses.asdict(image) for image in shard.skipped],
+        }
+    )
     with storage.write(settings.shard_file(number)) as file:
-        shard_format(settings.format).write(file, shard, settings, shard_metadata(settings, number, shard))
+        shard_format(settings.format).write(file, shard, settings, metadata)
 
 
 def read_shard(storage: Storage, settings: Settings, number: int, outputs: list[str]) -> Shard:
@@ -352,19 +355,6 @@ def read_skipped(storage: Storage, settings: Settings, number: int) -> list[Skip
     if found:
         raise ExtractionError(f"{storage.location}/{name} is of other settings. " + "; ".join(found))
     return skipped
-
-
-def shard_metadata(settings: Settings, number: int, shard: Shard) -> str:
-    """What travels inside a shard, as JSON: settings, which rows it covers, and what was skipped."""
-    rows = settings.rows(number)
-    return json.dumps(
-        {
-            "settings": settings.to_dict(),
-            "first": rows.start,
-            "stop": rows.stop,
-            "skipped": [dataclasses.asdict(image) for image in shard.skipped],
-        }
-    )
 
 
 @contextlib.contextmanager
@@ -401,11 +391,7 @@ def pending_shards(storage: Storage, settings: Settings, on_error: str = "skip")
 def write_manifest(
     storage: Storage, settings: Settings, left_out: Mapping[str, int] | None = None
 ) -> list[Skipped]:
-    """Write `manifest.json` once every shard is there; the skipped images.
-
-    Args:
-        storage, settings: of the extraction.
-        left_out: of the source; none by default.
+    """Write `manifest.json` once every shard is there; the skipped images. `left_out` is the source's.
 
     Raises:
         BadImageError: if no image could be used.
@@ -448,10 +434,8 @@ def write_manifest(
 def _versions() -> dict[str, str]:
     found = {}
     for package in _PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 
@@ -459,16 +443,16 @@ _VALUES = 8
 _TOLERANCE = 1e-2  # relative: devices and runtimes differ by less, other weights by more
 
 
-def check_values(extractor: FeatureExtractor, outputs: Sequence[str]) -> dict[str, list[float]]:
+def check_values(feature_model: FeatureModel, outputs: Sequence[str]) -> dict[str, list[float]]:
     """A few values of each output for a fixed image; ValueError where they are not finite."""
-    rows, columns, _ = np.indices(extractor.info.image_shape)
+    rows, columns, _ = np.indices(feature_model.info.image_shape)
     channel = np.arange(3)
     pixels = (rows * (3 + channel) + columns * (5 - channel) + 40 * channel) % 256
-    features = extractor(extractor.info.normalize(pixels.astype("uint8"))[None], outputs)
+    features = feature_model(feature_model.info.normalize(pixels.astype("uint8"))[None], outputs)
     found = {}
     for name, value in features.items():
         if not np.isfinite(value).all():
-            raise ValueError(f"{extractor.location}: its output {name!r} is not finite for a plain image")
+            raise ValueError(f"{feature_model.location}: its output {name!r} is not finite for a plain image")
         flat = value.ravel()
         picked = flat[np.linspace(0, len(flat) - 1, _VALUES).astype("int64")]
         found[name] = [float(np.sqrt((flat.astype("float64") ** 2).mean())), *map(float, picked)]

@@ -2,8 +2,8 @@
 
 from rfd_tf.models.backbone import any_size, first_layer_filters, select_features, wrap_backbone
 from rfd_tf.models.classifiers import MultiLabelClassifier, ProbedModel
-from rfd_tf.models.feature_model import extract_features
 from rfd_tf.models.heads import dense_head, dense_weights, linear_probe, nonlinear_probe, set_dense_weights
+from rfd_tf.models.inference import extract_features
 from rfd_tf.models.networks import alexnet, create_backbone, resnet_cifar
 from rfd_tf.models.rotation_decoupling import RotationDecoupling
 

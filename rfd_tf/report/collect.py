@@ -16,10 +16,10 @@ from rfd_tf.data import Source
 from rfd_tf.data.image_folder import left_out_text
 from rfd_tf.evaluation.evaluate import untrained_control, untrained_copy
 from rfd_tf.evaluation.results import EvaluationResult
-from rfd_tf.features import FeatureExtractor, KerasExtractor, open_keras
+from rfd_tf.features import FeatureModel, KerasFeatureModel, open_keras
 from rfd_tf.imbalance import class_counts_of
 from rfd_tf.models import first_layer_filters
-from rfd_tf.models.feature_model import FEATURES, ROTATION_PROBABILITIES
+from rfd_tf.models.inference import FEATURES, ROTATION_PROBABILITIES
 from rfd_tf.report.contents import ClassifierSection, DataFacts, KeyFigure, RunFacts, RunReport
 from rfd_tf.report.figures import (
     KNN,
@@ -49,16 +49,16 @@ class OpenedRun:
     Attributes:
         workdir: the run's folder; None for a model alone.
         config: the run's; of a model alone, `knn`.
-        extractor: the network.
+        feature_model: the network.
         feature: the backbone's feature that is looked at: the one its kNN accuracy is measured on.
-        output: the extractor's name for it.
+        output: the feature model's name for it.
         images: role -> images: `"training"`, then `"validation"` if there are any.
         problem: why images are missing; None where they are not.
     """
 
     workdir: Path | None
     config: ConfigDict
-    extractor: KerasExtractor
+    feature_model: KerasFeatureModel
     feature: str
     output: str
     images: dict[str, ImageSet]
@@ -66,7 +66,7 @@ class OpenedRun:
 
     def facts(self) -> RunFacts:
         """What was trained, on what, when."""
-        model = self.extractor
+        model = self.feature_model
         shared = {
             "parameters": model.model.count_params(),
             "feature": self.feature,
@@ -100,33 +100,33 @@ class OpenedRun:
     def untrained(self, images: ImageSet) -> keras.Model:
         """The network as it was before its training, or might have been, with batch norms of `images`."""
         if self.workdir is None:
-            return untrained_copy(self.extractor.model, images)
+            return untrained_copy(self.feature_model.model, images)
         return untrained_control(self.config, images)
 
 
-def model_alone(extractor: FeatureExtractor, training: Source, validation: Source | None = None) -> OpenedRun:
+def model_alone(feature_model: FeatureModel, training: Source, validation: Source | None = None) -> OpenedRun:
     """A model, as a report takes it, with images that its features are looked at on.
 
     Args:
-        extractor: with the output `features`; a Keras model.
+        feature_model: with the output `features`; a Keras model.
         training: images to look for neighbours among.
         validation: further images, the ones that are shown; None for the same.
 
     Raises:
         ValueError: if it is not there in its Keras form.
     """
-    if not isinstance(extractor, KerasExtractor):
+    if not isinstance(feature_model, KerasFeatureModel):
         raise ValueError(
             "A report takes a Keras model: a run's folder, a .keras file or zoo:NAME. "
-            f"Received: {extractor.location}"
+            f"Received: {feature_model.location}"
         )
     sources = {TRAINING: training} | ({VALIDATION: validation} if validation is not None else {})
-    prepared = extractor.info.preprocessing
+    prepared = feature_model.info.preprocessing
     images = {
         role: ImageSet(source, prepared, np.arange(len(source)), []) for role, source in sources.items()
     }
     config = ConfigDict({"knn": {"k": _NEIGHBOURS, "temperature": _TEMPERATURE}})
-    return OpenedRun(None, config, extractor, FEATURES, FEATURES, images, None)
+    return OpenedRun(None, config, feature_model, FEATURES, FEATURES, images, None)
 
 
 def open_run(workdir: Path) -> OpenedRun:
@@ -139,10 +139,10 @@ def open_run(workdir: Path) -> OpenedRun:
     config = read_run_config(workdir, "knn")
     feature = measured_feature(config)
     main = config.backbone.feature
-    extractor = open_keras(workdir, [] if feature == main else [feature])
+    feature_model = open_keras(workdir, [] if feature == main else [feature])
     images, problem = _open_images(config, workdir)
     output = FEATURES if feature == main else feature
-    return OpenedRun(workdir, config, extractor, feature, output, images, problem)
+    return OpenedRun(workdir, config, feature_model, feature, output, images, problem)
 
 
 def _open_images(config: ConfigDict, workdir: Path) -> tuple[dict[str, ImageSet], str | None]:
@@ -224,7 +224,7 @@ class _Collection:
             history = self._or_note("curves", lambda: read_history(run.workdir / HISTORY_FILE))
         for sign in self._signs_of_collapse(history):
             self._note("curves", sign)
-        filters = self._or_note("filters", lambda: first_layer_filters(run.extractor.model))
+        filters = self._or_note("filters", lambda: first_layer_filters(run.feature_model.model))
         evaluations = self._evaluations()
         samples = self._samples()
         counts = self._class_counts()
@@ -287,7 +287,7 @@ class _Collection:
         for role, images in run.images.items():
             logging.info("Features of up to %d %s images", self.max_images, role)
             try:
-                sample, bad = take_sample(run.extractor, run.output, images, role, self.max_images)
+                sample, bad = take_sample(run.feature_model, run.output, images, role, self.max_images)
             except UNREADABLE as error:
                 self._note("images", f"The {role} images cannot be used: {error}")
                 continue
@@ -327,7 +327,7 @@ class _Collection:
     def _rotations(self, sample: Sample | None):
         if sample is None:
             return None
-        if ROTATION_PROBABILITIES not in self.run.extractor.info.outputs:
+        if ROTATION_PROBABILITIES not in self.run.feature_model.info.outputs:
             self._note(
                 "rotations",
                 "Left out: the model has no head that tells rotations."
@@ -339,7 +339,7 @@ class _Collection:
         viewed = -(-self.max_images // _VIEWED_SHARE)
         logging.info("Predicted rotations of up to %d %s images", viewed, sample.source)
         images = self.run.images[sample.source]
-        return rotation_section(self.run.extractor, images, sample, viewed)
+        return rotation_section(self.run.feature_model, images, sample, viewed)
 
     def _neighbours(self, samples: dict[str, Sample], counts):
         if not samples:

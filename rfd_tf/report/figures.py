@@ -17,9 +17,9 @@ from rfd_tf.evaluation.results import (
     classification_figures,
     load_result,
 )
-from rfd_tf.features import keras_extractor
+from rfd_tf.features import keras_feature_model
 from rfd_tf.metrics import weighted_knn_predict
-from rfd_tf.models.feature_model import FEATURES
+from rfd_tf.models.inference import FEATURES
 from rfd_tf.report.contents import ClassifierSection, KeyFigure
 from rfd_tf.report.sample import Sample, features_of
 from rfd_tf.runs.images import ImageSet
@@ -224,7 +224,7 @@ def control_knn_accuracy(
     images, reference = sets[0]
     # The control's batch-norm statistics come from the sample: a whole data set would take too long.
     backbone = untrained(dataclasses.replace(images, valid=reference.indices))
-    control = keras_extractor(
+    control = keras_feature_model(
         backbone,
         images.preprocessing,
         "the control",

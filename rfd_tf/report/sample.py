@@ -10,7 +10,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from rfd_tf import data
-from rfd_tf.features import FeatureExtractor
+from rfd_tf.features import FeatureModel
 from rfd_tf.files import atomic_folder, write_text
 from rfd_tf.runs.images import ImageSet
 
@@ -52,12 +52,12 @@ class Sample:
 
 
 def take_sample(
-    extractor: FeatureExtractor, feature: str, images: ImageSet, source: str, max_images: int
+    feature_model: FeatureModel, feature: str, images: ImageSet, source: str, max_images: int
 ) -> tuple[Sample, list[str]]:
     """A sample with features and thumbnails; images that cannot be read are left out.
 
     Args:
-        extractor: the model.
+        feature_model: the model.
         feature: its output; a map is averaged over space.
         images: where they come from.
         source: what to call them.
@@ -72,14 +72,14 @@ def take_sample(
     chosen = choose(images.valid, max_images)
     bad = []
     try:
-        found = _pass(extractor, feature, images, source, chosen)
+        found = _pass(feature_model, feature, images, source, chosen)
     except tf.errors.OpError:
         reasons = data.find_bad_images(images.source, chosen)
         bad = [f"{images.source.describe(index)}: {reason}" for index, reason in reasons.items()]
         chosen = np.setdiff1d(chosen, np.fromiter(reasons, "int64", len(reasons)))
         if not bad or not len(chosen):
             raise ValueError(f"none of the {source} images can be read, as {bad[0]}" if bad else "") from None
-        found = _pass(extractor, feature, images, source, chosen)
+        found = _pass(feature_model, feature, images, source, chosen)
     features, thumbnails = found
     if not np.isfinite(features).all():
         raise ValueError(f"the features of the {source} images are not finite: the training diverged")
@@ -103,11 +103,11 @@ def class_names_of(source: data.Source) -> list[str]:
 
 
 def features_of(
-    extractor: FeatureExtractor, feature: str, image_set: ImageSet, indices: np.ndarray, what: str
+    feature_model: FeatureModel, feature: str, image_set: ImageSet, indices: np.ndarray, what: str
 ) -> np.ndarray:
     """Features [N, D] of the images at `indices`; a map is averaged over space."""
     return np.concatenate(
-        [pooled(extractor(images, [feature])[feature]) for images in batches(image_set, indices, what)]
+        [pooled(feature_model(images, [feature])[feature]) for images in batches(image_set, indices, what)]
     )
 
 
@@ -136,11 +136,11 @@ def thumbnails_of(to_pixels: Callable[[np.ndarray], np.ndarray], images: np.ndar
     return np.stack([np.asarray(image) for image in shrunk])
 
 
-def _pass(extractor, feature, image_set, source, indices) -> tuple[np.ndarray, np.ndarray]:
+def _pass(feature_model, feature, image_set, source, indices) -> tuple[np.ndarray, np.ndarray]:
     features, thumbnails = [], []
     for images in batches(image_set, indices, f"{source} images"):
-        features.append(pooled(extractor(images, [feature])[feature]))
-        thumbnails.append(thumbnails_of(extractor.info.to_pixels, images))
+        features.append(pooled(feature_model(images, [feature])[feature]))
+        thumbnails.append(thumbnails_of(feature_model.info.to_pixels, images))
     return np.concatenate(features), np.concatenate(thumbnails)
 
 

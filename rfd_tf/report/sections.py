@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 
-from rfd_tf.features import FeatureExtractor
+from rfd_tf.features import FeatureModel
 from rfd_tf.imbalance import shot_groups
 from rfd_tf.metrics import nearest_neighbours
-from rfd_tf.models.feature_model import ROTATION_PROBABILITIES
+from rfd_tf.models.inference import ROTATION_PROBABILITIES
 from rfd_tf.report.contents import (
     Card,
     MapSection,
@@ -86,15 +86,15 @@ SHOWN, MISTAKES = 12, 24
 
 
 def rotation_section(
-    extractor: FeatureExtractor, image_set: ImageSet, sample: Sample, max_images: int
+    feature_model: FeatureModel, image_set: ImageSet, sample: Sample, max_images: int
 ) -> RotationSection:
     """Shows up to `max_images` images of the sample to the network four times each.
 
-    The extractor must have the output `rotation_probabilities`.
+    The feature model must have the output `rotation_probabilities`.
     """
     rng = np.random.default_rng(SEED)
     rows = np.sort(rng.permutation(len(sample))[:max_images])
-    probabilities = _probabilities(extractor, image_set, sample.indices[rows])
+    probabilities = _probabilities(feature_model, image_set, sample.indices[rows])
     predicted = probabilities.argmax(axis=2)
     confusion = np.zeros((NUM_ROTATIONS, NUM_ROTATIONS), dtype="int64")
     np.add.at(confusion, (np.arange(NUM_ROTATIONS)[None], predicted), 1)
@@ -111,12 +111,12 @@ def rotation_section(
     )
 
 
-def _probabilities(extractor: FeatureExtractor, image_set: ImageSet, indices: np.ndarray) -> np.ndarray:
+def _probabilities(feature_model: FeatureModel, image_set: ImageSet, indices: np.ndarray) -> np.ndarray:
     """float32 [N, 4, 4]: of image, view, rotation."""
     found = []
     for images in batches(image_set, indices, "four views"):
         views = keras.ops.convert_to_numpy(four_views(keras.ops.convert_to_tensor(images)))
-        found.append(extractor(views, [ROTATION_PROBABILITIES])[ROTATION_PROBABILITIES])
+        found.append(feature_model(views, [ROTATION_PROBABILITIES])[ROTATION_PROBABILITIES])
     return np.concatenate(found).reshape(-1, NUM_ROTATIONS, NUM_ROTATIONS)
 
 

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from rfd_tf import data, distribution
 from rfd_tf.data.schedule import Schedule
-from rfd_tf.features import FeatureExtractor
+from rfd_tf.features import FeatureModel
 from rfd_tf.rotations import NUM_ROTATIONS, four_views, rotation_labels
 from rfd_tf.runs.images import ImageSet, check_same_on_all_workers, name_bad_image, validation_share
 
@@ -117,13 +117,13 @@ class ExtractedInputs(ImageInputs):
 
     Args:
         training, test: as of `ImageInputs`.
-        extractor: the model, in any form.
+        feature_model: the model, in any form.
         names: the features that it shall give.
     """
 
-    def __init__(self, training: ImageSet, test: ImageSet, extractor: FeatureExtractor, names: Sequence[str]):
+    def __init__(self, training: ImageSet, test: ImageSet, feature_model: FeatureModel, names: Sequence[str]):
         super().__init__(training, test, self._extracted)
-        self.extractor = extractor
+        self.feature_model = feature_model
         self.names = tuple(names)
         self._failure: Exception | None = None
 
@@ -132,7 +132,7 @@ class ExtractedInputs(ImageInputs):
             types = [tf.float32] * len(self.names)
             found = tf.numpy_function(self._extract, [inputs["image"]], types, stateful=False)
             for name, feature in zip(self.names, found, strict=True):
-                feature.set_shape([inputs["image"].shape[0], *self.extractor.info.outputs[name]])
+                feature.set_shape([inputs["image"].shape[0], *self.feature_model.info.outputs[name]])
             return dict(zip(self.names, found, strict=True)), labels
 
         # One at a time: what computes features uses the whole machine, or a server.
@@ -140,7 +140,7 @@ class ExtractedInputs(ImageInputs):
 
     def _extract(self, images: np.ndarray) -> list[np.ndarray]:
         try:
-            return list(self.extractor(images, self.names).values())
+            return list(self.feature_model(images, self.names).values())
         except Exception as failure:
             self._failure = failure  # TensorFlow passes on no more than its text
             raise

@@ -62,7 +62,7 @@ def test_reweighting_and_instance_weights_acted(on_tensorflow):
 COUNT_TRACES = """
 import keras, numpy as np
 from rfd_tf.models import resnet_cifar
-from rfd_tf.models.feature_model import extract_features
+from rfd_tf.models.inference import extract_features
 
 traces = 0
 

@@ -11,7 +11,7 @@ from PIL import Image
 from rfd_tf import cli
 from rfd_tf.cli.models import open_model
 from rfd_tf.data import Preprocessing
-from rfd_tf.features import open_extractor, save_keras
+from rfd_tf.features import open_feature_model, save_keras
 from rfd_tf.models import create_backbone
 from tests.zoo.released import resnet_state, save_torch
 from zoo.exporting import report_path
@@ -46,15 +46,15 @@ def images(tmp_path_factory):
 @pytest.mark.parametrize("outputs", ["tensor", "list", "dict"])
 def test_its_last_output_is_the_feature(outputs, tmp_path):
     model, path = _saved(tmp_path, outputs)
-    extractor = open_model(str(path), given={"mean": "tf", "std": "0.5,0.25,0.5"})
-    prepared = extractor.info.preprocessing
+    feature_model = open_model(str(path), given={"mean": "tf", "std": "0.5,0.25,0.5"})
+    prepared = feature_model.info.preprocessing
     assert (prepared.image_size, prepared.resize) == (SIDE, round(SIDE * 256 / 224))
     assert (prepared.mean, prepared.std) == ((0.5, 0.5, 0.5), (0.5, 0.25, 0.5))
     x = np.random.default_rng(0).normal(size=(3, SIDE, SIDE, 3)).astype("float32")
     expected = keras.tree.flatten(model(x))[-1]
-    np.testing.assert_allclose(extractor(x, ["features"])["features"], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(feature_model(x, ["features"])["features"], expected, rtol=1e-5, atol=1e-6)
     assert (
-        set(extractor.info.outputs)
+        set(feature_model.info.outputs)
         == {
             "tensor": {"features"},
             "list": {"features", "maps"},
@@ -98,13 +98,13 @@ def converted(tmp_path):
 def test_a_converted_file_is_what_the_zoo_entry_is(converted, images, caplog):
     checkpoint, path = converted
     caplog.set_level(logging.INFO)
-    extractor, entry = open_model(str(path)), open_model(f"zoo:cifar_resnet20={checkpoint}")
+    feature_model, entry = open_model(str(path)), open_model(f"zoo:cifar_resnet20={checkpoint}")
     assert "zoo:cifar_resnet20): resized to 32 x 32 pixels" in caplog.text
-    assert extractor.info == entry.info
+    assert feature_model.info == entry.info
     pixels = np.stack([np.asarray(Image.open(p)) for p in sorted(images.rglob("*.png"))])
-    prepared = np.stack([extractor.info.preprocessing.eval_image(one) for one in pixels])
+    prepared = np.stack([feature_model.info.preprocessing.eval_image(one) for one in pixels])
     for name, values in entry(prepared).items():
-        np.testing.assert_allclose(extractor(prepared)[name], values, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(feature_model(prepared)[name], values, rtol=1e-5, atol=1e-5)
 
 
 def test_flags_go_before_the_report(converted):
@@ -155,21 +155,21 @@ def test_other_kinds_of_models_are_refused_in_words(tmp_path):
     pooled = keras.layers.GlobalAveragePooling2D()(inputs[0])
     keras.Model(inputs, keras.layers.Concatenate()([pooled, inputs[1]])).save(tmp_path / "two.keras")
     with pytest.raises(ValueError, match=r"two\.keras: a model takes one batch of images"):
-        open_extractor(tmp_path / "two.keras", preprocessing=prepared)
+        open_feature_model(tmp_path / "two.keras", preprocessing=prepared)
     pixels = keras.Input((8, 8, 3), dtype="uint8")
     pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(pixels))
     keras.Model(pixels, pooled).save(tmp_path / "pixels.keras")
     with pytest.raises(ValueError, match=r"pixels\.keras: a model takes images of floats, not uint8"):
-        open_extractor(tmp_path / "pixels.keras", preprocessing=prepared)
+        open_feature_model(tmp_path / "pixels.keras", preprocessing=prepared)
 
 
 def test_a_sequential_model_with_any_name_and_a_layer_as_map(tmp_path):
     layers = [keras.layers.Conv2D(4, 3, name="conv"), keras.layers.GlobalAveragePooling2D()]
     model = keras.Sequential([keras.Input((8, 8, 3)), *layers], name="my net (1)")
     model.save(tmp_path / "x.keras")
-    extractor = open_model(str(tmp_path / "x.keras"), ["conv"], given={"mean": "tf", "std": "tf"})
-    assert extractor.info.name == "my_net__1_"
-    assert extractor.info.outputs == {"features": (4,), "conv": (6, 6, 4)}
+    feature_model = open_model(str(tmp_path / "x.keras"), ["conv"], given={"mean": "tf", "std": "tf"})
+    assert feature_model.info.name == "my_net__1_"
+    assert feature_model.info.outputs == {"features": (4,), "conv": (6, 6, 4)}
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def run_without_preprocessing(tmp_path):
 def test_a_run_whose_config_lacks_preprocessing_is_named(run_without_preprocessing, location, capsys):
     _, run = run_without_preprocessing
     with pytest.raises(ValueError, match=r"config\.json has no field 'preprocessing'"):
-        open_extractor(run / location)
+        open_feature_model(run / location)
     command = ["rfd", "evaluate", f"--model={run / location}", "--protocol=knn", "--config=evaluate_folder"]
     assert cli.main([*command, f"--workdir={run / 'knn'}"]) == 1
     assert "config.json has no field 'preprocessing'. Give --mean: one of imagenet" in capsys.readouterr().err
@@ -193,10 +193,10 @@ def test_a_run_whose_config_lacks_preprocessing_is_named(run_without_preprocessi
 @pytest.mark.parametrize("location", [".", "backbone.keras"])
 def test_flags_say_what_a_runs_config_lacks(run_without_preprocessing, location):
     backbone, run = run_without_preprocessing
-    extractor = open_model(str(run / location), given={"mean": "tf", "std": "tf"})
+    feature_model = open_model(str(run / location), given={"mean": "tf", "std": "tf"})
     x = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype("float32")
     expected = np.asarray(backbone(x)["fc_block"])
-    found = extractor(x)
+    found = feature_model(x)
     np.testing.assert_allclose(found["features"], expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found["invariant"], expected[:, 4:], rtol=1e-5, atol=1e-6)
 

@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rfd_tf.data import ImageFolder, Preprocessing, TfdsSource, find_bad_images, first_bad_image, open_source
+from rfd_tf.data import (
+    ImageFolder,
+    Preprocessing,
+    TfdsKeys,
+    TfdsSource,
+    find_bad_images,
+    first_bad_image,
+    open_source,
+)
 from rfd_tf.data.tfds_source import _numbers
 from tests.data.datasets import training_dataset
 from tests.data.images import write
@@ -143,7 +151,7 @@ def test_errors(prepared, tmp_path):
     with pytest.raises(ValueError, match="no split 'test'; it has train"):
         TfdsSource("mini_labelled", prepared["tfrecord"], "test")
     with pytest.raises(ValueError, match=r"no image 'picture' .*it has image"):
-        TfdsSource("mini_labelled", prepared["tfrecord"], image_key="picture")
+        TfdsSource("mini_labelled", prepared["tfrecord"], keys=TfdsKeys(image="picture"))
     with pytest.raises(ValueError, match="no builder 'mini_nothing'") as error:
         TfdsSource("mini_nothing", tmp_path)
     assert len(str(error.value)) < 300

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rfd_tf.data import VOC_CLASSES, VocDevkit, VocError, clipping_note, open_source, open_voc
+from rfd_tf.data import VOC_CLASSES, VocData, VocDevkit, VocError, clipping_note, open_source, open_voc
 from rfd_tf.data.voc import read_annotation
 from tests.data.devkits import annotation, write_devkit
 from tests.data.images import encoded, random_image
@@ -106,7 +106,7 @@ def test_classes_of_ones_own(stocks):
     assert [of.labels.tolist() for of in named.annotations] == [[0, 1], [1]]
     assert found.targets.tolist() == [[0, 1], [1, -1]]
     assert named.targets.tolist() == [[1, 0, -1], [-1, 1, -1]]
-    part = open_voc("voc_devkit", stocks, "train", limit=1, classes=["tallstock", "headstock"])
+    part = open_voc(VocData("voc_devkit", stocks, "train", limit=1, classes=["tallstock", "headstock"]))
     assert (part.class_names, part.targets.tolist()) == (("tallstock", "headstock"), [[1, 0]])
     assert open_source("voc_devkit", stocks, "val", classes=("*",)).class_names == ("headstock",)
 
@@ -124,7 +124,7 @@ def test_a_class_that_is_not_among_them_is_named(stocks):
     with pytest.raises(ValueError, match="'cat' twice"):
         VocDevkit(stocks, "train", classes=("cat", "dog", "cat"))
     with pytest.raises(ValueError, match=r"has VOC's classes. Received: classes=\('cat',\)"):
-        open_voc("voc_tfds", classes=("cat",))
+        open_voc(VocData("voc_tfds", classes=("cat",)))
     (stocks / "Annotations" / "a2.xml").write_text(annotation(("../../a", (1, 1, 4, 3), False)))
     with pytest.raises(VocError, match=r"cannot be classes: .*'\.\./\.\./a'"):
         VocDevkit(stocks, "train", classes=("*",))
@@ -202,16 +202,16 @@ def test_clipped_boxes_are_counted(stocks, caplog):
         text = annotation(("headstock", (left, 1, 9, 9), False), ("headstock", (2, 2, 3, 3), False))
         (stocks / "Annotations" / f"{name}.xml").write_text(text)
     told = "of 4 boxes, in 2 of 2 images of own, reached beyond their image, by up to 3.5 pixels, and were"
-    source = open_voc(root=stocks, split="train", classes=("*",), boxes="clip")
+    source = open_voc(VocData(root=stocks, split="train", classes=("*",), boxes="clip"))
     assert f"2 {told} clipped to it" in caplog.text
     assert clipping_note(source) in caplog.text
     caplog.clear()
-    open_voc(root=stocks, split="train", classes=("*",), boxes="clip", limit=1)
+    open_voc(VocData(root=stocks, split="train", classes=("*",), boxes="clip", limit=1))
     assert "1 of 2 boxes, in 1 of 1 images" in caplog.text
-    assert clipping_note(open_voc(root=stocks, split="train", classes=("*",), boxes="clip", limit=1))
+    assert clipping_note(open_voc(VocData(root=stocks, split="train", classes=("*",), boxes="clip", limit=1)))
     (stocks / "Annotations" / "a2.xml").write_text(annotation(*STOCKS["a2"]))
     caplog.clear()
-    assert not clipping_note(open_voc(root=stocks, split="val", classes=("*",), boxes="clip"))
+    assert not clipping_note(open_voc(VocData(root=stocks, split="val", classes=("*",), boxes="clip")))
     assert not caplog.text
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rfd_tf.data import VOC_CLASSES, VocDevkit, VocError, VocTfds, clipping_note, open_voc
+from rfd_tf.data import VOC_CLASSES, VocData, VocDevkit, VocError, VocTfds, clipping_note, open_voc
 from tests.data.devkits import write_devkit
 from tests.data.images import encoded, random_image
 from tests.data.test_tfds_source import FORMATS, contents
@@ -80,15 +80,15 @@ def test_open_voc_takes_either(prepared, devkit, monkeypatch):
     monkeypatch.setattr(
         module, "VocTfds", lambda *place, **options: VocTfds(*place, name="mini_voc", **options)
     )
-    kept = open_voc("voc_tfds", prepared["array_record"], "val", "2012")
-    files = open_voc("voc_devkit", devkit, "val", "2012")
+    kept = open_voc(VocData("voc_tfds", prepared["array_record"], "val", "2012"))
+    files = open_voc(VocData("voc_devkit", devkit, "val", "2012"))
     assert (kept.names, files.names) == (tuple(LISTS["val"]),) * 2
     np.testing.assert_array_equal(kept.targets, files.targets)
     assert len(np.unique(kept.targets)) == 3
     with pytest.raises(ValueError, match="source='folder'"):
-        open_voc("folder", devkit)
+        open_voc(VocData("folder", devkit))
     with pytest.raises(ValueError, match="needs a `root`"):
-        open_voc()
+        open_voc(VocData())
 
 
 def test_errors_name_what_and_where(prepared, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import scipy.io
 
 from rfd_tf.configs.detect import base
-from rfd_tf.data import VocDevkit, VocError, open_voc
+from rfd_tf.data import VocData, VocDevkit, VocError, open_voc
 from rfd_tf.detection.inputs import find_proposals, image_files, open_annotated
 from rfd_tf.detection.proposals import ProposalError
 from tests.detection import toy
@@ -94,15 +94,15 @@ def test_boxes_that_cannot_be_of_the_image(source, tmp_path, change, message):
 
 
 def test_the_first_images_of_a_list(root, source):
-    first = open_voc(root=root, split="test", limit=2)
+    first = open_voc(VocData(root=root, split="test", limit=2))
     assert first.names == source.names[:2]
     for one, other in zip(first.annotations, source.annotations[:2], strict=True):
         np.testing.assert_array_equal(one.boxes, other.boxes)
     np.testing.assert_array_equal(first.targets, source.targets[:2])
     assert first.fetch(1).numpy() == source.fetch(1).numpy()
-    assert open_voc(root=root, split="test", limit=100).names == source.names
+    assert open_voc(VocData(root=root, split="test", limit=100)).names == source.names
     with pytest.raises(ValueError, match="`limit` must not be negative"):
-        open_voc(root=root, limit=-1)
+        open_voc(VocData(root=root, limit=-1))
 
 
 def test_a_image_that_is_none_is_named(tmp_path):

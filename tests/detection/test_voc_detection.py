@@ -99,17 +99,17 @@ def test_the_network_is_where_it_begins(root, learned):
     """conv1 is frozen, with its batch norm folded in; all else has learned."""
     detector = open_detector(learned)
     assert not any("batch_norm" in layer.name or "bn" in layer.name for layer in detector.model.trunk.layers)
-    extractor = toy.network()
-    kernel, bias = extractor.model.get_layer("first_conv").get_weights()
-    norm = extractor.model.get_layer("first_bn")
+    feature_model = toy.network()
+    kernel, bias = feature_model.model.get_layer("first_conv").get_weights()
+    norm = feature_model.model.get_layer("first_bn")
     scale = np.asarray(norm.gamma) / np.sqrt(np.asarray(norm.moving_variance) + norm.epsilon)
     folded, shift = detector.model.trunk.get_layer("first_conv").get_weights()
     np.testing.assert_allclose(folded, kernel * scale, rtol=1e-5)
     np.testing.assert_allclose(shift, (bias - norm.moving_mean) * scale + norm.beta, rtol=1e-4, atol=1e-6)
     second = detector.model.trunk.get_layer("second_conv").get_weights()[0]
-    norm = extractor.model.get_layer("second_bn")
+    norm = feature_model.model.get_layer("second_bn")
     scale = np.asarray(norm.gamma) / np.sqrt(np.asarray(norm.moving_variance) + norm.epsilon)
-    before = extractor.model.get_layer("second_conv").get_weights()[0] * scale
+    before = feature_model.model.get_layer("second_conv").get_weights()[0] * scale
     assert 1e-4 < np.abs(second - before).max() < 1
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from rfd_tf.data import Preprocessing
-from rfd_tf.features import keras_extractor, save_keras
+from rfd_tf.features import keras_feature_model, save_keras
 from rfd_tf.models.networks import dense_block
 from tests.data.devkits import annotation
 from tests.training.processes import ROOT
@@ -80,7 +80,7 @@ def network():
     outputs["fc_block"] = dense_block(x, DENSE)
     backbone = keras.Model(inputs, outputs, name="toy")
     backbone(np.random.default_rng(0).normal(size=(64, SIDE, SIDE, 3)), training=True)
-    return keras_extractor(backbone, RECIPE, "toy", decoupled=False)
+    return keras_feature_model(backbone, RECIPE, "toy", decoupled=False)
 
 
 def write_network(path: Path) -> Path:

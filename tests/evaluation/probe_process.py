@@ -37,7 +37,7 @@ class Pause(keras.callbacks.Callback):
 def open_form(form: str):
     if form == "with dense layers":
         return tiny.with_dense_layers()
-    return tiny.OtherForm(tiny.extractor()) if form == "other" else tiny.extractor()
+    return tiny.OtherForm(tiny.feature_model()) if form == "other" else tiny.feature_model()
 
 
 def main(path: str) -> int:

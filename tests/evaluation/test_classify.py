@@ -9,7 +9,7 @@ import pytest
 from rfd_tf import cli
 from rfd_tf.data import training_dataset
 from rfd_tf.evaluation.results import load_result
-from rfd_tf.features import open_extractor
+from rfd_tf.features import open_feature_model
 from rfd_tf.models import create_backbone
 
 TINY = {
@@ -74,9 +74,9 @@ def test_reweighting_began_when_it_should(run):
 
 def test_network_and_classifier_are_saved(run):
     images = np.random.default_rng(0).normal(size=(5, 16, 16, 3)).astype("float32")
-    with open_extractor(str(run)) as extractor:
-        assert list(extractor.info.outputs) == ["features", "block1"]
-        features = extractor(images)["features"]
+    with open_feature_model(str(run)) as feature_model:
+        assert list(feature_model.info.outputs) == ["features", "block1"]
+        features = feature_model(images)["features"]
     cosines = keras.saving.load_model(run / "classifier.keras").predict(features, verbose=0)
     assert cosines.shape == (5, 10)
     assert np.abs(cosines).max() <= 1 + 1e-6

@@ -9,7 +9,7 @@ import pytest
 from rfd_tf import cli
 from rfd_tf.data import digits
 from rfd_tf.evaluation.results import load_result, load_results
-from rfd_tf.features import open_extractor
+from rfd_tf.features import open_feature_model
 from rfd_tf.models import RotationDecoupling, create_backbone
 
 RECIPE = {"image_size": 16, "train": "resize", "mean": (0.3, 0.3, 0.3), "std": (0.4, 0.4, 0.4)}
@@ -100,9 +100,9 @@ def test_knn_equals_scikit_learns(evaluate, run, arrays, tmp_path):
     assert list(result.figures) == ["features, k=1", "features, k=15", "block1, k=1", "block1, k=15"]
     assert all(name in output for name in result.figures)
     (training, labels), (test, expected) = images(arrays, "train"), images(arrays, "test")
-    extractor = open_extractor(run[0])
+    feature_model = open_feature_model(run[0])
     for name in ("features", "block1"):
-        reference, queries = extractor(training, [name])[name], extractor(test, [name])[name]
+        reference, queries = feature_model(training, [name])[name], feature_model(test, [name])[name]
         if name == "block1":
             reference, queries = reference.mean(axis=(1, 2)), queries.mean(axis=(1, 2))
         for k in (1, 15):
@@ -126,8 +126,8 @@ def test_logistic_regression_equals_scikit_learns_and_lands_beside_the_run(evalu
     assert status == 0, error
     (result,) = load_results(run[0])
     (training, labels), (test, expected) = images(arrays, "train"), images(arrays, "test")
-    extractor = open_extractor(run[0], [])
-    reference, queries = (extractor(part)["features"].astype("float64") for part in (training, test))
+    feature_model = open_feature_model(run[0], [])
+    reference, queries = (feature_model(part)["features"].astype("float64") for part in (training, test))
     scaler = StandardScaler().fit(reference)
     theirs = LogisticRegression(C=0.1, max_iter=1000).fit(scaler.transform(reference), labels)
     predicted = theirs.predict(scaler.transform(queries))

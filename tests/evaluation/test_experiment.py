@@ -10,7 +10,7 @@ from rfd_tf.evaluation.experiment import open_experiment, training_preprocessing
 from rfd_tf.runs.provenance import stopwatch
 from rfd_tf.runs.run import Run
 from tests.data.images import write
-from tests.evaluation.numpy_extractor import NumpyExtractor, random_images
+from tests.evaluation.numpy_feature_model import NumpyFeatureModel, random_images
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def folders(config, tmp_path, training="aabbbc", test="abc"):
 
 
 def opened(config, tmp_path, **options):
-    return open_experiment(Run(config, tmp_path / "work"), NumpyExtractor(), **options)
+    return open_experiment(Run(config, tmp_path / "work"), NumpyFeatureModel(), **options)
 
 
 def test_classes_and_counts(config, tmp_path):
@@ -34,7 +34,7 @@ def test_classes_and_counts(config, tmp_path):
     assert experiment.class_names == ("a", "b", "c")
     assert experiment.class_counts.tolist() == [2, 3, 1]
     assert experiment.test_labels.tolist() == [0, 1, 2]
-    assert experiment.test.preprocessing == experiment.extractor.info.preprocessing
+    assert experiment.test.preprocessing == experiment.feature_model.info.preprocessing
 
 
 def test_a_test_folder_without_some_classes_keeps_their_numbers(config, tmp_path):

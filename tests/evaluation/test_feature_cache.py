@@ -5,10 +5,10 @@ import pytest
 
 from rfd_tf.data import ArraySource, BadImageError, ImageFolder
 from rfd_tf.evaluation import features
-from rfd_tf.evaluation.features import cached_features
+from rfd_tf.evaluation.features import Transform, cached_features
 from rfd_tf.runs.images import ImageSet
 from tests.data.images import write
-from tests.evaluation.numpy_extractor import PREPROCESSING, NumpyExtractor, random_images
+from tests.evaluation.numpy_feature_model import PREPROCESSING, NumpyFeatureModel, random_images
 
 IMAGES = random_images(23)
 VALID = np.delete(np.arange(23), [3, 20])
@@ -18,8 +18,8 @@ def images_of(images=IMAGES, valid=VALID):
     return ImageSet(ArraySource(images, name="images"), PREPROCESSING, valid, [])
 
 
-def cached(extractor, folder, images=None, names=("features",), **options):
-    return cached_features(extractor, images or images_of(), names, folder, 4, **options)
+def cached(feature_model, folder, images=None, names=("features",), **options):
+    return cached_features(feature_model, images or images_of(), names, folder, 4, **options)
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def expected():
 
 
 def test_every_output_of_every_valid_image(tmp_path, expected):
-    found = cached(NumpyExtractor(), tmp_path / "cache", names=("map", "features"))
+    found = cached(NumpyFeatureModel(), tmp_path / "cache", names=("map", "features"))
     assert list(found) == ["map", "features"]
     for name, values in found.items():
         assert isinstance(values, np.memmap)
@@ -39,8 +39,8 @@ def test_every_output_of_every_valid_image(tmp_path, expected):
 
 
 def test_finished_ones_are_read(tmp_path, expected):
-    cached(NumpyExtractor(), tmp_path / "cache")
-    again = NumpyExtractor()
+    cached(NumpyFeatureModel(), tmp_path / "cache")
+    again = NumpyFeatureModel()
     np.testing.assert_allclose(cached(again, tmp_path / "cache")["features"], expected["features"], atol=1e-5)
     assert again.images == 0
 
@@ -54,11 +54,11 @@ def test_stopped_by_an_error_it_continues(tmp_path, saved_every, monkeypatch):
             raise ConnectionError("the server is gone")
 
     with pytest.raises(ConnectionError):
-        cached(NumpyExtractor(before_batch=fail), tmp_path / "cache")
-    rest = NumpyExtractor()
+        cached(NumpyFeatureModel(before_batch=fail), tmp_path / "cache")
+    rest = NumpyFeatureModel()
     resumed = cached(rest, tmp_path / "cache")["features"]
     assert rest.images == len(VALID) - 3 * 4
-    np.testing.assert_array_equal(resumed, cached(NumpyExtractor(), tmp_path / "whole")["features"])
+    np.testing.assert_array_equal(resumed, cached(NumpyFeatureModel(), tmp_path / "whole")["features"])
 
 
 @pytest.mark.parametrize("saved_every", [0.0, 1e9])
@@ -71,8 +71,8 @@ def test_what_a_killed_process_leaves_is_continued(tmp_path, saved_every, monkey
         if batch == 4:
             shutil.copytree(folder, left)
 
-    whole = cached(NumpyExtractor(before_batch=copy), folder)["features"]
-    rest = NumpyExtractor()
+    whole = cached(NumpyFeatureModel(before_batch=copy), folder)["features"]
+    rest = NumpyFeatureModel()
     np.testing.assert_array_equal(cached(rest, left)["features"], whole)
     assert rest.images == (len(VALID) - 4 * 4 if saved_every == 0 else len(VALID))
 
@@ -84,30 +84,31 @@ def doubled(_name, values):
 @pytest.mark.parametrize(
     "change",
     [
-        {"extractor": NumpyExtractor(factor=3.0)},
+        {"feature_model": NumpyFeatureModel(factor=3.0)},
         {"images": images_of(random_images(23, seed=1))},
         {"images": images_of(valid=VALID[::-1])},
         {"names": ("features", "map")},
-        {"transform": doubled, "transform_name": "doubled"},
+        {"transform": Transform("doubled", doubled)},
         {"dtype": "float16"},
     ],
 )
 def test_anything_else_is_made_anew(tmp_path, change):
-    cached(NumpyExtractor(), tmp_path / "cache")
-    change = {"extractor": NumpyExtractor(), **change}
+    cached(NumpyFeatureModel(), tmp_path / "cache")
+    change = {"feature_model": NumpyFeatureModel(), **change}
     found = cached(folder=tmp_path / "cache", **change)["features"]
-    fresh = {**change, "extractor": NumpyExtractor(change["extractor"].factor)}
+    fresh = {**change, "feature_model": NumpyFeatureModel(change["feature_model"].factor)}
     np.testing.assert_array_equal(found, cached(folder=tmp_path / "fresh", **fresh)["features"])
-    assert change["extractor"].images == len(VALID)
+    assert change["feature_model"].images == len(VALID)
 
 
 def test_transform_may_change_the_shape(tmp_path, expected):
     found = cached(
-        NumpyExtractor(),
+        NumpyFeatureModel(),
         tmp_path / "cache",
         names=("map", "features"),
-        transform=lambda name, values: values.max(axis=(1, 2)) if name == "map" else values,
-        transform_name="max over space",
+        transform=Transform(
+            "max over space", lambda name, values: values.max(axis=(1, 2)) if name == "map" else values
+        ),
     )
     np.testing.assert_allclose(found["map"], expected["map"].max(axis=(1, 2)), atol=1e-5)
     assert found["features"].shape == (len(VALID), 3)
@@ -118,9 +119,9 @@ def test_a_image_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "pictures/b/2.jpg").write_text("no image")
     images = ImageSet(source, PREPROCESSING, np.arange(12), [])
     with pytest.raises(BadImageError, match=r"pictures/b/2\.jpg: "):
-        cached(NumpyExtractor(), tmp_path / "cache", images)
+        cached(NumpyFeatureModel(), tmp_path / "cache", images)
     write(tmp_path / "pictures", "b/2.jpg")  # mended: another file, so all are taken again
-    again = NumpyExtractor()
+    again = NumpyFeatureModel()
     assert cached(again, tmp_path / "cache", images)["features"].shape == (12, 3)
     assert again.images == 12
 
@@ -131,7 +132,7 @@ def test_values_that_are_not_finite_are_named(tmp_path, factor, dtype):
     images[:5] = np.round(255 * np.array(PREPROCESSING.mean))  # features of about 0
     bad = 0 if np.isnan(factor) else 5
     with pytest.raises(ValueError, match=rf"'features' of images\[{bad}\] has .* not finite in {dtype}"):
-        cached(NumpyExtractor(factor), tmp_path / "cache", images_of(images), dtype=dtype)
+        cached(NumpyFeatureModel(factor), tmp_path / "cache", images_of(images), dtype=dtype)
 
 
 def test_a_full_disk_is_an_error_at_the_beginning(tmp_path, monkeypatch):
@@ -141,8 +142,8 @@ def test_a_full_disk_is_an_error_at_the_beginning(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("os.posix_fallocate", full)
         with pytest.raises(OSError, match="No space left"):
-            cached(NumpyExtractor(), tmp_path / "cache")
-    assert len(cached(NumpyExtractor(), tmp_path / "cache")["features"]) == len(VALID)
+            cached(NumpyFeatureModel(), tmp_path / "cache")
+    assert len(cached(NumpyFeatureModel(), tmp_path / "cache")["features"]) == len(VALID)
 
 
 @pytest.mark.parametrize(
@@ -150,9 +151,8 @@ def test_a_full_disk_is_an_error_at_the_beginning(tmp_path, monkeypatch):
     [
         ({"names": ("conv9",)}, "no output 'conv9'"),
         ({"dtype": "int8"}, "dtype='int8'"),
-        ({"transform": doubled}, "`transform_name` go together"),
     ],
 )
 def test_bad_arguments(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
-        cached(NumpyExtractor(), tmp_path / "cache", **options)
+        cached(NumpyFeatureModel(), tmp_path / "cache", **options)

@@ -17,7 +17,7 @@ from rfd_tf import distribution
 from rfd_tf.evaluation import finetune, probes
 from rfd_tf.evaluation.experiment import open_experiment
 from rfd_tf.evaluation.results import load_result
-from rfd_tf.features import open_extractor
+from rfd_tf.features import open_feature_model
 from rfd_tf.losses import CLASSIFIER_LOSSES
 from rfd_tf.runs.run import Run
 from tests.distribution.cluster import two_worker_configs
@@ -163,8 +163,8 @@ def test_the_nonlinear_probe_begins_with_a_convolution_where_asked(done):
 
 
 def test_the_finetuned_network_can_be_opened_and_classifies(done):
-    tuned = open_extractor(done / "finetune" / "finetuned.keras")
-    before = tiny.extractor()
+    tuned = open_feature_model(done / "finetune" / "finetuned.keras")
+    before = tiny.feature_model()
     assert tuned.info.outputs == before.info.outputs
     for layer in before.model.layers:
         for old, new in zip(
@@ -246,7 +246,7 @@ def test_a_model_that_fails_on_the_way_is_told_as_it_is(folder, tmp_path):
     config = tiny.config_of(folder / "pictures.npz", deterministic=False)
     strategy = distribution.create_strategy("one_device")
     with pytest.raises(ConnectionError, match="the server is gone"):
-        probes.run_linear(open_experiment(Run(config, tmp_path, strategy), Unreachable(tiny.extractor())))
+        probes.run_linear(open_experiment(Run(config, tmp_path, strategy), Unreachable(tiny.feature_model())))
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_a_model_that_fails_on_the_way_is_told_as_it_is(folder, tmp_path):
     ],
 )
 def test_what_finetuning_refuses(folder, tmp_path, changes, form, message):
-    model = tiny.OtherForm(tiny.extractor()) if form == "other" else tiny.extractor()
+    model = tiny.OtherForm(tiny.feature_model()) if form == "other" else tiny.feature_model()
     config = tiny.config_of(folder / "pictures.npz", **changes)
     with pytest.raises(ValueError, match=message):
         finetune.run_finetune(open_experiment(Run(config, tmp_path), model))
@@ -268,4 +268,4 @@ def test_what_finetuning_refuses(folder, tmp_path, changes, form, message):
 def test_an_unknown_input_is_refused(folder, tmp_path):
     config = tiny.config_of(folder / "pictures.npz", input="video")
     with pytest.raises(ValueError, match="input='video'"):
-        probes.run_linear(open_experiment(Run(config, tmp_path), tiny.extractor()))
+        probes.run_linear(open_experiment(Run(config, tmp_path), tiny.feature_model()))

@@ -16,7 +16,7 @@ from rfd_tf.evaluation import protocol
 from rfd_tf.evaluation.evaluate import evaluate
 from rfd_tf.evaluation.experiment import MULTI_LABEL, open_experiment
 from rfd_tf.evaluation.results import load_result, multi_label_figures, text_table
-from rfd_tf.features import open_extractor, save_keras
+from rfd_tf.features import open_feature_model, save_keras
 from rfd_tf.runs.run import Run
 from rfd_tf.runs.workdir import read_history
 from tests.evaluation import tiny, voc
@@ -67,14 +67,16 @@ def figures(folder: Path, name: str) -> dict:
 
 def experiment(folder, tmp_path, model=None, **changes):
     config = voc.config_of(folder / "VOCdevkit", **changes)
-    return open_experiment(Run(config, tmp_path), model or tiny.extractor(), MULTI_LABEL)
+    return open_experiment(Run(config, tmp_path), model or tiny.feature_model(), MULTI_LABEL)
 
 
 def features(folder, split: str) -> np.ndarray:
     """Of length 1, without any of our machinery for them."""
-    extractor, source = tiny.extractor(), VocDevkit(folder / "VOCdevkit", split)
-    images = [extractor.info.preprocessing.eval_image(source.fetch(i)).numpy() for i in range(len(source))]
-    found = extractor(np.stack(images), ["second"])["second"].reshape(len(source), -1).astype("float64")
+    feature_model, source = tiny.feature_model(), VocDevkit(folder / "VOCdevkit", split)
+    images = [
+        feature_model.info.preprocessing.eval_image(source.fetch(i)).numpy() for i in range(len(source))
+    ]
+    found = feature_model(np.stack(images), ["second"])["second"].reshape(len(source), -1).astype("float64")
     return found / (np.linalg.norm(found, axis=1, keepdims=True) + 1e-5)
 
 
@@ -106,10 +108,12 @@ def test_training_learns(done):
 
 def test_the_saved_classifier_gives_the_figures(done):
     folder, _ = done
-    extractor = open_extractor(folder / "learnt" / "voc_classifier.keras")
+    feature_model = open_feature_model(folder / "learnt" / "voc_classifier.keras")
     source = VocDevkit(folder / "VOCdevkit", "test")
-    images = [extractor.info.preprocessing.eval_image(source.fetch(i)).numpy() for i in range(len(source))]
-    scores = extractor(np.stack(images))["logits"]
+    images = [
+        feature_model.info.preprocessing.eval_image(source.fetch(i)).numpy() for i in range(len(source))
+    ]
+    scores = feature_model(np.stack(images))["logits"]
     (found,) = figures(folder, "learnt").values()
     for rule, value in multi_label_figures(source.targets, scores).mean_average_precision.items():
         assert found.mean_average_precision[rule] == pytest.approx(value, abs=0.02)
@@ -199,7 +203,7 @@ def test_two_replicas_learn_what_one_device_learns(folder):
 
 
 def test_the_command_prints_a_table_of_classes(folder, tmp_path):
-    save_keras(tiny.extractor(), tmp_path / "tiny.keras")
+    save_keras(tiny.feature_model(), tmp_path / "tiny.keras")
     flags = {
         "model": tmp_path / "tiny.keras",
         "protocol": "voc_classification",
@@ -246,7 +250,7 @@ def test_what_is_refused(folder, tmp_path, changes, message):
 
 
 def test_other_forms_cannot_be_trained(folder, tmp_path):
-    opened = experiment(folder, tmp_path, tiny.OtherForm(tiny.extractor()))
+    opened = experiment(folder, tmp_path, tiny.OtherForm(tiny.feature_model()))
     with pytest.raises(ValueError, match=r"trains a Keras model.*other form is not one"):
         protocol("voc_classification").load()(opened)
 
@@ -257,7 +261,7 @@ def test_images_need_targets(folder, tmp_path):
     with pytest.raises(ValueError, match=r"have no multi-label targets.*voc_devkit, voc_tfds"):
         experiment(folder, tmp_path, **{f"validation__{name}": value for name, value in changes.items()})
     config = tiny.config_of(tmp_path / "pictures.npz")
-    opened = open_experiment(Run(config, tmp_path), tiny.extractor())
+    opened = open_experiment(Run(config, tmp_path), tiny.feature_model())
     with pytest.raises(ValueError, match="take --config=voc_classification"):
         protocol("voc_classification").load()(opened)
 
@@ -268,19 +272,19 @@ def test_classes_of_ones_own(tmp_path):
     annotation = root / "VOC2007" / "Annotations" / "000001.xml"
     annotation.write_text(annotation.read_text().replace("<xmin>9</xmin>", "<xmin>-0.5</xmin>"))
     with pytest.raises(VocError, match="'wren', which is not a class of VOC"):
-        evaluate("voc_classification", voc.config_of(root), tmp_path / "none", tiny.extractor)
+        evaluate("voc_classification", voc.config_of(root), tmp_path / "none", tiny.feature_model)
     own = {"data__classes": ("*",), "data__boxes": "clip", "voc__costs": (1.0,), "deterministic": False}
     names = ["robin", "wren"]
     for method, changes in {"svm": {}, "fc6-8": {"epochs": 1, "optimizer__milestones": ((1, 1e-2),)}}.items():
         config = voc.config_of(root, voc__method=method, **own, **changes)
-        result = evaluate("voc_classification", config, tmp_path / method, tiny.extractor)
+        result = evaluate("voc_classification", config, tmp_path / method, tiny.feature_model)
         assert result.class_names == names
         (found,) = result.figures.values()
         assert len(found.average_precision["area"]) == 2
         assert ["boxes, in 1 of 60 images" in note for note in result.notes] == [True]
         assert load_result(tmp_path / method / "evaluation.json").notes == result.notes
         assert result.notes[0] in text_table(result)
-    classifier = open_extractor(tmp_path / "fc6-8" / "voc_classifier.keras")
+    classifier = open_feature_model(tmp_path / "fc6-8" / "voc_classifier.keras")
     assert classifier.info.class_names == tuple(names)
     assert classifier.info.outputs == {"logits": (2,)}
 
@@ -291,4 +295,4 @@ def test_a_corrupt_image_is_named(folder, tmp_path):
     for method in ("svm", "fc6-8"):
         config = voc.config_of(root, voc__method=method, deterministic=False)
         with pytest.raises(BadImageError, match=r"000007\.jpg"):
-            evaluate("voc_classification", config, tmp_path / method, tiny.extractor)
+            evaluate("voc_classification", config, tmp_path / method, tiny.feature_model)

@@ -5,7 +5,7 @@ import numpy as np
 
 from rfd_tf.configs.evaluate import base
 from rfd_tf.data import Preprocessing
-from rfd_tf.features import FeatureExtractor, keras_extractor
+from rfd_tf.features import FeatureModel, keras_feature_model
 from rfd_tf.models.networks import dense_block
 
 SIDE, CLASSES = 16, 3
@@ -25,7 +25,7 @@ def write_images(path, per_class=(20, 20, 20), noise=40.0, seed=0) -> None:
     np.savez(path, **arrays)
 
 
-def extractor():
+def feature_model():
     """Maps `first` [7, 7, 3] and `second` [3, 3, 4], `features` [4]; batch norm has statistics."""
     keras.utils.set_random_seed(7)
     inputs = x = keras.Input((SIDE, SIDE, 3), name="image")
@@ -37,20 +37,20 @@ def extractor():
     outputs["pool"] = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     network = keras.Model(inputs, outputs, name="tiny")
     network(np.random.default_rng(0).normal(size=(32, SIDE, SIDE, 3)), training=True)
-    return keras_extractor(network, RECIPE, "tiny", decoupled=False)
+    return keras_feature_model(network, RECIPE, "tiny", decoupled=False)
 
 
 def with_dense_layers():
     """The same network with fc6 and fc7 on its last map."""
-    network = extractor().model
+    network = feature_model().model
     dense = dense_block(network.output["second"], DENSE)
     outputs = {"second": network.output["second"], "fc_block": dense}
-    return keras_extractor(
+    return keras_feature_model(
         keras.Model(network.inputs, outputs, name="dense"), RECIPE, "dense", decoupled=False
     )
 
 
-class OtherForm(FeatureExtractor):
+class OtherForm(FeatureModel):
     """The same network behind the interface that is all one knows of an exported or served model."""
 
     def __init__(self, inner):

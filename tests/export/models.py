@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 from rfd_tf.data import Preprocessing
-from rfd_tf.features import KerasExtractor, keras_extractor
+from rfd_tf.features import KerasFeatureModel, keras_feature_model
 from rfd_tf.models import RotationDecoupling, alexnet, create_backbone
 
 RECIPE = {
@@ -54,22 +54,24 @@ def small_backbone() -> keras.Model:
     return backbone
 
 
-def small_network() -> KerasExtractor:
-    return keras_extractor(small_backbone(), Preprocessing(**RECIPE), "memory")
+def small_network() -> KerasFeatureModel:
+    return keras_feature_model(small_backbone(), Preprocessing(**RECIPE), "memory")
 
 
-def tiny_resnet() -> KerasExtractor:
+def tiny_resnet() -> KerasFeatureModel:
     keras.utils.set_random_seed(0)
     backbone = create_backbone("resnet20", (16, 16, 3), ["block1", "pool"], width=4)
     move_statistics(backbone)
-    return keras_extractor(backbone, Preprocessing(**RECIPE), "memory")
+    return keras_feature_model(backbone, Preprocessing(**RECIPE), "memory")
 
 
-def tiny_alexnet() -> KerasExtractor:
+def tiny_alexnet() -> KerasFeatureModel:
     keras.utils.set_random_seed(0)
     backbone = alexnet((63, 63, 3), dense_width=32)
     move_statistics(backbone)
-    return keras_extractor(backbone, Preprocessing(63, "resize"), "memory", feature_maps=["conv1", "conv5"])
+    return keras_feature_model(
+        backbone, Preprocessing(63, "resize"), "memory", feature_maps=["conv1", "conv5"]
+    )
 
 
 def move_statistics(backbone) -> None:
@@ -79,10 +81,10 @@ def move_statistics(backbone) -> None:
         backbone(images, training=True)
 
 
-def normalized(extractor, count: int = 3) -> np.ndarray:
+def normalized(feature_model, count: int = 3) -> np.ndarray:
     """Random normalised images, within what pixels can be."""
-    pixels = np.random.default_rng(1).integers(0, 256, (count, *extractor.info.image_shape))
-    return extractor.info.normalize(pixels)
+    pixels = np.random.default_rng(1).integers(0, 256, (count, *feature_model.info.image_shape))
+    return feature_model.info.normalize(pixels)
 
 
 def image(width: int = 60, height: int = 40, mode: str = "RGB") -> Image.Image:
@@ -102,6 +104,8 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + sizes + b"\x08\x02\0\0\0"
 
 
-def prepared(extractor, files) -> np.ndarray:
+def prepared(feature_model, files) -> np.ndarray:
     """By the Python pipeline's own function."""
-    return np.stack([extractor.info.preprocessing.eval_image(tf.constant(file)).numpy() for file in files])
+    return np.stack(
+        [feature_model.info.preprocessing.eval_image(tf.constant(file)).numpy() for file in files]
+    )

@@ -12,7 +12,7 @@ from rfd_tf.export import export_model as module
 from rfd_tf.export.export_model import ExportOptions, export_model
 from rfd_tf.export.parity import ParityError
 from rfd_tf.export.writers import write_saved_model
-from rfd_tf.features import open_extractor
+from rfd_tf.features import open_feature_model
 from tests.export.models import encode, image, normalized, small_network, write_run
 
 IMAGES = [(f"{size}.jpg", encode(image(size, 40))) for size in (30, 40, 90)]
@@ -20,8 +20,8 @@ ONLY_KERAS = ExportOptions(formats=("keras",))
 
 
 @pytest.fixture(scope="module")
-def extractor(tmp_path_factory):
-    return open_extractor(write_run(tmp_path_factory.mktemp("run")), ["block1"])
+def feature_model(tmp_path_factory):
+    return open_feature_model(write_run(tmp_path_factory.mktemp("run")), ["block1"])
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +30,10 @@ def small():
 
 
 @pytest.fixture(scope="module")
-def exported(extractor, tmp_path_factory):
+def exported(feature_model, tmp_path_factory):
     out = tmp_path_factory.mktemp("exports") / "net"
     options = ExportOptions(onnx_precisions=("float32", "float16", "int8"), fold_batch_norm=True)
-    return out, export_model(extractor, out, options)
+    return out, export_model(feature_model, out, options)
 
 
 def listing(folder) -> set[str]:
@@ -53,7 +53,7 @@ def test_everything_is_there(exported):
     assert [path.name for path in out.parent.iterdir()] == ["net"]  # nothing is left beside it
 
 
-def test_report(exported, extractor):
+def test_report(exported, feature_model):
     out, parities = exported
     report = json.loads((out / "parity.json").read_text())
     assert report["model"] == "resnet8"
@@ -63,21 +63,21 @@ def test_report(exported, extractor):
     forms = {"saved_model", "saved_model jpeg", "onnx float32", "onnx float16", "onnx int8", "keras"}
     assert set(entry["forms"]) == forms
     for form, figures in entry["forms"].items():
-        assert set(figures["outputs"]) == set(extractor.info.outputs)
+        assert set(figures["outputs"]) == set(feature_model.info.outputs)
         if figures["limit"]["difference" if form != "onnx int8" else "cosine"] == 1e-4:
             assert all(
                 f["max_difference"] <= 1e-4 * max(1, f["max_value"]) for f in figures["outputs"].values()
             )
-    assert len(parities) == len(forms) * len(extractor.info.outputs)
+    assert len(parities) == len(forms) * len(feature_model.info.outputs)
     assert {"tensorflow", "keras", "onnxruntime"} <= set(entry["packages"])
 
 
 @pytest.mark.parametrize("name", ["", "saved_model/1", "model.onnx", "model.keras"])
-def test_every_form_opens_and_agrees(exported, extractor, name):
-    images = normalized(extractor)
-    opened = open_extractor(exported[0] / name, ["block1"])
-    assert opened.info == extractor.info
-    for output, values in extractor(images).items():
+def test_every_form_opens_and_agrees(exported, feature_model, name):
+    images = normalized(feature_model)
+    opened = open_feature_model(exported[0] / name, ["block1"])
+    assert opened.info == feature_model.info
+    for output, values in feature_model(images).items():
         np.testing.assert_allclose(opened(images)[output], values, atol=1e-4, err_msg=output)
 
 
@@ -124,13 +124,13 @@ def test_sabotaged_files_are_not_left(small, tmp_path, monkeypatch):
 
 
 def test_nan_is_a_failure(small, tmp_path, monkeypatch):
-    def broken(extractor, path):
-        original(extractor, path)
+    def broken(feature_model, path):
+        original(feature_model, path)
         model = keras.saving.load_model(path)
         weights = model.get_weights()
         model.set_weights([np.full_like(weights[0], np.nan), *weights[1:]])
-        extractor = type(extractor)(model, extractor.info, extractor.location)
-        original(extractor, path)
+        feature_model = type(feature_model)(model, feature_model.info, feature_model.location)
+        original(feature_model, path)
 
     original = module.save_keras
     monkeypatch.setattr(module, "save_keras", broken)
@@ -192,9 +192,9 @@ def test_options_out_of_range(options, message):
         ExportOptions(**options)
 
 
-def test_onnx_folder_without_saved_model(exported, extractor, tmp_path):
+def test_onnx_folder_without_saved_model(exported, feature_model, tmp_path):
     """The forms of a folder by preference: SavedModel, Keras, ONNX."""
     for name in ("model.onnx", "model.keras"):
         (tmp_path / name).write_bytes((exported[0] / name).read_bytes())
-        assert open_extractor(tmp_path).location == str(tmp_path / name)
+        assert open_feature_model(tmp_path).location == str(tmp_path / name)
     assert onnx.load(tmp_path / "model.onnx").graph.name == "resnet8"

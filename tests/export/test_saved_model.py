@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from rfd_tf.data import FlatFolder, evaluation_dataset
 from rfd_tf.export.writers import write_saved_model
-from rfd_tf.features import KerasExtractor, ModelInfo, open_extractor
-from rfd_tf.features.saved_model_extractor import find_saved_model, open_saved_model
+from rfd_tf.features import KerasFeatureModel, ModelInfo, open_feature_model
+from rfd_tf.features.open_feature_model import find_saved_model, open_saved_model
 from tests.data.images import animated_webp
 from tests.export.models import (
     encode,
@@ -36,14 +36,14 @@ GOOD = {
 
 
 @pytest.fixture(scope="module")
-def extractor(tmp_path_factory):
-    return open_extractor(write_run(tmp_path_factory.mktemp("run")))
+def feature_model(tmp_path_factory):
+    return open_feature_model(write_run(tmp_path_factory.mktemp("run")))
 
 
 @pytest.fixture(scope="module")
-def folder(extractor, tmp_path_factory):
+def folder(feature_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("export") / "saved_model" / "1"
-    write_saved_model(extractor, folder)
+    write_saved_model(feature_model, folder)
     return folder
 
 
@@ -63,34 +63,34 @@ def signatures(model):
 
 
 @pytest.mark.parametrize("count", [1, 5])
-def test_images_to_all_outputs(signatures, extractor, count):
-    images = normalized(extractor, count)
+def test_images_to_all_outputs(signatures, feature_model, count):
+    images = normalized(feature_model, count)
     found = signatures["serving_default"](image=tf.constant(images))
-    expected = extractor(images)
+    expected = feature_model(images)
     assert set(found) == set(expected) >= {"features", "rotation", "invariant", "block1", "embedding"}
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, atol=1e-5, err_msg=name)
 
 
-def test_rotation_probabilities_alone(signatures, extractor, tmp_path):
-    images = normalized(extractor)
+def test_rotation_probabilities_alone(signatures, feature_model, tmp_path):
+    images = normalized(feature_model)
     found = signatures["rotation_probabilities"](image=tf.constant(images))
     assert list(found) == ["rotation_probabilities"]
     np.testing.assert_allclose(
-        found["rotation_probabilities"], extractor(images)["rotation_probabilities"], atol=1e-5
+        found["rotation_probabilities"], feature_model(images)["rotation_probabilities"], atol=1e-5
     )
     np.testing.assert_allclose(tf.reduce_sum(found["rotation_probabilities"], axis=1), 1, atol=1e-5)
 
 
-def test_about_tells_the_facts_to_each(signatures, extractor, folder):
+def test_about_tells_the_facts_to_each(signatures, feature_model, folder):
     texts = signatures["about"](ignored=tf.constant(["", "x"]))["json"].numpy()
-    assert [ModelInfo.from_json(text, "here") for text in texts] == [extractor.info] * 2
-    assert ModelInfo.from_json((folder / "assets" / "model.json").read_text(), "here") == extractor.info
+    assert [ModelInfo.from_json(text, "here") for text in texts] == [feature_model.info] * 2
+    assert ModelInfo.from_json((folder / "assets" / "model.json").read_text(), "here") == feature_model.info
 
 
-def test_files_are_prepared_as_in_evaluation(signatures, extractor):
+def test_files_are_prepared_as_in_evaluation(signatures, feature_model):
     found = signatures["jpeg"](encoded=tf.constant(list(GOOD.values())))
-    for name, values in extractor(prepared(extractor, GOOD.values())).items():
+    for name, values in feature_model(prepared(feature_model, GOOD.values())).items():
         np.testing.assert_allclose(found[name], values, atol=1e-5, err_msg=name)
 
 
@@ -130,40 +130,42 @@ def test_wrong_input_is_refused(signatures):
         signatures["serving_default"](image=tf.zeros([2, 16, 16, 3], tf.uint8))
 
 
-def test_runs_in_a_session_as_servers_run_it(folder, extractor):
+def test_runs_in_a_session_as_servers_run_it(folder, feature_model):
     with tf.compat.v1.Session(graph=tf.Graph()) as session:
         meta = tf.compat.v1.saved_model.load(session, ["serve"], str(folder))
         signature = meta.signature_def["jpeg"]
         outputs = {name: info.name for name, info in signature.outputs.items()}
         found = session.run(outputs, {signature.inputs["encoded"].name: [GOOD["jpeg"], GOOD["png"]]})
-    expected = extractor(prepared(extractor, [GOOD["jpeg"], GOOD["png"]]))
+    expected = feature_model(prepared(feature_model, [GOOD["jpeg"], GOOD["png"]]))
     np.testing.assert_allclose(found["features"], expected["features"], atol=1e-5)
 
 
 def test_uint8_input_is_normalized_inside(tmp_path):
-    extractor = small_network()
-    fields = {**json.loads(extractor.info.to_json()), "input": "uint8"}
-    served = KerasExtractor(extractor.model, ModelInfo.from_json(json.dumps(fields), "here"), "memory")
+    feature_model = small_network()
+    fields = {**json.loads(feature_model.info.to_json()), "input": "uint8"}
+    served = KerasFeatureModel(feature_model.model, ModelInfo.from_json(json.dumps(fields), "here"), "memory")
     write_saved_model(served, tmp_path / "1")
     signatures = tf.saved_model.load(str(tmp_path / "1")).signatures
     pixels = np.random.default_rng(2).integers(0, 256, (4, 16, 16, 3)).astype("uint8")
     found = signatures["serving_default"](image=tf.constant(pixels))["features"]
-    np.testing.assert_allclose(found, extractor(extractor.info.normalize(pixels))["features"], atol=1e-5)
-    rounded = extractor.info.to_pixels(prepared(extractor, [GOOD["jpeg"]]))
+    np.testing.assert_allclose(
+        found, feature_model(feature_model.info.normalize(pixels))["features"], atol=1e-5
+    )
+    rounded = feature_model.info.to_pixels(prepared(feature_model, [GOOD["jpeg"]]))
     from_file = signatures["jpeg"](encoded=tf.constant([GOOD["jpeg"]]))["features"]
     np.testing.assert_array_equal(
         from_file, signatures["serving_default"](image=tf.constant(rounded))["features"]
     )
-    opened = open_extractor(tmp_path)  # takes normalised images like every extractor
-    np.testing.assert_allclose(opened(extractor.info.normalize(pixels))["features"], found, atol=1e-6)
+    opened = open_feature_model(tmp_path)  # takes normalised images like every feature model
+    np.testing.assert_allclose(opened(feature_model.info.normalize(pixels))["features"], found, atol=1e-6)
 
 
-def test_opened_like_every_model(folder, extractor, opened):
-    images = normalized(extractor)
-    assert opened.info == extractor.info
-    np.testing.assert_allclose(opened(images, ["pool"])["pool"], extractor(images)["pool"], atol=1e-5)
+def test_opened_like_every_model(folder, feature_model, opened):
+    images = normalized(feature_model)
+    assert opened.info == feature_model.info
+    np.testing.assert_allclose(opened(images, ["pool"])["pool"], feature_model(images)["pool"], atol=1e-5)
     with pytest.raises(ValueError, match="no feature map 'conv9'; it has: block1, pool"):
-        open_extractor(folder, ["conv9"])
+        open_feature_model(folder, ["conv9"])
 
 
 def test_found_from_the_folders_above(folder):
@@ -186,15 +188,15 @@ def test_newest_version_counts(folder, tmp_path):
     with pytest.raises(ValueError, match=r"/10 has no assets/model\.json"):
         open_saved_model(tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no SavedModel"):
-        open_extractor(tmp_path / "notes")
+        open_feature_model(tmp_path / "notes")
 
 
-def test_does_not_write_over_anything(extractor, folder):
+def test_does_not_write_over_anything(feature_model, folder):
     with pytest.raises(FileExistsError, match="is not empty"):
-        write_saved_model(extractor, folder)
+        write_saved_model(feature_model, folder)
 
 
-def test_photographs_of_natural_sizes(signatures, extractor, test_data, tmp_path):
+def test_photographs_of_natural_sizes(signatures, feature_model, test_data, tmp_path):
     """50 photographs, 10 of them in grey as well: the pipeline over a folder and the `jpeg` signature."""
     from PIL import Image
 
@@ -208,11 +210,11 @@ def test_photographs_of_natural_sizes(signatures, extractor, test_data, tmp_path
     source = FlatFolder(tmp_path)
     assert len({Image.open(source.root / file).size for file in source.files}) > 5
     found, expected = [], []
-    for batch in evaluation_dataset(source, extractor.info.preprocessing, 20):
+    for batch in evaluation_dataset(source, feature_model.info.preprocessing, 20):
         files = [(source.root / source.files[index]).read_bytes() for index in batch["index"].numpy()]
-        expected.append(extractor(batch["image"].numpy()))
+        expected.append(feature_model(batch["image"].numpy()))
         found.append(signatures["jpeg"](encoded=tf.constant(files)))
     assert sum(len(part["features"]) for part in expected) == 60
-    for name in extractor.info.outputs:
+    for name in feature_model.info.outputs:
         for part, reference in zip(found, expected, strict=True):
             np.testing.assert_allclose(part[name], reference[name], atol=1e-3, err_msg=name)

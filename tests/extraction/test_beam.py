@@ -16,8 +16,8 @@ beam = pytest.importorskip(
 from apache_beam.io.localfilesystem import LocalFileSystem  # noqa: E402
 
 from rfd_tf import cli  # noqa: E402
-from rfd_tf.data import FlatFolder  # noqa: E402
-from rfd_tf.features import load_features, open_images  # noqa: E402
+from rfd_tf.data import FlatFolder, open_images  # noqa: E402
+from rfd_tf.features import load_features  # noqa: E402
 from rfd_tf.features.beam import BeamStorage  # noqa: E402
 from tests.data.images import write  # noqa: E402
 from tests.extraction.tiny import run_extract, shards, write_bad  # noqa: E402

@@ -10,8 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-from rfd_tf.data import BadImageError, FlatFolder
-from rfd_tf.features import ExtractionError, KerasExtractor, load_features, open_extractor, open_images
+from rfd_tf.data import BadImageError, FlatFolder, open_images
+from rfd_tf.features import ExtractionError, KerasFeatureModel, load_features, open_feature_model
 from rfd_tf.features.store import describe_extraction
 from tests.data.images import write
 from tests.extraction.tiny import OPTIONS, by_hand, opened, run_extract, shards, write_bad, write_run
@@ -25,7 +25,7 @@ def images(tmp_path):
 
 
 @pytest.mark.parametrize(("format", "dtype"), [("parquet", "float32"), ("npz", "float16")])
-def test_equal_to_the_extractor_by_hand(run, images, tmp_path, format, dtype):
+def test_equal_to_the_feature_model_by_hand(run, images, tmp_path, format, dtype):
     assert run_extract(run, images, tmp_path / "out", format=format, dtype=dtype, shard_size=5) == []
     features, index, paths, labels = load_features(tmp_path / "out")
     source = open_images(images)
@@ -127,13 +127,13 @@ def test_only_missing_shards_are_made(run, images, tmp_path, monkeypatch):
     before = load_features(out)
     kept = {name: os.stat(out / name).st_mtime_ns for name in shards(out)}
     os.remove(out / "features-00001-of-00003.parquet")
-    seen, original = [], KerasExtractor._extract
+    seen, original = [], KerasFeatureModel._extract
 
     def counting(self, images, names):
         seen.append(len(images))
         return original(self, images, names)
 
-    monkeypatch.setattr(KerasExtractor, "_extract", counting)
+    monkeypatch.setattr(KerasFeatureModel, "_extract", counting)
     run_extract(run, images, out)
     assert sum(seen) == 4 + 1  # the shard, and the plain image by which the weights are known
     after = {name: os.stat(out / name).st_mtime_ns for name in shards(out)}
@@ -164,7 +164,7 @@ def test_other_settings_are_refused(run, images, tmp_path):
 
 
 def test_other_weights_and_shards_of_others_are_refused(run, images, tmp_path):
-    other = open_extractor(write_run(tmp_path / "model", seed=1), ["block1"])
+    other = open_feature_model(write_run(tmp_path / "model", seed=1), ["block1"])
     run_extract(run, images, tmp_path / "out")
     with pytest.raises(ExtractionError, match="the model's weights"):
         run_extract(other, images, tmp_path / "out")

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from rfd_tf.data import Preprocessing, Source
-from rfd_tf.features.images import ImageReader
+from rfd_tf.features.extract import ImageReader
 from tests.data.images import encoded, random_image
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rfd_tf.data import evaluation_dataset
-from rfd_tf.features import extract, open_extractor, open_images
+from rfd_tf.data import evaluation_dataset, open_images
+from rfd_tf.features import ExtractOptions, extract, open_feature_model
 from rfd_tf.features.store import LocalStorage, describe_extraction
 from rfd_tf.models import create_backbone
 from tests.data.images import animated_webp, encoded, random_image
@@ -53,26 +53,28 @@ def write_bad(folder: Path) -> dict[str, str]:
 
 @functools.cache
 def opened(run: Path):
-    """The extractor of a run, opened once."""
-    return open_extractor(run, ["block1"])
+    """The feature model of a run, opened once."""
+    return open_feature_model(run, ["block1"])
 
 
 def run_extract(
-    extractor, images, out, *, outputs=("features", "block1"), batch_size=3, on_error="skip", **options
+    feature_model, images, out, *, outputs=("features", "block1"), batch_size=3, on_error="skip", **options
 ):
-    """`extract` as the command calls it, of an open extractor or a run's; the skipped images."""
-    extractor = opened(extractor) if isinstance(extractor, Path) else extractor
+    """`extract` as the command calls it, of an open feature model or a run's; the skipped images."""
+    feature_model = opened(feature_model) if isinstance(feature_model, Path) else feature_model
     source = open_images(images)
-    settings = describe_extraction(extractor, "run", source, str(images), list(outputs), **OPTIONS | options)
-    return extract(extractor, source, settings, LocalStorage(out), batch_size, on_error)
+    settings = describe_extraction(
+        feature_model, "run", source, str(images), list(outputs), **OPTIONS | options
+    )
+    return extract(feature_model, source, settings, LocalStorage(out), ExtractOptions(batch_size, on_error))
 
 
 def by_hand(run, source, index, outputs=("features", "block1")) -> dict[str, np.ndarray]:
     """The features of the images `index`, each on its own."""
-    extractor, found = opened(run), []
-    for batch in evaluation_dataset(source, extractor.info.preprocessing, 1, np.asarray(index)):
+    feature_model, found = opened(run), []
+    for batch in evaluation_dataset(source, feature_model.info.preprocessing, 1, np.asarray(index)):
         features = batch[0] if isinstance(batch, tuple) else batch
-        found.append(extractor(features["image"].numpy(), outputs))
+        found.append(feature_model(features["image"].numpy(), outputs))
     return {name: np.concatenate([features[name] for features in found]) for name in outputs}
 
 

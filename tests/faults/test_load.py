@@ -13,7 +13,7 @@ import pytest
 
 from rfd_tf.serving import BadInputError, ServingClient
 from tests.data.images import encoded, random_image
-from tests.serving.exported import NAME, export, tiny_extractor
+from tests.serving.exported import NAME, export, tiny_feature_model
 from tests.serving.server import ModelServer
 
 CALLERS, SECONDS, WARM_UP = 8, 120.0, 20.0
@@ -53,14 +53,14 @@ def call_until(end: float, address: str, shared: ServingClient | None, expected,
 @pytest.mark.parametrize("kind", ["grpc", "rest"])
 def test_eight_callers_for_two_minutes(kind, tmp_path, record_property):
     """Threads share a client of gRPC; of REST each has its own."""
-    extractor = tiny_extractor()
-    export(extractor, tmp_path)
+    feature_model = tiny_feature_model()
+    export(feature_model, tmp_path)
     images = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype("float32")
     files = [encoded(random_image(seed=seed)) for seed in range(3)]
     with ModelServer(tmp_path / "saved_model", NAME) as server:
         address = getattr(server, f"{kind}_address")
         with ServingClient(address) as client:
-            expected = {"arrays": extractor(images), "jpeg": client.features_of_files(files)}
+            expected = {"arrays": feature_model(images), "jpeg": client.features_of_files(files)}
             shared = client if kind == "grpc" else None
             end = time.monotonic() + SECONDS
             with concurrent.futures.ThreadPoolExecutor(CALLERS) as pool:

@@ -2,18 +2,18 @@
 
 import pytest
 
-from tests.serving.exported import NAME, export, tiny_extractor
+from tests.serving.exported import NAME, export, tiny_feature_model
 from tests.serving.server import ModelServer
 
 
 @pytest.fixture(scope="session")
-def extractor():
-    return tiny_extractor()
+def feature_model():
+    return tiny_feature_model()
 
 
 @pytest.fixture(scope="session")
-def exported(extractor, tmp_path_factory):
-    return export(extractor, tmp_path_factory.mktemp("export"))
+def exported(feature_model, tmp_path_factory):
+    return export(feature_model, tmp_path_factory.mktemp("export"))
 
 
 @pytest.fixture(scope="module")

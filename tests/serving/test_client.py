@@ -1,4 +1,4 @@
-"""The client, and the extractor over it, against servers that run an exported SavedModel."""
+"""The client, and the feature model over it, against servers that run an exported SavedModel."""
 
 import math
 import os
@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from rfd_tf.features import open_extractor
+from rfd_tf.features import open_feature_model
 from rfd_tf.serving import BadInputError, ServingClient, ServingError
 from tests.data.images import animated_webp, encoded, random_image
 from tests.serving import mean_model
@@ -28,10 +28,10 @@ def assert_same(found, expected, names, atol=1e-5):
         np.testing.assert_allclose(found[name], expected[name], atol=atol, err_msg=name)
 
 
-def test_features_equal_the_keras_model(address, extractor, images):
-    expected = extractor(images)
+def test_features_equal_the_keras_model(address, feature_model, images):
+    expected = feature_model(images)
     with ServingClient(address) as client:
-        assert_same(client.features(images), expected, extractor.info.outputs)
+        assert_same(client.features(images), expected, feature_model.info.outputs)
         assert_same(client.features(images, ["invariant", "block1"]), expected, ["invariant", "block1"])
         found = client.rotation_probabilities(images)
         np.testing.assert_allclose(found, expected["rotation_probabilities"], atol=1e-5)
@@ -40,25 +40,25 @@ def test_features_equal_the_keras_model(address, extractor, images):
         assert client.ready()
 
 
-def test_extractor_is_as_any_other(address, extractor, images):
-    with open_extractor(address, ["block1"], max_batch=3) as served:
-        assert served.info == extractor.info
+def test_feature_model_is_as_any_other(address, feature_model, images):
+    with open_feature_model(address, ["block1"], max_batch=3) as served:
+        assert served.info == feature_model.info
         assert served.location == address
-        assert_same(served(images), extractor(images), extractor.info.outputs)
+        assert_same(served(images), feature_model(images), feature_model.info.outputs)
         with pytest.raises(ValueError, match="no output 'nothing'"):
             served(images, ["nothing"])
     with pytest.raises(ValueError, match=r"no feature map 'nothing'; it has: block1"):
-        open_extractor(address, ["nothing"])
+        open_feature_model(address, ["nothing"])
 
 
-def test_big_batches_go_in_pieces(address, server, extractor, images):
-    numbers = sum(math.prod(shape) for shape in extractor.info.outputs.values())  # REST gives them all
+def test_big_batches_go_in_pieces(address, server, feature_model, images):
+    numbers = sum(math.prod(shape) for shape in feature_model.info.outputs.values())  # REST gives them all
     per_image = 16 * 16 * 3 * 4 if address.startswith("grpc") else 18 * numbers
     for options, requests in (({"max_batch": 2}, 3), ({"max_message_bytes": 4096 + 4 * per_image}, 2)):
         with ServingClient(address, **options) as client:
             client.about()
             before = server.requests
-            assert_same(client.features(images, ["features"]), extractor(images), ["features"])
+            assert_same(client.features(images, ["features"]), feature_model(images), ["features"])
             assert server.requests - before == requests
     with (
         ServingClient(address, max_message_bytes=4096 + per_image - 1) as client,
@@ -72,19 +72,19 @@ def test_model_of_pixels(tmp_path):
     expected = {"features": pixels.mean(axis=(1, 2))}
     with ModelServer(write_means(tmp_path, dtype=tf.uint8), mean_model.NAME) as server:
         for address in (server.grpc_address, server.rest_address):
-            with ServingClient(address) as client, open_extractor(address) as served:
+            with ServingClient(address) as client, open_feature_model(address) as served:
                 assert_same(client.features(pixels), expected, ["features"])
                 assert_same(served(served.info.normalize(pixels)), expected, ["features"])
                 with pytest.raises(BadInputError, match="must be uint8"):
                     client.features(pixels.astype("float32"))
 
 
-def expected_of_files(extractor, contents):
-    prepare = extractor.info.preprocessing.eval_image
-    return extractor(np.stack([prepare(tf.constant(content)) for content in contents]))
+def expected_of_files(feature_model, contents):
+    prepare = feature_model.info.preprocessing.eval_image
+    return feature_model(np.stack([prepare(tf.constant(content)) for content in contents]))
 
 
-def test_files(address, server, extractor, tmp_path):
+def test_files(address, server, feature_model, tmp_path):
     contents = [
         encoded(random_image(40, 50)),
         encoded(random_image(60, 30).convert("L")),
@@ -99,22 +99,22 @@ def test_files(address, server, extractor, tmp_path):
     ]
     (tmp_path / "first.jpg").write_bytes(contents[0])
     files = [tmp_path / "first.jpg", *contents[1:]]
-    expected = expected_of_files(extractor, contents)
+    expected = expected_of_files(feature_model, contents)
     with ServingClient(address, max_batch=4) as client:
         client.about()
         before = server.requests
-        assert_same(client.features_of_files(files), expected, extractor.info.outputs)
+        assert_same(client.features_of_files(files), expected, feature_model.info.outputs)
         assert server.requests - before == 2
 
 
-def test_real_photographs(server, extractor, test_data):
+def test_real_photographs(server, feature_model, test_data):
     paths = sorted((test_data / "VOCdevkit").rglob("JPEGImages/*.jpg"))[:50]
     assert paths, "no photographs in VOCdevkit"
     contents = [path.read_bytes() for path in paths]
     contents[1::10] = [encoded(Image.open(path).convert("L")) for path in paths[1::10]]
-    expected = expected_of_files(extractor, contents)
+    expected = expected_of_files(feature_model, contents)
     with ServingClient(server.grpc_address) as client:
-        assert_same(client.features_of_files(contents), expected, extractor.info.outputs, atol=1e-3)
+        assert_same(client.features_of_files(contents), expected, feature_model.info.outputs, atol=1e-3)
 
 
 def bad_files():
@@ -199,7 +199,7 @@ def test_refused_by_the_server_in_its_own_words(address):
 def test_real_server():
     """Any exported model: files by `jpeg` and the same ones prepared here must give the same features."""
     contents = [encoded(random_image(300, 400, seed)) for seed in range(3)]
-    with open_extractor(os.environ["RFD_TF_SERVING_ADDRESS"]) as served:
+    with open_feature_model(os.environ["RFD_TF_SERVING_ADDRESS"]) as served:
         assert served.client.ready()
         prepare = served.info.preprocessing.eval_image
         images = np.stack([prepare(tf.constant(content)) for content in contents])

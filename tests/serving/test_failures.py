@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 import pytest
 
-from rfd_tf.features import open_extractor
+from rfd_tf.features import open_feature_model
 from rfd_tf.serving import BadInputError, ServingClient, ServingError
 from tests.serving.certificates import Authority
 from tests.serving.mean_model import NAME, write_means
@@ -153,7 +153,7 @@ def test_nobody_there(scheme):
         with pytest.raises(ServingError, match=rf"^{address} is not .*refused.* \(after 3 tries\)"):
             client.features(IMAGES)
     with pytest.raises(OSError, match="is not available"):
-        open_extractor(address, **QUICK)
+        open_feature_model(address, **QUICK)
 
 
 @BOTH
@@ -303,7 +303,7 @@ def test_tokens(folder, tmp_path, monkeypatch, kind):
             assert "wrong" not in str(raised.value)
         monkeypatch.setenv("RFD_TF_SERVING_TOKEN", "secret")
         monkeypatch.setenv("RFD_TF_SERVING_CERTIFICATE", str(authority.path))
-        with open_extractor(address) as served:
+        with open_feature_model(address) as served:
             np.testing.assert_allclose(served(IMAGES)["features"], MEANS + 10, atol=1e-5)
     with ModelServer(folder, NAME, token="secret") as server:
         address = address_of(server, kind)

@@ -34,9 +34,9 @@ WARMUP = Path("saved_model", "1", "assets.extra", "tf_serving_warmup_requests")
 
 
 @pytest.fixture(scope="module")
-def folder(exported, extractor, tmp_path_factory):
+def folder(exported, feature_model, tmp_path_factory):
     folder = shutil.copytree(exported, tmp_path_factory.mktemp("serving") / "export")
-    write_serving_files(folder, extractor.info, 1, SAMPLES)
+    write_serving_files(folder, feature_model.info, 1, SAMPLES)
     return folder
 
 
@@ -100,7 +100,7 @@ def requests_of(folder):
         yield log.predict_log.request
 
 
-def test_warmup_requests_are_answered(folder, exported, extractor):
+def test_warmup_requests_are_answered(folder, exported, feature_model):
     """Replayed in the file's order, as the server does at its start."""
     sizes: dict[str, list[int]] = {}
     with (
@@ -119,8 +119,8 @@ def test_warmup_requests_are_answered(folder, exported, extractor):
     assert sum(map(len, sizes.values())) <= 1000
 
 
-def test_warmup_images_are_the_sample_images(folder, extractor):
-    prepare = extractor.info.preprocessing.eval_image
+def test_warmup_images_are_the_sample_images(folder, feature_model):
+    prepare = feature_model.info.preprocessing.eval_image
     prepared = np.stack([prepare(tf.constant(sample)) for sample in SAMPLES])
     for request in requests_of(folder):
         if request.model_spec.signature_name == "serving_default":
@@ -173,13 +173,13 @@ def test_commands_of_the_readme_and_health_check(folder, running, tmp_path):
     assert run(check).returncode == 1
 
 
-def test_further_versions(folder, extractor, tmp_path):
+def test_further_versions(folder, feature_model, tmp_path):
     out = shutil.copytree(folder, tmp_path / "export")
     for version in (2, 3, 4):
         shutil.copytree(out / "saved_model" / "1", out / "saved_model" / str(version))
 
     def write(version, **options):
-        write_serving_files(out, extractor.info, version, SAMPLES[:1], **options)
+        write_serving_files(out, feature_model.info, version, SAMPLES[:1], **options)
         return versions_and_labels(out)
 
     assert write(2) == ([1, 2], {"stable": 1, "canary": 2})
@@ -190,14 +190,14 @@ def test_further_versions(folder, extractor, tmp_path):
     assert write(4) == ([3, 4], {"stable": 3, "canary": 4})
     staging = tmp_path / "staging"
     shutil.copytree(out / "saved_model" / "2", staging / "saved_model" / "5")
-    write_serving_files(staging, extractor.info, 5, SAMPLES[:1], published=out)
+    write_serving_files(staging, feature_model.info, 5, SAMPLES[:1], published=out)
     assert versions_and_labels(staging) == ([3, 5], {"stable": 3, "canary": 5})
     assert versions_and_labels(out) == ([3, 4], {"stable": 3, "canary": 4})
     shutil.rmtree(out / "saved_model" / "3")
     assert write(4) == ([4], {"stable": 4})
 
 
-def test_export_of_a_second_version(folder, extractor, tmp_path):
+def test_export_of_a_second_version(folder, feature_model, tmp_path):
     """As a server sees that has mounted the folders of the first."""
     out = shutil.copytree(folder, tmp_path / "export")
     (out / "parity.json").write_text(json.dumps({"format": 1, "model": NAME, "versions": {"1": {}}}))
@@ -205,19 +205,19 @@ def test_export_of_a_second_version(folder, extractor, tmp_path):
     mounted = [out / "saved_model", out / "serving"]
     inodes = [path.stat().st_ino for path in mounted]
     options = ExportOptions(formats=("saved_model",), version=2, serving=True)
-    export_model(extractor, out, options, [("sample", SAMPLES[0])])
+    export_model(feature_model, out, options, [("sample", SAMPLES[0])])
     assert versions_and_labels(out) == ([1, 2], {"stable": 1, "canary": 2})
     assert [path.stat().st_ino for path in mounted] == inodes
     assert (out / "saved_model" / "2" / WARMUP.relative_to("saved_model", "1")).is_file()
     assert (out / "compose.yaml").read_text() == "# tuned\n"
 
 
-def test_other_settings_of_the_config_stay(folder, extractor, tmp_path):
+def test_other_settings_of_the_config_stay(folder, feature_model, tmp_path):
     out = shutil.copytree(folder, tmp_path / "export")
     path = out / "serving" / "models.config"
     other = 'config { name: "other" base_path: "/models/other" model_platform: "tensorflow" } } '
     path.write_text(path.read_text().rstrip().removesuffix("}") + other)
-    write_serving_files(out, extractor.info, 1, SAMPLES[:1])
+    write_serving_files(out, feature_model.info, 1, SAMPLES[:1])
     assert 'name: "other"' in path.read_text()
     shutil.rmtree(out / "saved_model" / "1" / "assets.extra")
     for text, message in (
@@ -226,7 +226,7 @@ def test_other_settings_of_the_config_stay(folder, extractor, tmp_path):
     ):
         path.write_text(text)
         with pytest.raises(ValueError, match=rf"models\.config.*{message}"):
-            write_serving_files(out, extractor.info, 1, SAMPLES[:1])
+            write_serving_files(out, feature_model.info, 1, SAMPLES[:1])
         assert path.read_text() == text
         assert not (out / WARMUP).exists()
 
@@ -240,12 +240,12 @@ def test_other_settings_of_the_config_stay(folder, extractor, tmp_path):
         (1, [animated_webp()], "sample image 0: it is an animated WebP"),
     ],
 )
-def test_bad_arguments(exported, extractor, version, samples, message):
+def test_bad_arguments(exported, feature_model, version, samples, message):
     with pytest.raises(ValueError, match=message):
-        write_serving_files(exported, extractor.info, version, samples)
+        write_serving_files(exported, feature_model.info, version, samples)
     assert not (exported / "serving").exists()
 
 
-def test_no_saved_model(tmp_path, extractor):
+def test_no_saved_model(tmp_path, feature_model):
     with pytest.raises(FileNotFoundError, match="1 holds no SavedModel"):
-        write_serving_files(tmp_path, extractor.info, 1, SAMPLES)
+        write_serving_files(tmp_path, feature_model.info, 1, SAMPLES)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from rfd_tf import cli, data
-from rfd_tf.features import open_extractor
+from rfd_tf.features import open_feature_model
 from tests.training import processes
 
 # Rotation LDAM + DRW and weights from a probability file, so that their state is checked too.
@@ -46,7 +46,7 @@ def test_a_run_leaves_what_is_promised(uninterrupted):
     assert not any("partial" in name for name in names)
     backbone = keras.saving.load_model(uninterrupted / "backbone.keras")
     assert list(backbone.output) == ["block1", "block2", "block3", "pool", "fc_block"]
-    features = open_extractor(uninterrupted)(np.zeros((2, 16, 16, 3), "float32"))
+    features = open_feature_model(uninterrupted)(np.zeros((2, 16, 16, 3), "float32"))
     assert features["rotation"].shape == features["invariant"].shape == (2, 16)
     np.testing.assert_allclose(features["rotation_probabilities"].sum(axis=1), 1, rtol=1e-5)
     config = json.loads((uninterrupted / "config.json").read_text())

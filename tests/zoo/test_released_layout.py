@@ -39,18 +39,18 @@ def expected_heads(features, state):
 
 def test_a_backbone_without_heads_is_taken_as_it_is(files, caplog):
     with caplog.at_level(logging.INFO, "absl"):
-        extractor = open_model(f"zoo:narrow={files['backbone']}")
+        feature_model = open_model(f"zoo:narrow={files['backbone']}")
     assert f"{files['backbone']} holds no heads for rotation_logits, embedding" in caplog.text
-    assert not HEADS & extractor.info.outputs.keys()
-    assert extractor.info.outputs["features"] == (NARROW,)
-    assert extractor.info.outputs["rotation"] == (NARROW // 2,)
+    assert not HEADS & feature_model.info.outputs.keys()
+    assert feature_model.info.outputs["features"] == (NARROW,)
+    assert feature_model.info.outputs["rotation"] == (NARROW // 2,)
 
 
 def test_heads_of_the_same_file_are_taken_without_asking(files, tmp_path, state, caplog):
     save_torch(tmp_path / "whole.pth", state)
     with caplog.at_level(logging.INFO, "absl"):
-        extractor = open_model(f"zoo:narrow={tmp_path / 'whole.pth'}")
-    assert extractor.info.outputs.keys() > HEADS
+        feature_model = open_model(f"zoo:narrow={tmp_path / 'whole.pth'}")
+    assert feature_model.info.outputs.keys() > HEADS
     assert "holds no heads" not in caplog.text
 
 
@@ -82,8 +82,8 @@ def test_one_file_with_both_heads_bare_and_by_zip(files, tmp_path, state):
 
 def test_extracted_features_have_the_heads_of_their_files(files, tmp_path, state):
     parts = (files["rotation"], files["projection"])
-    extractor = open_model(f"zoo:narrow={files['backbone']}", heads_from=parts)
-    outputs = extractor(IMAGES)
+    feature_model = open_model(f"zoo:narrow={files['backbone']}", heads_from=parts)
+    outputs = feature_model(IMAGES)
     logits, embedding = expected_heads(outputs["features"], state)
     odds = np.exp(logits - logits.max(1, keepdims=True))
     np.testing.assert_allclose(

@@ -224,7 +224,7 @@ def _onnx_seeds(folder: Path) -> list[bytes]:
 
 
 def _onnx(path: Path):
-    from rfd_tf.features.onnx_extractor import open_onnx
+    from rfd_tf.features.open_feature_model import open_onnx
 
     return open_onnx(path, threads=1).info
 

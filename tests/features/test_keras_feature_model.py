@@ -1,4 +1,4 @@
-"""The extractor over Keras files: a run's folder, its backbone, an exported file."""
+"""The feature model over Keras files: a run's folder, its backbone, an exported file."""
 
 import json
 
@@ -9,8 +9,8 @@ import pytest
 from rfd_tf.data import Preprocessing
 from rfd_tf.export.export_model import ExportOptions, export_model
 from rfd_tf.export.parity import bundled_images
-from rfd_tf.features import FeatureExtractor, keras_extractor, open_extractor, save_keras
-from rfd_tf.features.extractor import ModelInfo
+from rfd_tf.features import FeatureModel, keras_feature_model, open_feature_model, save_keras
+from rfd_tf.features.feature_model import ModelInfo
 from rfd_tf.models import RotationDecoupling, create_backbone, resnet_cifar
 
 RECIPE = {"image_size": 16, "train": "resize", "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.3)}
@@ -41,8 +41,8 @@ def images():
 
 
 def test_outputs_of_a_run(run, trained, images):
-    extractor = open_extractor(run)
-    features = extractor(images)
+    feature_model = open_feature_model(run)
+    features = feature_model(images)
     expected = {name: np.asarray(value) for name, value in trained.backbone(images, training=False).items()}
     whole = expected.pop("fc_block")
     np.testing.assert_allclose(features["features"], whole, atol=1e-5)
@@ -50,23 +50,23 @@ def test_outputs_of_a_run(run, trained, images):
     np.testing.assert_allclose(features["invariant"], whole[:, 4:], atol=1e-5)
     for name, value in expected.items():
         np.testing.assert_allclose(features[name], value, atol=1e-5)
-    assert {name: value.shape[1:] for name, value in features.items()} == extractor.info.outputs
+    assert {name: value.shape[1:] for name, value in features.items()} == feature_model.info.outputs
     logits = np.asarray(trained.rotation_head(whole[:, :4])) * getattr(trained.rotation_loss, "scale", 1.0)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(features["rotation_probabilities"], probabilities, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(features["embedding"], axis=1), 1, atol=1e-5)
-    assert list(extractor(images, ["invariant", "pool"])) == ["invariant", "pool"]
+    assert list(feature_model(images, ["invariant", "pool"])) == ["invariant", "pool"]
 
 
 def test_exported_file_keeps_its_facts(run, images, tmp_path):
-    extractor = open_extractor(run, ["block1"])
-    save_keras(extractor, tmp_path / "model.keras")
-    again = open_extractor(tmp_path / "model.keras")
-    assert again.info == extractor.info
-    for name, value in extractor(images).items():
+    feature_model = open_feature_model(run, ["block1"])
+    save_keras(feature_model, tmp_path / "model.keras")
+    again = open_feature_model(tmp_path / "model.keras")
+    assert again.info == feature_model.info
+    for name, value in feature_model(images).items():
         np.testing.assert_allclose(again(images)[name], value, atol=1e-6)
     with pytest.raises(ValueError, match="no feature map 'conv9'"):
-        open_extractor(tmp_path / "model.keras", ["conv9"])
+        open_feature_model(tmp_path / "model.keras", ["conv9"])
 
 
 def nested(policy):
@@ -99,13 +99,13 @@ def test_a_model_handed_in_is_not_changed(kind, policy, images, tmp_path):
         for layer in backbone.layers:
             layer.dtype_policy = policy
     before, outputs = state_of(backbone), np.asarray(backbone(images)["pool"])
-    extractor = keras_extractor(backbone, Preprocessing(**RECIPE), "memory", decoupled=False)
-    features = extractor(images)["features"]
+    feature_model = keras_feature_model(backbone, Preprocessing(**RECIPE), "memory", decoupled=False)
+    features = feature_model(images)["features"]
     options = ExportOptions(formats=("saved_model", "keras"), input="uint8")
-    export_model(extractor, tmp_path / "export", options, bundled_images(2))
+    export_model(feature_model, tmp_path / "export", options, bundled_images(2))
     assert state_of(backbone) == before
     np.testing.assert_array_equal(np.asarray(backbone(images)["pool"]), outputs)
-    assert {layer.compute_dtype for layer in extractor.model._flatten_layers()} == {"float32"}
+    assert {layer.compute_dtype for layer in feature_model.model._flatten_layers()} == {"float32"}
     for layer in backbone._flatten_layers():
         layer.dtype_policy = "float32"
     np.testing.assert_allclose(features, np.asarray(backbone(images)["pool"]), atol=1e-6)
@@ -122,25 +122,25 @@ def test_a_model_handed_in_is_not_changed(kind, policy, images, tmp_path):
 )
 def test_bad_images(run, images, message):
     with pytest.raises(ValueError, match=message):
-        open_extractor(run, [])(images)
+        open_feature_model(run, [])(images)
 
 
 def test_bad_locations(run, tmp_path):
     with pytest.raises(FileNotFoundError, match="No model at"):
-        open_extractor(tmp_path / "nothing.keras")
+        open_feature_model(tmp_path / "nothing.keras")
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(FileNotFoundError, match="has not finished"):
-        open_extractor(tmp_path)
+        open_feature_model(tmp_path)
     alone = tmp_path / "alone"
     alone.mkdir()
     (alone / "backbone.keras").write_bytes((run / "backbone.keras").read_bytes())
     with pytest.raises(ValueError, match="does not tell how its images are prepared"):
-        open_extractor(alone / "backbone.keras")
+        open_feature_model(alone / "backbone.keras")
     (alone / "bad.keras").write_text("no model")
     with pytest.raises(ValueError, match=r"bad\.keras: is not a .keras archive"):
-        open_extractor(alone / "bad.keras")
+        open_feature_model(alone / "bad.keras")
     with pytest.raises(ValueError, match="no output 'nothing'"):
-        open_extractor(run)(np.zeros((1, 16, 16, 3), "float32"), ["nothing"])
+        open_feature_model(run)(np.zeros((1, 16, 16, 3), "float32"), ["nothing"])
 
 
 def test_info_round_trip():
@@ -172,10 +172,10 @@ def test_info_may_name_classes():
 
 
 def test_fingerprint_is_of_what_the_model_computes(run, trained, tmp_path):
-    fingerprint = open_extractor(run).fingerprint
-    assert open_extractor(run).fingerprint == fingerprint
-    assert open_extractor(run, []).fingerprint != fingerprint
-    in_memory = keras_extractor(
+    fingerprint = open_feature_model(run).fingerprint
+    assert open_feature_model(run).fingerprint == fingerprint
+    assert open_feature_model(run, []).fingerprint != fingerprint
+    in_memory = keras_feature_model(
         trained.backbone, Preprocessing(**RECIPE), "memory", feature_name="fc_block", heads=trained.heads()
     )
     assert in_memory.fingerprint == fingerprint
@@ -183,7 +183,7 @@ def test_fingerprint_is_of_what_the_model_computes(run, trained, tmp_path):
     changed = trained.heads()
     changed.set_weights([head[0] + 1, *head[1:]])
     assert (
-        keras_extractor(
+        keras_feature_model(
             trained.backbone, Preprocessing(**RECIPE), "memory", feature_name="fc_block", heads=changed
         ).fingerprint
         != fingerprint
@@ -192,17 +192,17 @@ def test_fingerprint_is_of_what_the_model_computes(run, trained, tmp_path):
 
 
 def test_heads_are_found_in_every_keras_form(run, tmp_path):
-    extractor = open_extractor(run)
-    save_keras(extractor, tmp_path / "model.keras")
-    for opened in (extractor, open_extractor(tmp_path / "model.keras")):
+    feature_model = open_feature_model(run)
+    save_keras(feature_model, tmp_path / "model.keras")
+    for opened in (feature_model, open_feature_model(tmp_path / "model.keras")):
         assert opened.heads(np.zeros((1, 8), "float32"))["rotation_probabilities"].shape == (1, 4)
-    headless = keras_extractor(
+    headless = keras_feature_model(
         create_backbone("resnet8", (16, 16, 3), width=4), Preprocessing(**RECIPE), "memory"
     )
     assert headless.heads is None
 
 
-class Elsewhere(FeatureExtractor):
+class Elsewhere(FeatureModel):
     def _extract(self, images, names):
         raise NotImplementedError
 
@@ -231,13 +231,13 @@ def test_descriptions_from_before_exif_orientation(run, tmp_path):
     assert ModelInfo.from_json(facts, "here").preprocessing == upright
     with pytest.raises(ValueError, match="its exif_orientation is 'yes'"):
         ModelInfo.from_json(facts.replace('"exif_orientation": true', '"exif_orientation": "yes"'), "here")
-    assert open_extractor(run).info.preprocessing.exif_orientation
+    assert open_feature_model(run).info.preprocessing.exif_orientation
     for file in ("backbone.keras", "config.json"):
         (tmp_path / file).write_bytes((run / file).read_bytes())
     config = json.loads((run / "config.json").read_text())
     for data in ({}, {"exif_orientation": False}):
         (tmp_path / "config.json").write_text(json.dumps(config | {"data": data}))
-        assert not open_extractor(tmp_path).info.preprocessing.exif_orientation
+        assert not open_feature_model(tmp_path).info.preprocessing.exif_orientation
 
 
 def test_a_backbone_in_mixed_precision_stays_so():
@@ -248,8 +248,8 @@ def test_a_backbone_in_mixed_precision_stays_so():
         keras.config.set_dtype_policy("float32")
     images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype("float32")
     before = np.asarray(keras.ops.cast(backbone(images)["pool"], "float32"))
-    extractor = keras_extractor(backbone, Preprocessing(8, "resize"), "memory")
-    found = extractor(images, ["features"])["features"]
+    feature_model = keras_feature_model(backbone, Preprocessing(8, "resize"), "memory")
+    found = feature_model(images, ["features"])["features"]
     assert {layer.dtype_policy.name for layer in backbone.layers} == {"mixed_bfloat16"}
     np.testing.assert_array_equal(np.asarray(keras.ops.cast(backbone(images)["pool"], "float32")), before)
     assert found.dtype == np.float32

@@ -13,10 +13,10 @@ ROTATION_PROBABILITIES = "rotation_probabilities"
 RESERVED = (FEATURES, ROTATION, INVARIANT, ROTATION_PROBABILITIES, "embedding")
 
 
-def feature_model(
+def inference_model(
     backbone: keras.Model,
     feature_name: str | None = None,
-    feature_maps: Sequence[str] | None = (),
+    feature_maps: Sequence[str] | None = None,
     *,
     decoupled: bool = True,
     heads: keras.Model | None = None,

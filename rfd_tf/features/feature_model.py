@@ -7,14 +7,14 @@ import hashlib
 import itertools
 import json
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from rfd_tf.data.preprocessing import Preprocessing
 from rfd_tf.files import fits, parse_json
-from rfd_tf.models.feature_model import RESERVED
+from rfd_tf.models.inference import RESERVED
 
 FORMAT = 1
 NORMALIZED, UINT8 = "normalized", "uint8"
@@ -62,18 +62,17 @@ class ModelInfo:
 
     def to_pixels(self, images: np.ndarray) -> np.ndarray:
         """The uint8 RGB pixels nearest to normalised images of the same shape."""
-        pixels = images * np.asarray(self.preprocessing.std, "float32") + np.asarray(
-            self.preprocessing.mean, "float32"
-        )
-        return np.clip(np.rint(pixels * 255), 0, 255).astype("uint8")
+        mean, std = self._statistics
+        return np.clip(np.rint((images * std + mean) * 255), 0, 255).astype("uint8")
 
     def normalize(self, pixels: np.ndarray) -> np.ndarray:
         """Normalised float32 images of RGB pixels in 0..255 of the same shape."""
-        mean, std = (
-            np.asarray(self.preprocessing.mean, "float32"),
-            np.asarray(self.preprocessing.std, "float32"),
-        )
+        mean, std = self._statistics
         return ((pixels.astype("float32") / np.float32(255) - mean) / std).astype("float32")
+
+    @property
+    def _statistics(self) -> np.ndarray:
+        return np.asarray([self.preprocessing.mean, self.preprocessing.std], "float32")
 
     def to_json(self) -> str:
         """One line of JSON, which `from_json` reads."""
@@ -101,9 +100,7 @@ class ModelInfo:
             if fields.pop("format") > FORMAT:
                 raise ValueError("it was written by a newer version")
             preprocessing = dict.fromkeys(_ADDED, False) | fields.pop("preprocessing")
-            for name, kind in typing.get_type_hints(Preprocessing).items():
-                if name in preprocessing and not fits(preprocessing[name], kind):
-                    raise ValueError(f"its {name} is {preprocessing[name]!r:.80}")
+            check_preprocessing(preprocessing)
             for statistic in ("mean", "std"):
                 preprocessing[statistic] = tuple(map(float, preprocessing[statistic]))
             preprocessing["color_jitter"] = tuple(preprocessing.get("color_jitter", ()))
@@ -120,7 +117,14 @@ class ModelInfo:
             raise ValueError(f"{where}: no valid description of a feature model ({error})") from error
 
 
-class FeatureExtractor(abc.ABC):
+def check_preprocessing(fields: Mapping) -> None:
+    """Raises ValueError where a field of a `Preprocessing` in JSON is of another type."""
+    for name, kind in typing.get_type_hints(Preprocessing).items():
+        if name in fields and not fits(fields[name], kind):
+            raise ValueError(f"its {name} is {fields[name]!r:.80}")
+
+
+class FeatureModel(abc.ABC):
     """Images in, named features out; a context manager.
 
     Attributes:
@@ -177,16 +181,16 @@ class FeatureExtractor(abc.ABC):
             raise ValueError("`images` is an empty batch")
         if images.dtype.kind != "f":
             raise ValueError(f"`images` must be normalised float32. Received dtype {images.dtype}")
-        if not np.isfinite(images).all():
-            bad = [i for i, image in enumerate(images) if not np.isfinite(image).all()]
-            raise ValueError(f"`images` must be finite: image {bad[0]} of the batch is not")
+        finite = np.isfinite(images).all(axis=(1, 2, 3))
+        if not finite.all():
+            raise ValueError(f"`images` must be finite: image {finite.argmin()} of the batch is not")
         return images.astype("float32", copy=False)
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """A hash that tells whether the model is still the same: of its facts and its files' contents.
 
-        Of a server only the address is known here; its extractor adds the version.
+        Of a server only the address is known here; its feature model adds the version.
         """
         digest = hashlib.sha256(self.info.to_json().encode())
         location = Path(self.location)
@@ -201,7 +205,7 @@ class FeatureExtractor(abc.ABC):
         return digest.hexdigest()
 
     def close(self) -> None:  # noqa: B027  most hold nothing
-        """Release what the extractor holds."""
+        """Release what the feature model holds."""
 
     def __enter__(self):
         return self

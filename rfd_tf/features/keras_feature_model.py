@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import typing
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,10 +9,16 @@ import keras
 import numpy as np
 
 from rfd_tf.data.preprocessing import Preprocessing
-from rfd_tf.features.extractor import UINT8, FeatureExtractor, ModelInfo, check_feature_maps
-from rfd_tf.files import fits, parse_json
+from rfd_tf.features.feature_model import (
+    UINT8,
+    FeatureModel,
+    ModelInfo,
+    check_feature_maps,
+    check_preprocessing,
+)
+from rfd_tf.files import parse_json
 from rfd_tf.keras_internals import all_layers, producer
-from rfd_tf.models.feature_model import RESERVED, ROTATION_PROBABILITIES, compiled_inference, feature_model
+from rfd_tf.models.inference import RESERVED, ROTATION_PROBABILITIES, compiled_inference, inference_model
 from rfd_tf.models.keras_file import (
     check_archive,
     digest_weights,
@@ -28,11 +33,11 @@ INFO_MEMBER = "rfd_tf_model.json"  # within a `.keras` file
 _BACKBONE, _HEADS, _CONFIG = "backbone.keras", "heads.keras", "config.json"
 
 
-class KerasExtractor(FeatureExtractor):
+class KerasFeatureModel(FeatureModel):
     """Features by a Keras model in this process.
 
     Args:
-        model: functional model from normalised images to a dict of the outputs (`models.feature_model`).
+        model: functional model from normalised images to a dict, as `inference_model` gives.
         info: its facts. Where `info.input` is "uint8", the images are rounded to pixels and normalised again,
             as forms of the model that take pixels see them.
         location: where it came from.
@@ -41,7 +46,7 @@ class KerasExtractor(FeatureExtractor):
     def __init__(self, model: keras.Model, info: ModelInfo, location: str):
         super().__init__(info, location)
         self.model = model
-        self._selected: dict[tuple[str, ...], object] = {}
+        self._function = functools.cache(self._traced)
 
     def _extract(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         if self.info.input == UINT8:
@@ -67,35 +72,30 @@ class KerasExtractor(FeatureExtractor):
         found = [layer for layer in self.model.layers if isinstance(layer, keras.Model)]
         return next((layer for layer in found if ROTATION_PROBABILITIES in layer.output), None)
 
-    def _function(self, names: tuple[str, ...]):
-        """Computes no more than `names` ask for; traced once for each."""
-        if names not in self._selected:
-            part = keras.Model(self.model.inputs[0], {name: self.model.output[name] for name in names})
-            self._selected[names] = compiled_inference(part, (None, *self.info.image_shape))
-        return self._selected[names]
+    def _traced(self, names: tuple[str, ...]):
+        """Computes no more than `names` ask for."""
+        part = keras.Model(self.model.inputs[0], {name: self.model.output[name] for name in names})
+        return compiled_inference(part, (None, *self.info.image_shape))
 
 
-def keras_extractor(
+def keras_feature_model(
     backbone: keras.Model,
     preprocessing: Preprocessing,
     location: str,
     *,
     name: str | None = None,
-    feature_name: str | None = None,
-    feature_maps: Sequence[str] | None = None,
-    decoupled: bool = True,
-    heads: keras.Model | None = None,
-) -> KerasExtractor:
-    """An extractor of a backbone in memory. It computes in float32: a backbone of another policy is copied.
+    **outputs,
+) -> KerasFeatureModel:
+    """A backbone in memory as a feature model. It computes in float32: one of another policy is copied.
 
     Args:
-        backbone, feature_name, feature_maps, decoupled, heads: as of `models.feature_model`; by default with
-            all the backbone's features.
+        backbone: functional model from images to a dict of features.
         preprocessing: of the backbone's images.
         location: where it came from.
         name: of the model; by default the backbone's, `_` for what cannot be in a `ModelInfo`'s.
+        **outputs: which it gives, as of `inference_model`: by default all the backbone's.
     """
-    model = feature_model(backbone, feature_name, feature_maps, decoupled=decoupled, heads=heads)
+    model = inference_model(backbone, **outputs)
     if any(layer.dtype_policy.compute_dtype != "float32" for layer in all_layers(model)):
         model = network_copy(model, list(model.output), dtype="float32")
     size = preprocessing.image_size
@@ -104,14 +104,14 @@ def keras_extractor(
             f"{location}: the network takes {model.input_shape[1:]}, the images have side {size}"
         )
     shapes = model.compute_output_shape((None, size, size, 3))
-    outputs = {output: tuple(shapes[output][1:]) for output in model.output}
     name = name or "".join(c if c.isalnum() or c in "_-." else "_" for c in backbone.name)
-    return KerasExtractor(model, ModelInfo(name, preprocessing, outputs), location)
+    info = ModelInfo(name, preprocessing, {output: tuple(shapes[output][1:]) for output in model.output})
+    return KerasFeatureModel(model, info, location)
 
 
 def open_keras(
     path: Path, feature_maps: Sequence[str] | None = None, preprocessing: Preprocessing | None = None
-) -> KerasExtractor:
+) -> KerasFeatureModel:
     """Opens the folder of a finished `rfd train` run, its `backbone.keras`, or another `.keras` file.
 
     Args:
@@ -142,12 +142,17 @@ def open_keras(
         raise ValueError(f"{untold(path)}. Give the size of its images, their mean and their deviation")
     model = read_keras(path)
     if facts is not None:
-        return _exported(model, ModelInfo.from_json(facts, str(path)), path, feature_maps)
+        info = ModelInfo.from_json(facts, str(path))
+        check_feature_maps(info, feature_maps, str(path))
+        to_float32(model)
+        return KerasFeatureModel(model, info, str(path))
     if not config and preprocessing is not None:
         network = named_outputs(model, str(path))
-        return keras_extractor(network, preprocessing, str(path), feature_maps=feature_maps, decoupled=False)
+        return keras_feature_model(
+            network, preprocessing, str(path), feature_maps=feature_maps, decoupled=False
+        )
     heads = path.with_name(_HEADS)
-    return keras_extractor(
+    return keras_feature_model(
         model,
         preprocessing or _preprocessing(config, path.with_name(_CONFIG)),
         str(path),
@@ -169,12 +174,9 @@ def untold(path: Path) -> str | None:
     if facts_inside(path, INFO_MEMBER) is not None or "preprocessing" in _run_config(path):
         return None
     config = path.with_name(_CONFIG)
-    reason = (
-        f"{config} has no field 'preprocessing'"
-        if config.exists()
-        else "it was not exported by this package, nor"
-    )
-    reason += "" if config.exists() else f" beside the {_CONFIG} of its run"
+    reason = f"it was not exported by this package, nor beside the {_CONFIG} of its run"
+    if config.exists():
+        reason = f"{config} has no field 'preprocessing'"
     return f"{path} does not tell how its images are prepared: {reason}"
 
 
@@ -208,10 +210,7 @@ def _run_config(path: Path) -> dict:
 def _preprocessing(config: dict, file: Path) -> Preprocessing:
     """That of a run's config; an unknown field, or one of another type, is a ValueError that names `file`."""
     try:
-        for name, kind in typing.get_type_hints(Preprocessing).items():
-            value = config["preprocessing"].get(name)
-            if value is not None and not fits(value, kind):
-                raise ValueError(f"its {name} is {value!r:.80}")
+        check_preprocessing(config["preprocessing"])
         return Preprocessing.of_config(config)
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is not the config of a run (preprocessing: {error})") from error
@@ -244,12 +243,6 @@ def named_outputs(model: keras.Model, where: str) -> keras.Model:
     return keras.Model(inputs[0], outputs, name=model.name)
 
 
-def save_keras(extractor: KerasExtractor, path: Path) -> None:
+def save_keras(feature_model: KerasFeatureModel, path: Path) -> None:
     """Writes the model with its facts inside, as a `.keras` file that can be opened here or fine-tuned."""
-    write_keras(extractor.model, path, INFO_MEMBER, extractor.info.to_json())
-
-
-def _exported(model, info: ModelInfo, path: Path, feature_maps) -> KerasExtractor:
-    to_float32(model)
-    check_feature_maps(info, feature_maps, str(path))
-    return KerasExtractor(model, info, str(path))
+    write_keras(feature_model.model, path, INFO_MEMBER, feature_model.info.to_json())

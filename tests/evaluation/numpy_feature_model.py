@@ -3,12 +3,12 @@
 import numpy as np
 
 from rfd_tf.data import Preprocessing
-from rfd_tf.features import FeatureExtractor, ModelInfo
+from rfd_tf.features import FeatureModel, ModelInfo
 
 PREPROCESSING = Preprocessing(8, train="resize")
 
 
-class NumpyExtractor(FeatureExtractor):
+class NumpyFeatureModel(FeatureModel):
     """`features` [3]: mean colour times `factor`; `map` [8, 8, 3]: the image. Counts the images that it saw.
 
     `before_batch` is called with the number of the batch.
