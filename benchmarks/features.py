@@ -31,7 +31,7 @@ def export(folder: Path) -> None:
     quiet_tensorflow()
     import zoo
     from rfd_tf.data import Preprocessing
-    from rfd_tf.export.writers import onnx_model, write_onnx, write_saved_model
+    from rfd_tf.exporting.writers import onnx_model, write_onnx, write_saved_model
     from rfd_tf.features.keras_feature_model import KerasFeatureModel, keras_feature_model, save_keras
     from rfd_tf.models import alexnet
 

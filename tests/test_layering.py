@@ -23,10 +23,11 @@ LAYERS = {
     "rfd_tf.evaluation": 3,
     "rfd_tf.detection": 3,
     "zoo": 3,
-    "rfd_tf.export": 4,
+    "rfd_tf.exporting": 4,
     "rfd_tf.serving": 2,
     "rfd_tf.report": 4,
     "rfd_tf.cli": 4,
+    "rfd_tf.api": 4,
 }
 
 

@@ -17,7 +17,7 @@ from rfd_tf.detection.find_objects import find_objects
 from rfd_tf.detection.inputs import BatchOptions, detection_batches, open_annotated, read_image
 from rfd_tf.detection.proposals import SelectiveSearch
 from rfd_tf.evaluation.features import cached_features
-from rfd_tf.export.detector import write_detector_saved_model
+from rfd_tf.exporting.detector import write_detector_saved_model
 from rfd_tf.features import load_features, open_feature_model
 from rfd_tf.image_header import encoded_size
 from rfd_tf.report.sample import take_sample

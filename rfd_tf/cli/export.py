@@ -80,8 +80,8 @@ def _export(given: flags.FlagValues) -> None:
 def _export_detector(given: flags.FlagValues) -> None:
     from rfd_tf.detection.detector import open_detector
     from rfd_tf.detection.proposals import SelectiveSearch
-    from rfd_tf.export.detector import DETECTOR_FORMATS, export_detector, searched_examples
-    from rfd_tf.export.export_model import ExportOptions
+    from rfd_tf.exporting.detector import DETECTOR_FORMATS, export_detector, searched_examples
+    from rfd_tf.exporting.export_model import ExportOptions
 
     if changed := [name for name in _NOT_FOR_DETECTORS if not given[name].using_default_value]:
         raise ValueError(f"--{changed[0]} is not for detectors, which {given.model} is one of")
@@ -102,7 +102,7 @@ def _export_detector(given: flags.FlagValues) -> None:
 
 
 def _export_model(given: flags.FlagValues) -> None:
-    from rfd_tf.export.export_model import FORMATS, ExportOptions, export_model
+    from rfd_tf.exporting.export_model import FORMATS, ExportOptions, export_model
     from rfd_tf.features import KerasFeatureModel
 
     options = ExportOptions(
@@ -127,14 +127,14 @@ def _export_model(given: flags.FlagValues) -> None:
 
 
 def _print_parities(name: str, images, parities) -> None:
-    from rfd_tf.export.parity import parity_table
+    from rfd_tf.exporting.parity import parity_table
 
     print(f"{name}, compared on {len(images)} images, {images[0][0]} and on:")
     print(parity_table(parities))
 
 
 def _images(model: str, images: str | None, count: int):
-    from rfd_tf.export.parity import bundled_images, images_at, images_of_run
+    from rfd_tf.exporting.parity import bundled_images, images_at, images_of_run
 
     if images:
         return images_at(Path(images), count)

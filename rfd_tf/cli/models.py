@@ -171,6 +171,19 @@ def _plain_preprocessing(location: str, given: Mapping[str, Any]):
     return found
 
 
+def given_recipe(size: int, given: Mapping[str, Any], where: str):
+    """How images are prepared for a model in memory, by what was `given` (as of `open_model`)."""
+    mean, std = (_statistics(given.get(name), name, index) for index, name in enumerate(("mean", "std")))
+    if mean is None or std is None:
+        presets = f"one of {', '.join(STATISTICS)}, or three numbers, of RGB in [0, 1]"
+        raise ValueError(
+            f"{where} does not tell how its images are prepared: give `mean` and `std`, {presets}"
+        )
+    if not (size := given.get("image_size") or size):
+        raise ValueError(f"{where} takes images of any size: give `image_size`")
+    return _recipe(None, size, given.get("resize"), mean, std)
+
+
 def _recipe(entry, size: int, resize: int | None, mean, std):
     """The preprocessing of an entry of the zoo, or of any other model (None), with what was given instead."""
     from rfd_tf.data import Preprocessing

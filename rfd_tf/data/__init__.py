@@ -13,6 +13,7 @@ from rfd_tf.data.open_source import (
     open_images,
     open_source,
     open_voc,
+    source_kind,
 )
 from rfd_tf.data.pipeline import (
     LOCALIZED_ROTATIONS,
@@ -68,6 +69,7 @@ __all__ = [
     "places205",
     "random_crops_dataset",
     "save_rotation_probabilities",
+    "source_kind",
     "steps_per_epoch",
     "training_dataset",
     "training_indices",

@@ -110,7 +110,7 @@ def open_source(kind: str, root: str | os.PathLike = "", split: str = "train", *
                 `root/SPLIT.csv`; options of `ImageList`;
             `"places205"`: `root` holds the lists and the images as their authors' archives unpack;
             `"npz"`: `root` is the file; `images_key` is `SPLIT_images` by default, `labels_key`
-                `SPLIT_labels`; options of `load_npz`;
+                `SPLIT_labels` if there is such an array; options of `load_npz`;
             `"tfds"`: `root` is TFDS's data_dir; the option `name` is the builder; options of `TfdsSource`;
             `"voc_devkit"`, `"voc_tfds"`: as of `VocData`, with its other fields;
             `"digits"`: scikit-learn's scans, no `root`.
@@ -137,7 +137,9 @@ def open_source(kind: str, root: str | os.PathLike = "", split: str = "train", *
     if not os.fspath(root):
         raise ValueError(f"kind={kind!r} needs a `root`")
     if kind == "npz":
-        return load_npz(root, **{"images_key": f"{split}_images", "labels_key": f"{split}_labels"} | options)
+        labels = f"{split}_labels"
+        keys = {"images_key": f"{split}_images", "labels_key": labels if labels in npz_names(root) else None}
+        return load_npz(root, **keys | options)
     if kind == "places205":
         return places205(root, split, **options)
     if kind == "image_list":
@@ -191,6 +193,20 @@ def open_images(location: str | os.PathLike, root: str | os.PathLike = "", key: 
     if path.name.lower().endswith(DECODABLE + UNDECODABLE):
         raise ValueError(f"{path} is one image: give {IMAGES_HELP}")
     return ImageList(root or path.parent, path, every_class=False, on_error="skip")
+
+
+def source_kind(path: Path) -> str:
+    """The `kind` of `open_source` that images at a path are of, as `open_images` sees it.
+
+    Raises:
+        FileNotFoundError: if there is nothing.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"No images at {path}: it must be {IMAGES_HELP}")
+    if path.is_dir():
+        below = path / "train" if (path / "train").is_dir() else path
+        return "image_folder" if _has_class_folders(below) else "flat_folder"
+    return "npz" if path.suffix.lower() == ".npz" else "image_list"
 
 
 def _has_class_folders(root: Path) -> bool:

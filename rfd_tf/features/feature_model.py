@@ -6,12 +6,16 @@ import functools
 import hashlib
 import itertools
 import json
+import os
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
+from rfd_tf.data import ArraySource, Source, evaluation_dataset, first_bad_image, open_images
+from rfd_tf.data.image_folder import ImageFiles, has_image_ending
 from rfd_tf.data.preprocessing import Preprocessing
 from rfd_tf.files import fits, parse_json
 from rfd_tf.models.inference import RESERVED
@@ -157,6 +161,32 @@ class FeatureModel(abc.ABC):
         found = self._extract(images, names)
         return {name: np.asarray(found[name], dtype="float32") for name in names}
 
+    def features(self, images, output: str = "features", batch_size: int = 64) -> np.ndarray:
+        """Features of images as they are: read, resized, cut out and normalised as the model wants them.
+
+        Args:
+            images: uint8 arrays of RGB [N, H, W, 3], paths of image files, one path of an image, a folder, a
+                list of images or an `.npz` file (`data.open_images`), or a `data.Source`.
+            output: the output wanted.
+            batch_size: images that the model is given at once.
+
+        Returns:
+            float32 [N, ...], in the order of the images; a folder's is that of `open_images(folder).files`.
+
+        Raises:
+            BadImageError: on an image that cannot be read, naming it. `rfd_tf.extract` skips such images.
+            ValueError: on images of another kind, or an output that the model has not.
+        """
+        (output,) = self.check_names([output])
+        source, found = _source_of(images), []
+        try:
+            for batch in evaluation_dataset(source, self.info.preprocessing, batch_size):
+                pixels = (batch[0] if isinstance(batch, tuple) else batch)["image"].numpy()
+                found.append(self(pixels, [output])[output])
+        except tf.errors.OpError as error:
+            raise first_bad_image(source) or error from error
+        return np.concatenate(found)
+
     @abc.abstractmethod
     def _extract(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         """The outputs `names` (or more) of a valid batch: float32, or uint8 where `info.input` says so."""
@@ -212,6 +242,21 @@ class FeatureModel(abc.ABC):
 
     def __exit__(self, *_):
         self.close()
+
+
+def _source_of(images) -> Source:
+    """What `FeatureModel.features` is given, as a source."""
+    if isinstance(images, Source):
+        return images
+    if isinstance(images, (str, os.PathLike)):
+        if not has_image_ending(os.fspath(images)):
+            return open_images(images)
+        images = [images]
+    if isinstance(images, Sequence) and images and isinstance(images[0], (str, os.PathLike)):
+        paths = [Path(path).resolve() for path in images]
+        root = Path(paths[0].anchor)
+        return ImageFiles(root, [path.relative_to(root).as_posix() for path in paths], None, None)
+    return ArraySource(np.asarray(images))
 
 
 def check_feature_maps(info: ModelInfo, feature_maps: Sequence[str] | None, location: str) -> None:

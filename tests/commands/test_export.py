@@ -18,7 +18,7 @@ STOPPING = """
 import sys, time
 from pathlib import Path
 from rfd_tf import cli
-from rfd_tf.export import export_model
+from rfd_tf.exporting import export_model
 
 def stop(parities):
     Path(sys.argv[1]).touch()

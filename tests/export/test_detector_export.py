@@ -13,11 +13,11 @@ from tensorflow_serving.apis import prediction_log_pb2, prediction_service_pb2_g
 
 from rfd_tf import cli
 from rfd_tf.detection.detector import DetectionOptions, SavedDetector, open_detector, save_detector
-from rfd_tf.export import detector as module
-from rfd_tf.export.detector import Example, export_detector
-from rfd_tf.export.export_model import ExportOptions
-from rfd_tf.export.parity import ParityError
-from rfd_tf.export.serving_files import predict_request
+from rfd_tf.exporting import detector as module
+from rfd_tf.exporting.detector import Example, export_detector
+from rfd_tf.exporting.export_model import ExportOptions
+from rfd_tf.exporting.parity import ParityError
+from rfd_tf.exporting.serving_files import predict_request
 from tests.data.images import animated_webp
 from tests.detection.test_boxes import random_boxes
 from tests.detection.tiny_detector import tiny_detector

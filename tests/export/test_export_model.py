@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 import pytest
 
-from rfd_tf.export import export_model as module
-from rfd_tf.export.export_model import ExportOptions, export_model
-from rfd_tf.export.parity import ParityError
-from rfd_tf.export.writers import write_saved_model
+from rfd_tf.exporting import export_model as module
+from rfd_tf.exporting.export_model import ExportOptions, export_model
+from rfd_tf.exporting.parity import ParityError
+from rfd_tf.exporting.writers import write_saved_model
 from rfd_tf.features import open_feature_model
 from tests.export.models import encode, image, normalized, small_network, write_run
 

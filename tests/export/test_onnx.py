@@ -9,7 +9,7 @@ import pytest
 
 import zoo
 from rfd_tf.data import Preprocessing
-from rfd_tf.export.writers import OPSET, onnx_model, write_onnx
+from rfd_tf.exporting.writers import OPSET, onnx_model, write_onnx
 from rfd_tf.features import KerasFeatureModel, ModelInfo, keras_feature_model, open_feature_model
 from rfd_tf.features.open_feature_model import open_onnx
 from tests.export.models import (

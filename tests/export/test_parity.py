@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from rfd_tf.export.parity import Form, OutputParity, ParityError, check_parity, measure_parity, parity_table
+from rfd_tf.exporting.parity import (
+    Form,
+    OutputParity,
+    ParityError,
+    check_parity,
+    measure_parity,
+    parity_table,
+)
 
 
 def measured(actual, expected, precision="float32", batch_size=2):

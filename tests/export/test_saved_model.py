@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from rfd_tf.data import FlatFolder, evaluation_dataset
-from rfd_tf.export.writers import write_saved_model
+from rfd_tf.exporting.writers import write_saved_model
 from rfd_tf.features import KerasFeatureModel, ModelInfo, open_feature_model
 from rfd_tf.features.open_feature_model import find_saved_model, open_saved_model
 from tests.data.images import animated_webp

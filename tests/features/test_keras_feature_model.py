@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from rfd_tf.data import Preprocessing
-from rfd_tf.export.export_model import ExportOptions, export_model
-from rfd_tf.export.parity import bundled_images
+from rfd_tf.exporting.export_model import ExportOptions, export_model
+from rfd_tf.exporting.parity import bundled_images
 from rfd_tf.features import FeatureModel, keras_feature_model, open_feature_model, save_keras
 from rfd_tf.features.feature_model import ModelInfo
 from rfd_tf.models import RotationDecoupling, create_backbone, resnet_cifar

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from rfd_tf.data import Preprocessing
-from rfd_tf.export.writers import write_saved_model
+from rfd_tf.exporting.writers import write_saved_model
 from rfd_tf.features import KerasFeatureModel, keras_feature_model
 from rfd_tf.models import RotationDecoupling, create_backbone
 

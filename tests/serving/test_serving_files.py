@@ -15,8 +15,8 @@ from google.protobuf import text_format
 from tensorflow_serving.apis import prediction_log_pb2, prediction_service_pb2_grpc
 from tensorflow_serving.config import model_server_config_pb2
 
-from rfd_tf.export.export_model import ExportOptions, export_model
-from rfd_tf.export.serving_files import write_serving_files
+from rfd_tf.exporting.export_model import ExportOptions, export_model
+from rfd_tf.exporting.serving_files import write_serving_files
 from rfd_tf.serving import ServingClient
 from rfd_tf.serving.transport import MAX_BATCH
 from tests.data.images import animated_webp, encoded, random_image

@@ -234,7 +234,7 @@ def _parity_seeds(folder: Path) -> list[bytes]:
 
 
 def _parity(path: Path):
-    from rfd_tf.export.export_model import write_report
+    from rfd_tf.exporting.export_model import write_report
 
     out, staging = path.parent / "out", path.parent / "staging"
     out.mkdir(exist_ok=True)

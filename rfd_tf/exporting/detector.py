@@ -23,8 +23,14 @@ from rfd_tf.detection.detector import (
     save_detector,
 )
 from rfd_tf.detection.proposals import SelectiveSearch
-from rfd_tf.export.export_model import SAVED_MODEL, ExportOptions, check_target, staged_folder, write_report
-from rfd_tf.export.parity import (
+from rfd_tf.exporting.export_model import (
+    SAVED_MODEL,
+    ExportOptions,
+    check_target,
+    staged_folder,
+    write_report,
+)
+from rfd_tf.exporting.parity import (
     Form,
     NamedImage,
     OutputParity,
@@ -33,7 +39,7 @@ from rfd_tf.export.parity import (
     measure_parity,
     parity_entry,
 )
-from rfd_tf.export.writers import ABOUT, JPEG, save_functions
+from rfd_tf.exporting.writers import ABOUT, JPEG, save_functions
 
 
 class Example(NamedTuple):
@@ -145,7 +151,7 @@ def write_detector_serving_files(
         ImportError: without the extra `serving`.
         ValueError: if `out` serves a model of another name.
     """
-    from rfd_tf.export.serving_files import COMPOSE, MONITORING, README, ServedVersion
+    from rfd_tf.exporting.serving_files import COMPOSE, MONITORING, README, ServedVersion
 
     templates = {MONITORING: "monitoring.config", COMPOSE: "compose.yaml", README: "detector_readme.md"}
     served = ServedVersion(out, detector.name, version, make_stable, published)
@@ -154,7 +160,7 @@ def write_detector_serving_files(
 
 
 def _requests(name: str, examples: Sequence[Example]) -> Iterator:
-    from rfd_tf.export.serving_files import MAX_BYTES, predict_request
+    from rfd_tf.exporting.serving_files import MAX_BYTES, predict_request
 
     yield predict_request(name, "about", {"ignored": np.array([b""], dtype=object)})
     size = 0
@@ -204,7 +210,7 @@ def export_detector(
         raise ValueError("`examples` is empty: there is nothing to compare the export on")
     check_target(out, detector.name, options.version, options.overwrite)
     if options.serving:
-        import rfd_tf.export.serving_files  # noqa: F401 - fails early
+        import rfd_tf.exporting.serving_files  # noqa: F401 - fails early
     expected = [detector(example.image, example.proposals) for example in examples]
     if not any(len(found.scores) for found in expected):
         raise ParityError(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from rfd_tf.export.parity import (
+from rfd_tf.exporting.parity import (
     Form,
     NamedImage,
     OutputParity,
@@ -20,7 +20,7 @@ from rfd_tf.export.parity import (
     measure_parity,
     parity_entry,
 )
-from rfd_tf.export.writers import (
+from rfd_tf.exporting.writers import (
     ONNX_FILES,
     OPSET,
     check_onnx_packages,
@@ -204,7 +204,7 @@ def export_model(
     if "onnx" in options.formats:
         check_onnx_packages()
     if options.serving:
-        from rfd_tf.export.serving_files import write_serving_files
+        from rfd_tf.exporting.serving_files import write_serving_files
     examples = bundled_images(BATCH) if examples is None else list(examples)
     if not examples:
         raise ValueError("`examples` is empty: there is nothing to compare the export on")
