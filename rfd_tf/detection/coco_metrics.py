@@ -1,4 +1,4 @@
-"""COCO's figures of detections, by COCO's own tools, without files."""
+"""COCO's figures of detections, by COCO's own tools, and its result file."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""Detections of a data set: VOC's average precision, VOC's result files, COCO's JSON."""
+"""Detections of a data set: VOC's average precision, its result files, precision over recall drawn."""
 
 import dataclasses
 import os

@@ -22,44 +22,10 @@ from rfd_tf.runs.images import ImageSet, list_skipped, open_image_set, open_run_
 from rfd_tf.runs.run import Run, start_run
 from rfd_tf.runs.workdir import read_run_config
 
-
-def labelled_fraction(
-    labels: np.ndarray | None, valid: np.ndarray, fraction: float, seed: int = 0
-) -> np.ndarray:
-    """A share of the images at `valid`, the same of each class, but at least one image each.
-
-    With one seed a smaller share is part of a larger one.
-
-    Args:
-        labels: int64 [N], of all images; None takes the share of all together.
-        valid: int64 indices of the images to choose from.
-        fraction: in (0, 1].
-        seed: which images, not negative.
-
-    Returns:
-        The chosen ones of `valid`, ascending.
-
-    Raises:
-        ValueError: if `fraction` or `seed` is out of range.
-    """
-    if not 0 < fraction <= 1:
-        raise ValueError(f"`label_fraction` must be in (0, 1]. Received: label_fraction={fraction}")
-    if seed < 0:
-        raise ValueError(f"`label_seed` must not be negative. Received: label_seed={seed}")
-    if fraction == 1:
-        return np.sort(valid)
-    classes = np.zeros(len(valid), "int64") if labels is None else labels[valid]
-    chosen = []
-    for label in np.unique(classes):
-        rows = valid[classes == label]
-        # A stream for each class: what one class has does not change the choice in another.
-        order = np.random.default_rng([seed, int(label)]).permutation(len(rows))
-        chosen.append(rows[order[: max(1, round(fraction * len(rows)))]])
-    return np.sort(np.concatenate(chosen))
-
-
 CLASSES, ROTATIONS, MULTI_LABEL = LABELS = ("classes", "rotations", "multi_label")
 ROTATION_NAMES = ("0 degrees", "90 degrees", "180 degrees", "270 degrees")
+_CALIBRATION_PASSES = 3
+CONTROL_NAME = "untrained control"  # ends the location of one, which its evaluations keep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +53,98 @@ class Experiment:
     def config(self) -> ConfigDict:
         """The run's."""
         return self.run.config
+
+
+def evaluate(
+    protocol: str,
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    open_model: Callable[[], FeatureModel],
+    command: str = "",
+) -> EvaluationResult:
+    """Measure a model's features by one protocol.
+
+    Args:
+        protocol: one of `rfd_tf.evaluation.PROTOCOLS`.
+        config: see `configs/evaluate/base.py`.
+        workdir: the evaluation's folder; it ends with `config.json` and `evaluation.json`. Workers other than
+            the first keep theirs in `workdir/worker-N`.
+        open_model: opens the model; called once TensorFlow's devices are set up.
+        command: the command line, for the result.
+
+    Returns:
+        The result, as saved in `workdir/evaluation.json`.
+
+    Raises:
+        WorkdirError: if the folder holds an evaluation of another model, protocol or config.
+        ValueError, OSError: what the protocol, the model and the images have to say.
+    """
+    from rfd_tf.evaluation import classifiers, finetune, probes, voc_classification
+
+    functions: dict[str, Callable[[Experiment], Mapping[str, Figures]]] = {
+        "knn": classifiers.run_knn,
+        "logistic": classifiers.run_logistic,
+        "linear": probes.run_linear,
+        "nonlinear": probes.run_nonlinear,
+        "finetune": finetune.run_finetune,
+        "rotation": classifiers.run_rotation,
+        "voc_classification": voc_classification.run_voc_classification,
+    }
+    if protocol not in functions:
+        raise ValueError(f"The protocol must be one of {', '.join(PROTOCOLS)}. Received: {protocol!r}")
+    labels = {"rotation": ROTATIONS, "voc_classification": MULTI_LABEL}.get(protocol, CLASSES)
+    return measured(protocol, functions[protocol], config, workdir, open_model, command, labels)
+
+
+def measured(
+    name: str,
+    measure: Callable[[Experiment], Mapping[str, Figures]],
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    open_model: Callable[[], FeatureModel],
+    command: str = "",
+    labels: str = CLASSES,
+) -> EvaluationResult:
+    """What `measure` finds of a model, with the circumstances, saved; the rest as of `evaluate`.
+
+    Args:
+        name: of what is done.
+        measure: does it, and gives the figures by classifier.
+        labels: what is told apart, one of `LABELS`.
+    """
+    run = start_run(config, workdir, command)
+    with open_model() as feature_model, run.hold_folder(owner_of(name, config, feature_model)) as folder:
+        experiment = open_experiment(run, feature_model, labels)
+        folder.claim()
+        try:
+            figures = measure(experiment)
+        finally:
+            list_skipped(experiment.training, experiment.test)
+        images = (experiment.training, experiment.test)
+        result = EvaluationResult(
+            protocol=name,
+            model=feature_model.location,
+            figures=dict(figures),
+            class_names=list(experiment.class_names),
+            class_counts=[int(count) for count in experiment.class_counts],
+            test_images=len(experiment.test.valid),
+            notes=[note for part in images if (note := clipping_note(part.source))],
+            **folder.provenance(),
+        )
+        if not run.worker:
+            save_result(result, run.workdir)
+        return result
+
+
+def owner_of(protocol: str, config: ConfigDict, feature_model: FeatureModel) -> dict:
+    """What an evaluation's folder belongs to."""
+    location = feature_model.location
+    return {
+        **config.to_dict(),
+        "protocol": protocol,
+        "model": os.path.abspath(location) if os.path.exists(location) else location,
+        "model_fingerprint": feature_model.fingerprint,
+    }
 
 
 def open_experiment(run: Run, feature_model: FeatureModel, labels: str = CLASSES) -> Experiment:
@@ -149,6 +207,41 @@ def training_preprocessing(config: ConfigDict, prepared: Preprocessing) -> Prepr
     )
 
 
+def labelled_fraction(
+    labels: np.ndarray | None, valid: np.ndarray, fraction: float, seed: int = 0
+) -> np.ndarray:
+    """A share of the images at `valid`, the same of each class, but at least one image each.
+
+    With one seed a smaller share is part of a larger one.
+
+    Args:
+        labels: int64 [N], of all images; None takes the share of all together.
+        valid: int64 indices of the images to choose from.
+        fraction: in (0, 1].
+        seed: which images, not negative.
+
+    Returns:
+        The chosen ones of `valid`, ascending.
+
+    Raises:
+        ValueError: if `fraction` or `seed` is out of range.
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"`label_fraction` must be in (0, 1]. Received: label_fraction={fraction}")
+    if seed < 0:
+        raise ValueError(f"`label_seed` must not be negative. Received: label_seed={seed}")
+    if fraction == 1:
+        return np.sort(valid)
+    classes = np.zeros(len(valid), "int64") if labels is None else labels[valid]
+    chosen = []
+    for label in np.unique(classes):
+        rows = valid[classes == label]
+        # A stream for each class: what one class has does not change the choice in another.
+        order = np.random.default_rng([seed, int(label)]).permutation(len(rows))
+        chosen.append(rows[order[: max(1, round(fraction * len(rows)))]])
+    return np.sort(np.concatenate(chosen))
+
+
 def _evenly_chosen(indices: np.ndarray, count: int) -> np.ndarray:
     """`count` of `indices`; all where `count` is 0 or more than there are."""
     if count < 0:
@@ -195,10 +288,26 @@ def _give_test_the_classes_of_training(test: ImageSet, training: ImageSet) -> No
     test.source.labels, test.source.class_names = numbers[test.source.labels], common
 
 
-_CALIBRATION_PASSES = 3
+def open_control(run: Path, feature_maps: Sequence[str] | None = None) -> KerasFeatureModel:
+    """A feature model of the untrained control of a run of `rfd train`.
 
+    Args:
+        run: its folder.
+        feature_maps: as of `features.open_feature_model`.
 
-CONTROL_NAME = "untrained control"  # ends the location of one, which its evaluations keep
+    Raises:
+        FileNotFoundError: if that is not a folder of a run, or its images are gone.
+        ValueError: if its config cannot be read.
+    """
+    config = read_run_config(run)
+    training, _ = open_run_images(config, run)
+    return keras_feature_model(
+        untrained_control(config, training),
+        training.preprocessing,
+        f"{run}/{CONTROL_NAME}",
+        feature_name=config.backbone.feature,
+        feature_maps=feature_maps,
+    )
 
 
 def untrained_control(config: ConfigDict, images: ImageSet) -> keras.Model:
@@ -236,117 +345,3 @@ def evaluation_batches(images: ImageSet, batch_size: int):
     """Every valid image once, as dicts of `image` and `index`, without labels."""
     dataset = data.evaluation_dataset(images.source, images.preprocessing, batch_size, images.valid)
     return dataset.map(lambda features, *_label: features)
-
-
-def open_control(run: Path, feature_maps: Sequence[str] | None = None) -> KerasFeatureModel:
-    """A feature model of the untrained control of a run of `rfd train`.
-
-    Args:
-        run: its folder.
-        feature_maps: as of `features.open_feature_model`.
-
-    Raises:
-        FileNotFoundError: if that is not a folder of a run, or its images are gone.
-        ValueError: if its config cannot be read.
-    """
-    config = read_run_config(run)
-    training, _ = open_run_images(config, run)
-    return keras_feature_model(
-        untrained_control(config, training),
-        training.preprocessing,
-        f"{run}/{CONTROL_NAME}",
-        feature_name=config.backbone.feature,
-        feature_maps=feature_maps,
-    )
-
-
-def evaluate(
-    protocol: str,
-    config: ConfigDict,
-    workdir: str | os.PathLike,
-    open_model: Callable[[], FeatureModel],
-    command: str = "",
-) -> EvaluationResult:
-    """Measure a model's features by one protocol.
-
-    Args:
-        protocol: one of `rfd_tf.evaluation.PROTOCOLS`.
-        config: see `configs/evaluate/base.py`.
-        workdir: the evaluation's folder; it ends with `config.json` and `evaluation.json`. Workers other than
-            the first keep theirs in `workdir/worker-N`.
-        open_model: opens the model; called once TensorFlow's devices are set up.
-        command: the command line, for the result.
-
-    Returns:
-        The result, as saved in `workdir/evaluation.json`.
-
-    Raises:
-        WorkdirError: if the folder holds an evaluation of another model, protocol or config.
-        ValueError, OSError: what the protocol, the model and the images have to say.
-    """
-    from rfd_tf.evaluation import classifiers, finetune, probes, voc_classification
-
-    functions: dict[str, Callable[[Experiment], Mapping[str, Figures]]] = {
-        "knn": classifiers.run_knn,
-        "logistic": classifiers.run_logistic,
-        "linear": probes.run_linear,
-        "nonlinear": probes.run_nonlinear,
-        "finetune": finetune.run_finetune,
-        "rotation": classifiers.run_rotation,
-        "voc_classification": voc_classification.run_voc_classification,
-    }
-    if protocol not in functions:
-        raise ValueError(f"The protocol must be one of {', '.join(PROTOCOLS)}. Received: {protocol!r}")
-    labels = {"rotation": ROTATIONS, "voc_classification": MULTI_LABEL}.get(protocol, CLASSES)
-    return measured(protocol, functions[protocol], config, workdir, open_model, command, labels)
-
-
-def measured(
-    name: str,
-    measure: Callable[[Experiment], Mapping[str, Figures]],
-    config: ConfigDict,
-    workdir: str | os.PathLike,
-    open_model: Callable[[], FeatureModel],
-    command: str = "",
-    labels: str = CLASSES,
-) -> EvaluationResult:
-    """What `measure` finds of a model, with the circumstances, saved; the rest as of `evaluate`.
-
-    Args:
-        name: of what is done.
-        measure: does it, and gives the figures by classifier.
-        labels: what is told apart, one of `experiment.LABELS`.
-    """
-    run = start_run(config, workdir, command)
-    with open_model() as feature_model, run.hold_folder(owner_of(name, config, feature_model)) as folder:
-        experiment = open_experiment(run, feature_model, labels)
-        folder.claim()
-        try:
-            figures = measure(experiment)
-        finally:
-            list_skipped(experiment.training, experiment.test)
-        images = (experiment.training, experiment.test)
-        result = EvaluationResult(
-            protocol=name,
-            model=feature_model.location,
-            figures=dict(figures),
-            class_names=list(experiment.class_names),
-            class_counts=[int(count) for count in experiment.class_counts],
-            test_images=len(experiment.test.valid),
-            notes=[note for part in images if (note := clipping_note(part.source))],
-            **folder.provenance(),
-        )
-        if not run.worker:
-            save_result(result, run.workdir)
-        return result
-
-
-def owner_of(protocol: str, config: ConfigDict, feature_model: FeatureModel) -> dict:
-    """What an evaluation's folder belongs to."""
-    location = feature_model.location
-    return {
-        **config.to_dict(),
-        "protocol": protocol,
-        "model": os.path.abspath(location) if os.path.exists(location) else location,
-        "model_fingerprint": feature_model.fingerprint,
-    }

@@ -1,4 +1,4 @@
-"""The whole network learns with a classifier on its features: fine-tuning, or from scratch."""
+"""Networks trained with a classifier on their features: fine-tuning, from scratch, and VOC's classes."""
 
 import dataclasses
 import os
