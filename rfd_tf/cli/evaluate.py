@@ -104,7 +104,7 @@ def _default_workdir(given: flags.FlagValues) -> Path | None:
 
 def _usage() -> str:
     width = max(map(len, PROTOCOLS))
-    protocols = "\n".join(f"  {name:<{width}}  {p.description}" for name, p in PROTOCOLS.items())
+    protocols = "\n".join(f"  {name:<{width}}  {text}" for name, text in PROTOCOLS.items())
     return USAGE.format(protocols=protocols, names=command_line.config_names("evaluate"))
 
 

@@ -1,15 +1,18 @@
-"""COCO's figures of detections, by COCO's own tools, without files."""
+"""COCO's figures of detections, by COCO's own tools, and its result file."""
 
 import contextlib
 import dataclasses
 import io
-from collections.abc import Mapping, Sequence
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from rfd_tf.data.voc import Annotation
 from rfd_tf.detection.detector import Detections
-from rfd_tf.detection.results import check_same_images, coco_entry, percent
+from rfd_tf.detection.voc_metrics import check_same_images, percent
+from rfd_tf.files import write_text
 
 try:
     from pycocotools.coco import COCO
@@ -85,8 +88,10 @@ def coco_figures(
     """
     check_same_images(detections, annotations)
     with contextlib.redirect_stdout(io.StringIO()):  # the tools print each step
+        numbers = range(1, len(annotations) + 1)
+        entries = _found(numbers, [detections[name] for name in annotations])
         truth = _coco(len(annotations), len(class_names), _objects(annotations))
-        found = _coco(len(annotations), len(class_names), _found([detections[name] for name in annotations]))
+        found = _coco(len(annotations), len(class_names), entries)
         evaluation = _Evaluation(truth, found, "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
@@ -115,24 +120,26 @@ class _Evaluation(COCOeval):
 
 def _objects(annotations: Mapping[str, Annotation]) -> list[dict]:
     return [
-        _entry(image, box, label, iscrowd=int(difficult))
+        {**_entry(image, box, label), "iscrowd": int(difficult)}
         for image, truth in enumerate(annotations.values(), 1)
         for box, label, difficult in zip(truth.boxes, truth.labels, truth.difficult, strict=True)
     ]
 
 
-def _found(detections: Sequence[Detections]) -> list[dict]:
+def _found(numbers: Iterable[int], detections: Iterable[Detections]) -> list[dict]:
+    """Entries of the detections in images of these numbers."""
     return [
-        _entry(image, box, label, score=float(score))
-        for image, found in enumerate(detections, 1)
+        {**_entry(image, box, label), "score": float(score)}
+        for image, found in zip(numbers, detections, strict=True)
         for box, label, score in zip(found.boxes, found.labels, found.scores, strict=True)
     ]
 
 
-def _entry(image: int, box: np.ndarray, label: int, **more) -> dict:
-    entry = coco_entry(image, box, label)
-    _, _, width, height = entry["bbox"]
-    return {**entry, "area": width * height, **more}
+def _entry(image: int, box: np.ndarray, label: int) -> dict:
+    """A box of an image as COCO writes it: classes count from 1, `bbox` is x, y, width, height."""
+    x1, y1, x2, y2 = box.astype("float64").tolist()
+    bbox = [x1, y1, x2 - x1 + 1, y2 - y1 + 1]
+    return {"image_id": image, "category_id": int(label) + 1, "bbox": bbox}
 
 
 def _coco(num_images: int, num_classes: int, entries: list[dict]) -> COCO:
@@ -141,7 +148,20 @@ def _coco(num_images: int, num_classes: int, entries: list[dict]) -> COCO:
     coco.dataset = {
         "images": [{"id": image + 1} for image in range(num_images)],
         "categories": [{"id": label + 1} for label in range(num_classes)],
-        "annotations": [{"id": number, **entry} for number, entry in enumerate(entries, 1)],
+        "annotations": [
+            {"id": number, "area": entry["bbox"][2] * entry["bbox"][3], **entry}
+            for number, entry in enumerate(entries, 1)
+        ],
     }
     coco.createIndex()
     return coco
+
+
+def write_coco_results(path: str | os.PathLike, detections: Mapping[str, Detections]) -> None:
+    """COCO's result format: `image_id`, `category_id` from 1, `bbox` as [x, y, width, height], `score`.
+
+    An image's id is its name if that is a number (000005 is 5), else its place, from 1.
+    """
+    by_name = all(name.isdecimal() for name in detections)
+    numbers = map(int, detections) if by_name else range(1, len(detections) + 1)
+    write_text(path, json.dumps(_found(numbers, detections.values())))

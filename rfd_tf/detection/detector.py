@@ -331,24 +331,21 @@ def open_detector(path: str | os.PathLike) -> Detector:
         raise ValueError(f"{path} is not a detector of ours: it has no {_FACTS} inside")
     model = read_keras(path)
     try:
-        return _detector(model, parse_json(facts))
+        fields = parse_json(facts)
+        if fields.pop("format") > _FORMAT:
+            raise ValueError("it was written by a newer version")
+        if not isinstance(model, FastRCNN):
+            raise ValueError(f"its model is a {type(model).__name__}")
+        options = fields.pop("options")
+        options["short_sides"] = tuple(options["short_sides"])
+        fields.setdefault("exif_orientation", False)
+        if not isinstance(fields["exif_orientation"], bool):
+            raise ValueError(f"its exif_orientation is {fields['exif_orientation']!r:.80}")
+        for name in ("class_names", "mean", "std"):
+            fields[name] = tuple(fields[name])
+        return Detector(model, options=DetectionOptions(**options), **fields)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: no valid description of a detector ({error})") from error
-
-
-def _detector(model: FastRCNN, facts: dict) -> Detector:
-    if facts.pop("format") > _FORMAT:
-        raise ValueError("it was written by a newer version")
-    if not isinstance(model, FastRCNN):
-        raise ValueError(f"its model is a {type(model).__name__}")
-    options = facts.pop("options")
-    options["short_sides"] = tuple(options["short_sides"])
-    facts.setdefault("exif_orientation", False)
-    if not isinstance(facts["exif_orientation"], bool):
-        raise ValueError(f"its exif_orientation is {facts['exif_orientation']!r:.80}")
-    for name in ("class_names", "mean", "std"):
-        facts[name] = tuple(facts[name])
-    return Detector(model, options=DetectionOptions(**options), **facts)
 
 
 FACTS = "detector.json"  # in the SavedModel's assets

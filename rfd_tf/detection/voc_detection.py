@@ -15,11 +15,10 @@ from ml_collections import ConfigDict
 from rfd_tf import distribution
 from rfd_tf.data import Schedule, VocSource, clipping_note, steps_per_epoch
 from rfd_tf.detection.boxes import delta_statistics, match_regions
-from rfd_tf.detection.coco_metrics import coco_figures
+from rfd_tf.detection.coco_metrics import coco_figures, write_coco_results
 from rfd_tf.detection.detector import DETECTOR_FILE, DetectionOptions, Detector, open_detector, save_detector
-from rfd_tf.detection.drawing import DRAWN_SCORE, draw_detections, draw_precision_recall
 from rfd_tf.detection.fast_rcnn import FastRCNN
-from rfd_tf.detection.find_objects import DRAWINGS, detect_images
+from rfd_tf.detection.find_objects import DRAWINGS, DRAWN_SCORE, detect_images, draw_detections
 from rfd_tf.detection.inputs import (
     BatchOptions,
     ProposedImages,
@@ -27,12 +26,12 @@ from rfd_tf.detection.inputs import (
     find_proposals,
     open_annotated,
 )
-from rfd_tf.detection.results import (
+from rfd_tf.detection.voc_metrics import (
     chosen,
+    draw_precision_recall,
     evaluate_detections,
     limit_average,
     rounded,
-    write_coco_results,
     write_voc_results,
 )
 from rfd_tf.evaluation.evaluate import owner_of

@@ -1,13 +1,12 @@
 """Protocols on features as they are: kNN, logistic regression, and how well the rotation is told."""
 
-import dataclasses
 import warnings
 
 import keras
 import numpy as np
 from absl import logging
 
-from rfd_tf.evaluation.experiment import Experiment
+from rfd_tf.evaluation.evaluate import Experiment
 from rfd_tf.evaluation.features import FourViewFeatureModel, cached_features, vector_features
 from rfd_tf.evaluation.results import ClassifierFigures, classification_figures
 from rfd_tf.metrics import nearest_neighbours, weighted_votes
@@ -29,7 +28,7 @@ def run_knn(experiment: Experiment) -> dict[str, ClassifierFigures]:
             f"Received: k={settings.k}, temperature={settings.temperature}"
         )
     training, test = vector_features(experiment)
-    labels = experiment.training_labels
+    labels = experiment.training.labels
     figures = {}
     for name in training:
         cosines, indices = nearest_neighbours(training[name], test[name], max(settings.k))
@@ -38,24 +37,9 @@ def run_knn(experiment: Experiment) -> dict[str, ClassifierFigures]:
                 cosines[:, :k], labels[indices[:, :k]], len(experiment.class_names), settings.temperature
             )
             figures[f"{name}, k={k}"] = classification_figures(
-                experiment.test_labels, scores, experiment.class_counts
+                experiment.test.labels, scores, experiment.class_counts
             )
     return figures
-
-
-@dataclasses.dataclass(frozen=True)
-class LogisticScores:
-    """What a logistic regression says of the test features.
-
-    Attributes:
-        scores: [M, C] logarithms of the probabilities; -inf for classes without training features.
-        iterations: of the solver.
-        converged: whether it finished within the iterations that it was given.
-    """
-
-    scores: np.ndarray
-    iterations: int
-    converged: bool
 
 
 def logistic_scores(
@@ -65,7 +49,7 @@ def logistic_scores(
     num_classes: int,
     max_iterations: int = 1000,
     c: float = 1.0,
-) -> LogisticScores:
+) -> tuple[np.ndarray, int, bool]:
     """Fit on standardised training features, in double precision, and apply to the test features.
 
     Args:
@@ -76,6 +60,10 @@ def logistic_scores(
         max_iterations: of the solver (L-BFGS), at least 1. Unfinished, it is still the quick check that it is
             meant to be.
         c: inverse strength of the L2 penalty, positive.
+
+    Returns:
+        Logarithms of the probabilities, [M, C], -inf for classes without training features; the solver's
+        iterations, and whether it finished within those that it was given.
 
     Raises:
         ValueError: on an argument out of range, or labels of one class only.
@@ -99,7 +87,7 @@ def logistic_scores(
     scores = np.full((len(test), num_classes), -np.inf)
     scores[:, solver.classes_] = classifier.predict_log_proba(np.asarray(test, "float64"))
     converged = not any(issubclass(warning.category, ConvergenceWarning) for warning in raised)
-    return LogisticScores(scores, int(np.max(solver.n_iter_)), converged)
+    return scores, int(np.max(solver.n_iter_)), converged
 
 
 def run_logistic(experiment: Experiment) -> dict[str, ClassifierFigures]:
@@ -108,21 +96,18 @@ def run_logistic(experiment: Experiment) -> dict[str, ClassifierFigures]:
     training, test = vector_features(experiment)
     figures = {}
     for name in training:
-        found = logistic_scores(
+        scores, iterations, converged = logistic_scores(
             training[name],
-            experiment.training_labels,
+            experiment.training.labels,
             test[name],
             len(experiment.class_names),
             settings.max_iterations,
             settings.c,
         )
-        if not found.converged:
-            logging.warning("%s: not converged after %d iterations", name, found.iterations)
+        if not converged:
+            logging.warning("%s: not converged after %d iterations", name, iterations)
         figures[name] = classification_figures(
-            experiment.test_labels,
-            found.scores,
-            experiment.class_counts,
-            {"iterations": found.iterations},
+            experiment.test.labels, scores, experiment.class_counts, {"iterations": iterations}
         )
     return figures
 
@@ -173,10 +158,10 @@ def _own_head(experiment: Experiment, test: dict[str, np.ndarray]) -> dict[str, 
 def _logistic(experiment: Experiment, training: np.ndarray, test: np.ndarray) -> ClassifierFigures:
     settings = experiment.config.logistic
     labels = np.tile(np.arange(NUM_ROTATIONS), len(training))
-    found = logistic_scores(
+    scores, iterations, _ = logistic_scores(
         _by_view(training), labels, _by_view(test), NUM_ROTATIONS, settings.max_iterations, settings.c
     )
-    return _figures(experiment, found.scores, {"iterations": found.iterations})
+    return _figures(experiment, scores, {"iterations": iterations})
 
 
 def _figures(experiment: Experiment, scores: np.ndarray, extra: dict | None = None) -> ClassifierFigures:

@@ -15,34 +15,13 @@ import numpy as np
 from absl import logging
 
 from rfd_tf import data
-from rfd_tf.evaluation.experiment import Experiment
+from rfd_tf.evaluation.evaluate import Experiment
 from rfd_tf.features import FeatureModel
 from rfd_tf.features.feature_model import NORMALIZED
-from rfd_tf.files import atomic_file, fits, parse_json, write_text
+from rfd_tf.files import fits, parse_json, write_text
 from rfd_tf.rotations import NUM_ROTATIONS
 from rfd_tf.runs.images import IMAGE_ERRORS, ImageSet
 from rfd_tf.terminal import progress_bar
-
-_KEY = "key"
-
-
-def kept_arrays(path: Path, key: str, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """What `compute` gives, from the file `path` where that holds it already.
-
-    Args:
-        path: an `.npz` file; made, or replaced where it is of another key or cannot be read.
-        key: all that the result depends on.
-        compute: gives arrays by name.
-    """
-    with contextlib.suppress(OSError, ValueError, KeyError), np.load(path, allow_pickle=False) as archive:
-        if str(archive[_KEY]) == key:
-            return {name: archive[name] for name in archive.files if name != _KEY}
-    found = {name: np.asarray(value) for name, value in compute().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as file:
-        np.savez(file, **{_KEY: np.array(key)}, **found)  # type: ignore[arg-type]  # NumPy's own flag
-    return found
-
 
 DTYPES = ("float32", "float16")
 _STATE_FILE = "state.json"
@@ -51,11 +30,11 @@ _SAVED_EVERY = 5.0  # seconds
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """What is kept of an output.
+    """What is kept of a model's outputs.
 
     Attributes:
         name: tells one transform from others.
-        function: from an output's name and float32 values [B, ...] to what is kept, [B, ...].
+        function: makes of an output's name and float32 values [B, ...] what is kept, [B, ...].
     """
 
     name: str
@@ -63,6 +42,9 @@ class Transform:
 
 
 IDENTITY = Transform("", lambda _name, values: values)
+MEAN_OVER_SPACE = Transform(
+    "mean over space", lambda _name, values: values.mean(axis=(1, 2)) if values.ndim == 4 else values
+)
 
 
 def cached_features(
@@ -88,7 +70,7 @@ def cached_features(
         names: the model's outputs.
         folder: of these features and of nothing else; one process at a time may work in it.
         batch_size: images a batch.
-        transform: what is kept of each output; all by default.
+        transform: what is kept of each output.
         dtype: of the files, `"float32"` or `"float16"`.
 
     Returns:
@@ -249,25 +231,28 @@ class FourViewFeatureModel(FeatureModel):
         return {name: np.stack([view[name] for view in views], axis=1) for name in names}
 
 
-def vector_features(experiment: Experiment) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Training and test features, name -> [N, D] and [M, D], of the config's `features`, or of `features`.
-
-    Maps are averaged over space. They stay in the workdir's cache.
-    """
-    names = tuple(experiment.config.features) or ("features",)
-
-    def features_of(images, folder):
-        return cached_features(
+def experiment_features(
+    experiment: Experiment, names: Sequence[str], suffix: str, transform: Transform = IDENTITY
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Training and test features by name, from the workdir's cache: `training` and `test` with the suffix."""
+    training, test = (
+        cached_features(
             experiment.feature_model,
             images,
             names,
-            experiment.run.cache / folder,
+            experiment.run.cache / f"{part}{suffix}",
             experiment.config.batch_size,
-            transform=Transform("mean over space", _mean_over_space),
+            transform=transform,
         )
+        for part, images in (("training", experiment.training), ("test", experiment.test))
+    )
+    return training, test
 
-    return features_of(experiment.training, "training"), features_of(experiment.test, "test")
 
+def vector_features(experiment: Experiment) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Training and test features, name -> [N, D] and [M, D], of the config's `features`, or of `features`.
 
-def _mean_over_space(_name: str, values: np.ndarray) -> np.ndarray:
-    return values.mean(axis=(1, 2)) if values.ndim == 4 else values
+    Maps are averaged over space.
+    """
+    names = tuple(experiment.config.features) or ("features",)
+    return experiment_features(experiment, names, "", MEAN_OVER_SPACE)

@@ -1,4 +1,4 @@
-"""The whole network learns with a classifier on its features: fine-tuning, or from scratch."""
+"""Networks trained with a classifier on their features: fine-tuning, from scratch, and VOC's classes."""
 
 import dataclasses
 import os
@@ -6,29 +6,36 @@ from functools import partial
 
 import keras
 import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
 
 from rfd_tf.data import LOCALIZED_ROTATIONS, Preprocessing
-from rfd_tf.evaluation.evaluate import measured
-from rfd_tf.evaluation.experiment import Experiment
-from rfd_tf.evaluation.probes import classifier_losses, probe_figures
-from rfd_tf.evaluation.results import ClassifierFigures, EvaluationResult
+from rfd_tf.evaluation.evaluate import Experiment, measured
+from rfd_tf.evaluation.probes import classifier_losses, feature_names, probe_figures
+from rfd_tf.evaluation.results import (
+    ClassifierFigures,
+    EvaluationResult,
+    MultiLabelFigures,
+    multi_label_figures,
+)
 from rfd_tf.features import KerasFeatureModel, ModelInfo, keras_feature_model, save_keras
 from rfd_tf.files import atomic_path
 from rfd_tf.imbalance import class_balanced_weights
 from rfd_tf.losses import ClassifierLoss
-from rfd_tf.models import ProbedModel
+from rfd_tf.models import MultiLabelClassifier, ProbedModel, dense_head, dense_weights, set_dense_weights
 from rfd_tf.models.backbone import fan_in_uniform
 from rfd_tf.models.heads import classifier
 from rfd_tf.models.inference import FEATURES
 from rfd_tf.models.keras_file import network_copy
 from rfd_tf.runs.build import build_backbone, initialize
-from rfd_tf.runs.inputs import ImageInputs
-from rfd_tf.runs.probes import fit_probes
+from rfd_tf.runs.inputs import ImageInputs, multi_label_inputs
+from rfd_tf.runs.probes import fit_multi_label, fit_probes, multi_label_scores
 from rfd_tf.runs.workdir import BACKBONE_FILE
 
 FINETUNED_FILE = "finetuned.keras"
 CLASSIFIER_FILE = "classifier.keras"  # of its features
+VOC_CLASSIFIER_FILE, LOGITS = "voc_classifier.keras", "logits"
+PUBLISHED_VOC = ("pool5",)
 _AUXILIARY = "localized_rotation"  # the input with its labels, too
 _HEADS = ("rotation_probabilities", "embedding")  # of the features as they were
 
@@ -72,10 +79,10 @@ def train_whole(
 
     feature_model = experiment.feature_model
     assert isinstance(feature_model, KerasFeatureModel)
+    outputs = {name: shape for name, shape in feature_model.info.outputs.items() if name not in _HEADS}
 
     def make_model(synchronized: bool):
-        outputs = [name for name in experiment.feature_model.info.outputs if name not in _HEADS]
-        network = network_copy(feature_model.model, outputs, synchronized)
+        network = network_copy(feature_model.model, list(outputs), synchronized)
         trained = keras.Model(network.inputs[0], {feature: network.output[feature]}, name=network.name)
         loss = _one_loss(experiment)
         make_head = partial(_head, trained.output[feature].shape[-1], loss.cosine_head, kernel_initializer)
@@ -94,7 +101,9 @@ def train_whole(
     )
     model = fit_probes(experiment.run, inputs, make_model, experiment.config.finetune.rate_factor)
     if not experiment.run.worker:
-        _save(experiment, networks["whole"], networks["head"], saved_as)
+        with atomic_path(experiment.run.workdir / CLASSIFIER_FILE) as temporary:
+            networks["head"].save(temporary)
+        _save(experiment, networks["whole"], saved_as, outputs)
     return probe_figures(experiment, inputs, model)
 
 
@@ -129,7 +138,7 @@ def _sampling(experiment: Experiment) -> np.ndarray | None:
     options = experiment.config.classifier
     if options.sampling == "class_balanced":
         weights = class_balanced_weights(experiment.class_counts, options.beta)
-        return weights[experiment.training_labels]
+        return weights[experiment.training.labels]
     if options.sampling:
         raise ValueError(
             f"`classifier.sampling` must be '' or 'class_balanced'. Received: {options.sampling!r}"
@@ -161,16 +170,20 @@ def _head(
     return keras.Model(inputs, logits, name=f"{name}_head")
 
 
-def _save(experiment: Experiment, network: keras.Model, head: keras.Model, saved_as: str) -> None:
+def _save(
+    experiment: Experiment,
+    network: keras.Model,
+    name: str,
+    outputs: dict[str, tuple[int, ...]],
+    class_names: tuple[str, ...] = (),
+) -> None:
+    """Write the trained network to the workdir, with all that is needed to open it."""
     info = experiment.feature_model.info
     orientation = experiment.training.preprocessing.exif_orientation
     prepared = dataclasses.replace(info.preprocessing, exif_orientation=orientation)
-    outputs = {name: shape for name, shape in info.outputs.items() if name not in _HEADS}
-    finetuned = ModelInfo(info.name, prepared, outputs)
-    path = experiment.run.workdir / saved_as
-    with atomic_path(experiment.run.workdir / CLASSIFIER_FILE) as temporary:
-        head.save(temporary)
-    save_keras(KerasFeatureModel(network, finetuned, str(path)), path)
+    own = ModelInfo(info.name, prepared, outputs, class_names=class_names)
+    path = experiment.run.workdir / name
+    save_keras(KerasFeatureModel(network, own, str(path)), path)
 
 
 def classify(config: ConfigDict, workdir: str | os.PathLike, command: str = "") -> EvaluationResult:
@@ -206,13 +219,78 @@ def classify(config: ConfigDict, workdir: str | os.PathLike, command: str = "") 
             decoupled=False,
         )
 
-    return measured("classify", _run, config, workdir, network, command)
+    def train(experiment: Experiment) -> dict[str, ClassifierFigures]:
+        # As in Cao et al.'s code: normal, not truncated as `keras.initializers.HeNormal` is.
+        he_normal = keras.initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal")
+        return train_whole(experiment, FEATURES, BACKBONE_FILE, he_normal)
+
+    return measured("classify", train, config, workdir, network, command)
 
 
-def _run(experiment: Experiment) -> dict[str, ClassifierFigures]:
-    return train_whole(experiment, FEATURES, BACKBONE_FILE, he_normal())
+def train_multi_label(experiment: Experiment, frozen: bool) -> dict[str, MultiLabelFigures]:
+    """Train fc6, fc7 and fc8 for several classes an image: the figures after the last epoch.
+
+    The workdir then has `voc_classifier.keras`, a model from images to `logits`.
+
+    Args:
+        experiment: with targets, of a Keras model.
+        frozen: whether only these new layers learn. Else the network is trained along, and fc6 and fc7 begin
+            as its own, where it has them.
+
+    Raises:
+        ValueError: for a model that is not there in its Keras form, or several features.
+    """
+    feature = _multi_label_feature(experiment)
+    crops = experiment.config.voc.test_crops
+    inputs = multi_label_inputs(experiment.training, experiment.test)
+    model = fit_multi_label(
+        experiment.run,
+        inputs,
+        lambda synchronized: _multi_label_model(experiment, feature, frozen, synchronized),
+        experiment.config.finetune.rate_factor,
+    )
+    if not experiment.run.worker:
+        # As a feature model of one output, which can be opened and exported like any.
+        image = keras.Input(experiment.feature_model.info.image_shape, name="image")
+        logits = model.head(model.trunk(image, training=False), training=False)
+        whole = keras.Model(image, {LOGITS: logits}, name=model.trunk.name)
+        names = experiment.class_names
+        _save(experiment, whole, VOC_CLASSIFIER_FILE, {LOGITS: (len(names),)}, names)
+    scores = multi_label_scores(experiment.run, inputs, model, crops)
+    figures = multi_label_figures(experiment.test.targets, scores)
+    return {f"{feature}, {f'{crops} crops' if crops else 'centre crop'}": figures}
 
 
-def he_normal() -> keras.initializers.Initializer:
-    """The classifier's in Cao et al.'s code: normal, of variance 2 / fan_in."""
-    return keras.initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal")
+def _multi_label_feature(experiment: Experiment) -> str:
+    config, feature_model = experiment.config, experiment.feature_model
+    method = config.voc.method
+    if not isinstance(feature_model, KerasFeatureModel):
+        raise ValueError(
+            f"voc.method={method!r} trains a Keras model: a run's folder, a .keras file or zoo:NAME. "
+            f"{feature_model.location} is not one; use voc.method='svm' for it"
+        )
+    if config.input != "images":
+        raise ValueError(f"voc.method={method!r} needs `input='images'`. Received: input={config.input!r}")
+    names = feature_names(experiment, PUBLISHED_VOC, last_only=True)
+    if len(names) > 1:
+        raise ValueError(f"voc.method={method!r} takes one of `features`. Received: {names}")
+    return names[0]
+
+
+def _multi_label_model(
+    experiment: Experiment, feature: str, frozen: bool, synchronized: bool
+) -> MultiLabelClassifier:
+    feature_model, settings = experiment.feature_model, experiment.config.voc
+    assert isinstance(feature_model, KerasFeatureModel)
+    network = network_copy(feature_model.model, [feature], synchronized)
+    trunk = keras.Model(network.inputs[0], network.output[feature], name=network.name)
+    shape = feature_model.info.outputs[feature]
+    own = None if frozen else dense_weights(feature_model.model, shape)
+    widths = [len(bias) for _, bias in own] if own else [settings.dense_width] * 2
+    keras.utils.set_random_seed(experiment.config.seed)
+    head = dense_head(shape, len(experiment.class_names), widths, settings.dropout)
+    if own:
+        set_dense_weights(head, own)
+    if not frozen:
+        logging.info("fc6 and fc7 begin as %s", "the network's own" if own else "new ones: it has none")
+    return MultiLabelClassifier(trunk, head, frozen=frozen)

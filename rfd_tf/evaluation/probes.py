@@ -4,13 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import keras
-import numpy as np
 from keras import ops
 
-from rfd_tf.evaluation.experiment import Experiment
-from rfd_tf.evaluation.features import IDENTITY, Transform, cached_features
+from rfd_tf.evaluation.evaluate import Experiment
+from rfd_tf.evaluation.features import IDENTITY, Transform, experiment_features
 from rfd_tf.evaluation.results import ClassifierFigures, classification_figures
-from rfd_tf.features import FeatureModel, KerasFeatureModel
+from rfd_tf.features import KerasFeatureModel
 from rfd_tf.layers import AdaptiveMaxPool2D
 from rfd_tf.losses import ClassifierLoss, classifier_loss, classifier_loss_names
 from rfd_tf.models import ProbedModel
@@ -50,7 +49,10 @@ def feature_names(
 
 
 def measure_probes(
-    experiment: Experiment, features: Sequence[str], make_probe: MakeProbe, transform: Transform = IDENTITY
+    experiment: Experiment,
+    features: Sequence[str],
+    make_probe: MakeProbe,
+    transform: Transform = IDENTITY,
 ) -> dict[str, ClassifierFigures]:
     """Train a probe for every feature and loss, all at once, and measure each after the last epoch.
 
@@ -64,7 +66,7 @@ def measure_probes(
         By feature, or by `feature/loss` where there are several losses. Their `extra` has the best epoch's
         number and top-1.
     """
-    inputs = probe_inputs(experiment, features, transform)
+    inputs = _inputs(experiment, features, transform)
     shapes = dict(experiment.feature_model.info.outputs)
     if isinstance(inputs, FeatureInputs):
         shapes |= {name: values.shape[1:] for name, values in inputs.training.items()}
@@ -80,12 +82,12 @@ def probe_figures(experiment: Experiment, inputs: Inputs, model: ProbedModel) ->
     """The figures of a trained model's probes."""
     best = best_epochs(experiment.run, model)
     return {
-        name: classification_figures(experiment.test_labels, scores, experiment.class_counts, best.get(name))
+        name: classification_figures(experiment.test.labels, scores, experiment.class_counts, best.get(name))
         for name, scores in probe_scores(experiment.run, inputs, model).items()
     }
 
 
-def probe_inputs(experiment: Experiment, features: Sequence[str], transform: Transform = IDENTITY) -> Inputs:
+def _inputs(experiment: Experiment, features: Sequence[str], transform: Transform) -> Inputs:
     """Images, or features on disk, as `config.input` says.
 
     Raises:
@@ -98,19 +100,8 @@ def probe_inputs(experiment: Experiment, features: Sequence[str], transform: Tra
         if isinstance(feature_model, KerasFeatureModel):
             return ImageInputs(experiment.training, experiment.test)
         return ExtractedInputs(experiment.training, experiment.test, feature_model, features)
-
-    def kept(images, part: str) -> dict[str, np.ndarray]:
-        return cached_features(
-            feature_model,
-            images,
-            features,
-            experiment.run.cache / f"{part}_features",
-            config.batch_size,
-            transform=transform,
-        )
-
-    training, test = kept(experiment.training, "training"), kept(experiment.test, "test")
-    return FeatureInputs(training, experiment.training_labels, test, experiment.test_labels)
+    training, test = experiment_features(experiment, features, "_features", transform)
+    return FeatureInputs(training, experiment.training.labels, test, experiment.test.labels)
 
 
 def classifier_losses(experiment: Experiment) -> dict[str, ClassifierLoss]:
@@ -151,21 +142,13 @@ def _probed_model(
                 synchronized=synchronized,
                 name=f"{feature}_{loss_name}",
             )
-    model = ProbedModel(
-        probes,
-        feature_of,
-        {name: loss.loss for name, loss in losses.items()},
-        _network_inside(experiment, tuple(shapes)),
-    )
-    return model, losses
-
-
-def _network_inside(experiment: Experiment, features: Sequence[str]) -> keras.Model | None:
-    feature_model: FeatureModel = experiment.feature_model
-    if experiment.config.input == "cached" or not isinstance(feature_model, KerasFeatureModel):
-        return None
-    # A copy, so that its variables belong to the strategy and the feature model's stay trainable.
-    return network_copy(feature_model.model, features)
+    network, feature_model = None, experiment.feature_model
+    if experiment.config.input != "cached" and isinstance(feature_model, KerasFeatureModel):
+        # A copy, so that its variables belong to the strategy and the feature model's stay trainable.
+        network = network_copy(feature_model.model, tuple(shapes))
+    return ProbedModel(
+        probes, feature_of, {name: loss.loss for name, loss in losses.items()}, network
+    ), losses
 
 
 PUBLISHED_LINEAR = ("conv1", "conv2", "conv3", "conv4", "conv5")

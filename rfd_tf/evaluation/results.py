@@ -323,10 +323,7 @@ def _class_rows(result: EvaluationResult) -> list[list[str]]:
         if isinstance(figures, MultiLabelFigures)
     }
     body = [
-        [
-            label,
-            *("" if (value := values[row]) is None else f"{100 * value:.1f}" for values in found.values()),
-        ]
+        [label, *(_percent(values[row]) for values in found.values())]
         for row, label in enumerate(result.class_names)
     ]
     return [["11-point AP in %", *found], *body] if found else []
@@ -345,14 +342,12 @@ def headline(figures: Figures) -> dict[str, float | None]:
 
 
 def _cells(figures: Figures) -> dict[str, str]:
-    accuracies = headline(figures)
-    shown = {name: "" if value is None else f"{100 * value:.1f}" for name, value in accuracies.items()}
-    return shown | {_title(name): _extra(name, value) for name, value in figures.extra.items()}
+    cells = {name: _percent(value) for name, value in headline(figures).items()}
+    for name, value in figures.extra.items():
+        title = name.replace("_", " ").replace("top1", "top-1")
+        cells[title] = _percent(value) if name.endswith(PERCENT) else f"{value:g}"
+    return cells
 
 
-def _title(name: str) -> str:
-    return name.replace("_", " ").replace("top1", "top-1")
-
-
-def _extra(name: str, value: float) -> str:
-    return f"{100 * value:.1f}" if name.endswith(PERCENT) else f"{value:g}"
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}"

@@ -1,115 +1,268 @@
-"""PASCAL VOC 2007 classification: fc6-8, fine-tuning, linear SVMs, low-shot."""
+"""PASCAL VOC 2007 classification: linear SVMs, low-shot; `finetune` trains the networks.
 
+Reference: Goyal et al., ICCV 2019, "Scaling and Benchmarking Self-Supervised Visual Representation Learning",
+    and its code.
+"""
+
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
-import keras
 import numpy as np
 from absl import logging
 
-from rfd_tf.evaluation.experiment import Experiment
+from rfd_tf.evaluation.evaluate import Experiment
+from rfd_tf.evaluation.features import Transform, experiment_features
+from rfd_tf.evaluation.finetune import PUBLISHED_VOC, train_multi_label
 from rfd_tf.evaluation.probes import feature_names
 from rfd_tf.evaluation.results import MultiLabelFigures, average_precisions, figures_of, multi_label_figures
-from rfd_tf.evaluation.svm import (
-    PUBLISHED,
-    SvmTask,
-    cross_validated,
-    fewest_positives,
-    low_shot_labels,
-    svm_tasks,
-)
-from rfd_tf.features import KerasFeatureModel, ModelInfo, save_keras
+from rfd_tf.files import atomic_file
+from rfd_tf.layers import AdaptiveMaxPool2D
 from rfd_tf.metrics.voc_average_precision import RULES
-from rfd_tf.models import MultiLabelClassifier, dense_head, dense_weights, set_dense_weights
-from rfd_tf.models.keras_file import network_copy
-from rfd_tf.runs.inputs import multi_label_inputs
-from rfd_tf.runs.probes import fit_multi_label, multi_label_scores
+from rfd_tf.models.heads import default_pool_size
 from rfd_tf.terminal import progress_bar
 
-CLASSIFIER_FILE = "voc_classifier.keras"
-LOGITS = "logits"
+_TINY = 1e-5  # as there, against images whose features are all 0
 
 
-def train_dense(experiment: Experiment) -> dict[str, MultiLabelFigures]:
-    """New fc6, fc7 and fc8 on the frozen network: the figures after the last epoch.
+@dataclasses.dataclass(frozen=True)
+class SvmOptions:
+    """How machines are trained.
 
-    The workdir then has `voc_classifier.keras`, a model from images to `logits`.
+    Args:
+        positive_weight: weight of an image that shows the class over one that does not.
+        max_iterations: of the solver.
+        folds: of the cross-validation that chooses a cost.
+        seed: of the solver's order.
 
     Raises:
-        ValueError: for a model that is not there in its Keras form, or several features.
+        ValueError: on a number out of range.
     """
-    return _trained(experiment, frozen=True)
+
+    positive_weight: float = 2.0
+    max_iterations: int = 2000
+    folds: int = 3
+    seed: int = 0
+
+    def __post_init__(self):
+        if not self.positive_weight > 0 or self.max_iterations < 1 or self.folds < 2:
+            raise ValueError(
+                "`positive_weight` must be positive, `max_iterations` >= 1, `folds` >= 2. "
+                f"Received: {self.positive_weight}, {self.max_iterations}, {self.folds}"
+            )
 
 
-def train_all(experiment: Experiment) -> dict[str, MultiLabelFigures]:
-    """The same with the network trained along; fc6 and fc7 begin as its own, where it has them."""
-    return _trained(experiment, frozen=False)
+def normalized(features: np.ndarray) -> np.ndarray:
+    """Features [N, D] as float64 of length 1."""
+    features = np.asarray(features, "float64")
+    return features / (np.linalg.norm(features, axis=1, keepdims=True) + _TINY)
 
 
-def _trained(experiment: Experiment, frozen: bool) -> dict[str, MultiLabelFigures]:
-    feature = _feature(experiment)
-    crops = experiment.config.voc.test_crops
-    inputs = multi_label_inputs(experiment.training, experiment.test)
-    model = fit_multi_label(
-        experiment.run,
-        inputs,
-        lambda synchronized: _classifier(experiment, feature, frozen, synchronized),
-        experiment.config.finetune.rate_factor,
+def compact(training: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Features [N, D] and [M, D] in at most N dimensions, such that every machine stays what it was.
+
+    A machine's weights are a combination of training images, and its penalty does not see a rotation: what
+    of a test image is outside their span changes no score.
+    """
+    if training.shape[1] <= len(training):
+        return training, test
+    basis, coordinates = np.linalg.qr(training.T)
+    return coordinates.T.copy(), test @ basis
+
+
+@contextlib.contextmanager
+def svm_threads() -> Iterator[ThreadPoolExecutor]:
+    """A thread for each core, in which machines are trained; the solver holds no lock of Python's.
+
+    Scikit-learn's warnings of what did not converge are off meanwhile: `train_svm` tells.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings(), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield pool
+
+
+def train_svm(
+    features: np.ndarray, labels: np.ndarray, test: np.ndarray, cost: float, options: SvmOptions
+) -> tuple[np.ndarray, bool]:
+    """Train on features [N, D] with labels 1 or -1 (0: left out).
+
+    Returns:
+        Scores [M] of `test` [M, D], and whether the solver converged.
+    """
+    from sklearn.svm import LinearSVC
+
+    machine = LinearSVC(
+        C=cost,
+        class_weight={1: options.positive_weight, -1: 1.0},
+        intercept_scaling=1.0,
+        tol=1e-4,
+        dual=True,
+        max_iter=options.max_iterations,
+        random_state=options.seed,
     )
-    if not experiment.run.worker:
-        _save(experiment, model)
-    scores = multi_label_scores(experiment.run, inputs, model, crops)
-    figures = multi_label_figures(experiment.test_targets, scores)
-    return {f"{feature}, {f'{crops} crops' if crops else 'centre crop'}": figures}
+    counted = labels != 0
+    machine.fit(features[counted], labels[counted])
+    return machine.decision_function(test), int(machine.n_iter_) < options.max_iterations
 
 
-def _feature(experiment: Experiment) -> str:
-    config, feature_model = experiment.config, experiment.feature_model
-    method = config.voc.method
-    if not isinstance(feature_model, KerasFeatureModel):
-        raise ValueError(
-            f"voc.method={method!r} trains a Keras model: a run's folder, a .keras file or zoo:NAME. "
-            f"{feature_model.location} is not one; use voc.method='svm' for it"
+def cross_validated(
+    features: np.ndarray,
+    labels: np.ndarray,
+    costs: Sequence[float],
+    options: SvmOptions,
+    pool: ThreadPoolExecutor,
+) -> np.ndarray | None:
+    """The mean average precision of held-out folds for each of `costs`.
+
+    Folds keep the share of positives, as `sklearn.model_selection.StratifiedKFold`. The precision is
+    scikit-learn's, without interpolation.
+
+    Returns:
+        [len(costs)]; None where there are fewer positives or negatives than folds.
+    """
+    from sklearn.metrics import average_precision_score
+    from sklearn.model_selection import StratifiedKFold
+
+    counted = labels != 0
+    features, labels = features[counted], labels[counted]
+    if min((labels == 1).sum(), (labels == -1).sum()) < options.folds:
+        return None
+    parts = list(StratifiedKFold(options.folds).split(features, labels))
+
+    def precision(work) -> float:
+        cost, (learnt, held_out) = work
+        scores, _ = train_svm(features[learnt], labels[learnt], features[held_out], cost, options)
+        return average_precision_score(labels[held_out], scores)
+
+    precisions = list(pool.map(precision, [(cost, part) for cost in costs for part in parts]))
+    return np.reshape(precisions, (len(costs), options.folds)).mean(axis=1)
+
+
+def low_shot_labels(targets: np.ndarray, shots: int, sample: int, seed: int) -> np.ndarray:
+    """Each class's own draw: `shots` images that show it, and C - 1 times as many that do not.
+
+    Where fewer do not show it, all of those are taken.
+
+    Args:
+        targets: [N, C] of 1, -1 and 0 (never drawn).
+        shots: k >= 1, no more than the images that show any one class.
+        sample: which of several independent draws.
+        seed: not negative, like `sample`.
+
+    Returns:
+        int8 [N, C]: those of the images drawn; 0 for all others.
+
+    Reference: Goyal et al., ICCV 2019, and its code.
+    """
+    drawn = np.zeros_like(targets, "int8")
+    num_classes = targets.shape[1]
+    for label in range(num_classes):
+        # A stream for each class and number of shots, as their draws are independent.
+        rng = np.random.default_rng([seed, sample, shots, label])
+        positives, negatives = (np.flatnonzero(targets[:, label] == sign) for sign in (1, -1))
+        wanted = min((num_classes - 1) * shots, len(negatives))
+        drawn[rng.choice(positives, shots, replace=False), label] = 1
+        drawn[rng.choice(negatives, wanted, replace=False), label] = -1
+    return drawn
+
+
+def fewest_positives(targets: np.ndarray) -> tuple[int, int]:
+    """(the class that the fewest images show, how many do)."""
+    counts = (targets == 1).sum(axis=0)
+    return int(counts.argmin()), int(counts.min())
+
+
+@dataclasses.dataclass(frozen=True)
+class SvmTask:
+    """One feature of an experiment.
+
+    Attributes:
+        experiment: with targets.
+        name: of the feature.
+        training, test: [N, D] and [M, D], rows of length 1, in the fewest dimensions.
+        options: of the machines.
+        costs: to choose from, rising.
+        pool: where machines are trained.
+    """
+
+    experiment: Experiment
+    name: str
+    training: np.ndarray
+    test: np.ndarray
+    options: SvmOptions
+    costs: tuple[float, ...]
+    pool: ThreadPoolExecutor
+
+    def machines(self, labels: np.ndarray, costs: Sequence[float]) -> Iterator[tuple[np.ndarray, bool]]:
+        """`train_svm` of labels [N, K], each column at its cost."""
+        return self.pool.map(
+            lambda column, cost: train_svm(self.training, column, self.test, cost, self.options),
+            labels.T,
+            costs,
         )
-    if config.input != "images":
-        raise ValueError(f"voc.method={method!r} needs `input='images'`. Received: input={config.input!r}")
-    names = feature_names(experiment, PUBLISHED, last_only=True)
-    if len(names) > 1:
-        raise ValueError(f"voc.method={method!r} takes one of `features`. Received: {names}")
-    return names[0]
+
+    def kept(self, what: str, costs: Sequence[float], compute: Callable[[], dict]) -> dict[str, np.ndarray]:
+        """`compute()`, from the workdir's cache where it is there of the same images and settings."""
+        images = (self.experiment.training, self.experiment.test)
+        parts = [
+            *(part.source.fingerprint(part.valid) for part in images),
+            self.experiment.feature_model.fingerprint,
+            self.experiment.config.voc.to_dict(),
+            self.experiment.config.seed,
+            list(costs),
+        ]
+        key = json.dumps(parts, sort_keys=True)
+        path = self.experiment.run.cache / "svm" / self.name / f"{what}.npz"
+        with contextlib.suppress(OSError, ValueError, KeyError), np.load(path, allow_pickle=False) as archive:
+            if str(archive["key"]) == key:
+                return {name: archive[name] for name in archive.files if name != "key"}
+        found = {name: np.asarray(value) for name, value in compute().items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:
+            np.savez(file, key=np.array(key), **found)  # type: ignore[arg-type]  # NumPy's own flag
+        return found
 
 
-def _classifier(
-    experiment: Experiment, feature: str, frozen: bool, synchronized: bool
-) -> MultiLabelClassifier:
-    feature_model, settings = experiment.feature_model, experiment.config.voc
-    assert isinstance(feature_model, KerasFeatureModel)
-    network = network_copy(feature_model.model, [feature], synchronized)
-    trunk = keras.Model(network.inputs[0], network.output[feature], name=network.name)
-    shape = feature_model.info.outputs[feature]
-    own = None if frozen else dense_weights(feature_model.model, shape)
-    widths = [len(bias) for _, bias in own] if own else [settings.dense_width] * 2
-    keras.utils.set_random_seed(experiment.config.seed)
-    head = dense_head(shape, len(experiment.class_names), widths, settings.dropout)
-    if own:
-        set_dense_weights(head, own)
-    if not frozen:
-        logging.info("fc6 and fc7 begin as %s", "the network's own" if own else "new ones: it has none")
-    return MultiLabelClassifier(trunk, head, frozen=frozen)
+@contextlib.contextmanager
+def svm_tasks(experiment: Experiment) -> Iterator[Iterator[SvmTask]]:
+    """A task for each of the config's `features`, `pool5` or the last map by default.
+
+    Raises:
+        ValueError: on `voc` options out of range, or an unknown feature.
+    """
+    settings = experiment.config.voc
+    costs = tuple(sorted(float(cost) for cost in settings.costs))
+    if not costs or not costs[0] > 0:
+        raise ValueError(f"`voc.costs` must be one or more positive numbers. Received: {costs}")
+    options = SvmOptions(
+        settings.positive_weight, settings.max_iterations, settings.folds, experiment.config.seed
+    )
+    with svm_threads() as pool:
+        yield (SvmTask(experiment, *found, options, costs, pool) for found in _features(experiment))
 
 
-def _save(experiment: Experiment, model: MultiLabelClassifier) -> None:
-    """As a feature model of one output, which can be opened and exported like any."""
-    info = experiment.feature_model.info
-    orientation = experiment.training.preprocessing.exif_orientation
-    prepared = dataclasses.replace(info.preprocessing, exif_orientation=orientation)
-    inputs = keras.Input(info.image_shape, name="image")
-    logits = model.head(model.trunk(inputs, training=False), training=False)
-    whole = keras.Model(inputs, {LOGITS: logits}, name=model.trunk.name)
-    path = experiment.run.workdir / CLASSIFIER_FILE
-    names = experiment.class_names
-    own = ModelInfo(info.name, prepared, {LOGITS: (len(names),)}, class_names=names)
-    save_keras(KerasFeatureModel(whole, own, str(path)), path)
+def _features(experiment: Experiment) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    names = feature_names(experiment, PUBLISHED_VOC, last_only=True)
+    pooled = Transform("max pooled to 9600 values, flat", _vectors)
+    training, test = experiment_features(experiment, names, "_vectors", pooled)
+    for name in names:
+        yield name, *compact(normalized(training[name]), normalized(test[name]))
+
+
+def _vectors(_name: str, values: np.ndarray) -> np.ndarray:
+    """Maps [B, H, W, C], max-pooled to no more than some 9600 values, as vectors."""
+    if values.ndim == 4:
+        size = default_pool_size(values.shape[-1], min(values.shape[1:3]))
+        if size < max(values.shape[1:3]):
+            values = np.asarray(AdaptiveMaxPool2D(size)(values))
+    return values.reshape(len(values), -1)
 
 
 def run_svm(experiment: Experiment) -> dict[str, MultiLabelFigures]:
@@ -120,7 +273,7 @@ def run_svm(experiment: Experiment) -> dict[str, MultiLabelFigures]:
     Raises:
         ValueError: on `voc` options out of range, or a class that no training image shows.
     """
-    label, fewest = fewest_positives(experiment.training_targets)
+    label, fewest = fewest_positives(experiment.training.targets)
     if not fewest:
         raise ValueError(f"No training image shows a {experiment.class_names[label]}: no SVM can learn it")
     with svm_tasks(experiment) as tasks:
@@ -129,15 +282,13 @@ def run_svm(experiment: Experiment) -> dict[str, MultiLabelFigures]:
 
 def _figures(task: SvmTask) -> MultiLabelFigures:
     costs = _chosen_costs(task)
-    targets = task.experiment.training_targets
+    targets = task.experiment.training.targets
 
     def compute():
         machines = task.machines(targets, costs)
-        found = list(progress_bar(f"SVMs, {task.name}", len(costs), machines, unit="class"))
-        return {
-            "scores": [machine.scores for machine in found],
-            "converged": [machine.converged for machine in found],
-        }
+        progress = progress_bar(f"SVMs, {task.name}", len(costs), machines, unit="class")
+        scores, converged = zip(*progress, strict=True)
+        return {"scores": scores, "converged": converged}
 
     machines = task.kept("machines", costs.tolist(), compute)
     extra = {
@@ -145,7 +296,7 @@ def _figures(task: SvmTask) -> MultiLabelFigures:
         "largest_cost": float(costs.max()),
         "unconverged": int((~machines["converged"]).sum()),
     }
-    return multi_label_figures(task.experiment.test_targets, machines["scores"].T, extra)
+    return multi_label_figures(task.experiment.test.targets, machines["scores"].T, extra)
 
 
 def _chosen_costs(task: SvmTask) -> np.ndarray:
@@ -170,7 +321,7 @@ def _chosen_costs(task: SvmTask) -> np.ndarray:
 
 def _precisions(task: SvmTask, label: int) -> np.ndarray:
     """Of the costs, by cross-validation on one class; NaN where that is not possible."""
-    labels = task.experiment.training_targets[:, label]
+    labels = task.experiment.training.targets[:, label]
 
     def compute():
         found = cross_validated(task.training, labels, task.costs, task.options, task.pool)
@@ -212,7 +363,7 @@ def run_low_shot(experiment: Experiment) -> dict[str, MultiLabelFigures]:
 
 def _possible_shots(experiment: Experiment) -> list[int]:
     wanted = tuple(experiment.config.voc.shots)
-    label, fewest = fewest_positives(experiment.training_targets)
+    label, fewest = fewest_positives(experiment.training.targets)
     name = experiment.class_names[label]
     possible = [k for k in wanted if 1 <= k <= fewest]
     if not possible or min(wanted) < 1:
@@ -230,11 +381,11 @@ def _draw(task: SvmTask, shots: int, sample: int, costs: Sequence[float]) -> np.
     experiment = task.experiment
 
     def compute():
-        labels = low_shot_labels(experiment.training_targets, shots, sample, task.options.seed)
+        labels = low_shot_labels(experiment.training.targets, shots, sample, task.options.seed)
         columns, every_cost = np.tile(labels, len(costs)), np.repeat(costs, labels.shape[1])
-        scores = np.array([machine.scores for machine in task.machines(columns, every_cost)])
+        scores = np.array([found for found, _ in task.machines(columns, every_cost)])
         by_cost = scores.reshape(len(costs), labels.shape[1], -1)
-        return {"precisions": [average_precisions(experiment.test_targets, found.T) for found in by_cost]}
+        return {"precisions": [average_precisions(experiment.test.targets, found.T) for found in by_cost]}
 
     return task.kept(f"{shots}-shot-{sample}", costs, compute)["precisions"]
 
@@ -251,7 +402,12 @@ def _mean_figures(precisions: np.ndarray, costs: Sequence[float]) -> MultiLabelF
     return figures_of(precisions[:, 0].mean(axis=0), extra | {"best_cost": float(costs[best])})
 
 
-METHODS = {"fc6-8": train_dense, "finetune": train_all, "svm": run_svm, "low_shot_svm": run_low_shot}
+METHODS: dict[str, Callable[[Experiment], dict[str, MultiLabelFigures]]] = {
+    "fc6-8": partial(train_multi_label, frozen=True),
+    "finetune": partial(train_multi_label, frozen=False),
+    "svm": run_svm,
+    "low_shot_svm": run_low_shot,
+}
 
 
 def run_voc_classification(experiment: Experiment) -> dict[str, MultiLabelFigures]:

@@ -73,7 +73,7 @@ def _accuracies(
     reference, labels = _labelled_features(backbone, training, config)
     queries, expected = _labelled_features(backbone, test, config)
     neighbours = weighted_knn_predict(reference, labels, queries, config.knn.k, config.knn.temperature)
-    scores = logistic_scores(reference, labels, queries, training.source.num_classes).scores
+    scores, *_ = logistic_scores(reference, labels, queries, training.source.num_classes)
     return {
         "kNN": float(np.mean(neighbours == expected)),
         "linear": float(np.mean(scores.argmax(axis=1) == expected)),

@@ -6,7 +6,7 @@ import pytest
 from rfd_tf.detection import boxes as box_functions
 from rfd_tf.detection import detector as module
 from rfd_tf.detection.detector import DetectionOptions, Detections, distinct_regions
-from rfd_tf.detection.results import limit_average
+from rfd_tf.detection.voc_metrics import limit_average
 from rfd_tf.metrics import inclusive_iou
 from tests.detection.test_boxes import random_boxes
 

@@ -4,8 +4,8 @@ from PIL import Image
 
 from rfd_tf.data.voc import Annotation
 from rfd_tf.detection.detector import Detections
-from rfd_tf.detection.drawing import draw_detections, draw_precision_recall, drawn_detections
-from rfd_tf.detection.results import DetectionFigures
+from rfd_tf.detection.find_objects import draw_detections, drawn_detections
+from rfd_tf.detection.voc_metrics import DetectionFigures, draw_precision_recall
 from rfd_tf.metrics import PrecisionRecall
 
 GREY = np.full((200, 300, 3), 128, "uint8")

@@ -5,14 +5,9 @@ import numpy as np
 import pytest
 
 from rfd_tf.data import VOC_CLASSES, VocDevkit
+from rfd_tf.detection.coco_metrics import write_coco_results
 from rfd_tf.detection.detector import Detections
-from rfd_tf.detection.results import (
-    evaluate_detections,
-    read_voc_results,
-    rounded,
-    write_coco_results,
-    write_voc_results,
-)
+from rfd_tf.detection.voc_metrics import evaluate_detections, read_voc_results, rounded, write_voc_results
 
 
 @pytest.fixture(scope="module")

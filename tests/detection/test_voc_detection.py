@@ -15,8 +15,8 @@ from rfd_tf.data import VocDevkit
 from rfd_tf.detection.detector import DetectionOptions, open_detector
 from rfd_tf.detection.inputs import read_image
 from rfd_tf.detection.proposals import load_proposals
-from rfd_tf.detection.results import evaluate_detections, read_voc_results
 from rfd_tf.detection.voc_detection import detection_options
+from rfd_tf.detection.voc_metrics import evaluate_detections, read_voc_results
 from rfd_tf.evaluation.results import load_result
 from tests.detection import toy
 from tests.training import processes

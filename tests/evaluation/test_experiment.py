@@ -6,7 +6,7 @@ import pytest
 
 from rfd_tf.configs.evaluate import base
 from rfd_tf.data import Preprocessing
-from rfd_tf.evaluation.experiment import open_experiment, training_preprocessing
+from rfd_tf.evaluation.evaluate import open_experiment, training_preprocessing
 from rfd_tf.runs.provenance import stopwatch
 from rfd_tf.runs.run import Run
 from tests.data.images import write
@@ -33,13 +33,13 @@ def test_classes_and_counts(config, tmp_path):
     experiment = opened(folders(config, tmp_path), tmp_path)
     assert experiment.class_names == ("a", "b", "c")
     assert experiment.class_counts.tolist() == [2, 3, 1]
-    assert experiment.test_labels.tolist() == [0, 1, 2]
+    assert experiment.test.labels.tolist() == [0, 1, 2]
     assert experiment.test.preprocessing == experiment.feature_model.info.preprocessing
 
 
 def test_a_test_folder_without_some_classes_keeps_their_numbers(config, tmp_path):
     experiment = opened(folders(config, tmp_path, test="cca"), tmp_path)
-    assert experiment.test_labels.tolist() == [0, 2, 2]
+    assert experiment.test.labels.tolist() == [0, 2, 2]
     assert experiment.class_names == ("a", "b", "c")
 
 
@@ -52,7 +52,7 @@ def test_label_fraction_leaves_labels_out(config, tmp_path):
     config.label_fraction = 0.34
     experiment = opened(folders(config, tmp_path, training="aaaaaabbbc"), tmp_path)
     assert experiment.class_counts.tolist() == [2, 1, 1]
-    assert len(experiment.training_labels) == 4
+    assert len(experiment.training.labels) == 4
 
 
 def test_long_tail(config, tmp_path):

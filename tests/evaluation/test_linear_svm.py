@@ -5,7 +5,7 @@ import pytest
 from sklearn.model_selection import cross_val_score
 from sklearn.svm import LinearSVC
 
-from rfd_tf.evaluation.svm import (
+from rfd_tf.evaluation.voc_classification import (
     SvmOptions,
     compact,
     cross_validated,
@@ -36,10 +36,10 @@ def test_equals_scikit_learns(problem):
     features, labels, test = problem
     counted = labels != 0
     for cost in COSTS:
-        found = train_svm(features, labels, test, cost, OPTIONS)
+        scores, converged = train_svm(features, labels, test, cost, OPTIONS)
         theirs = machine(cost).fit(features[counted], labels[counted])
-        np.testing.assert_array_equal(found.scores, theirs.decision_function(test))
-        assert found.converged
+        np.testing.assert_array_equal(scores, theirs.decision_function(test))
+        assert converged
 
 
 def test_cross_validation_equals_scikit_learns(problem):
@@ -62,8 +62,8 @@ def test_fewer_dimensions_change_no_score(problem):
     small, small_test = compact(features, test)
     assert small.shape == (60, 60)
     for cost in COSTS:
-        expected = train_svm(features, labels, test, cost, OPTIONS).scores
-        found = train_svm(small, labels, small_test, cost, OPTIONS).scores
+        expected = train_svm(features, labels, test, cost, OPTIONS)[0]
+        found = train_svm(small, labels, small_test, cost, OPTIONS)[0]
         np.testing.assert_allclose(found, expected, atol=2e-3 * np.abs(expected).max())  # the solver's `tol`
     assert compact(features[:, :10], test[:, :10])[0].shape == (60, 10)
 
@@ -71,7 +71,8 @@ def test_fewer_dimensions_change_no_score(problem):
 def test_a_solver_that_was_stopped_is_told(problem):
     features, labels, test = problem
     with svm_threads():
-        assert not train_svm(features, labels, test, 100.0, SvmOptions(max_iterations=2)).converged
+        _, converged = train_svm(features, labels, test, 100.0, SvmOptions(max_iterations=2))
+    assert not converged
 
 
 def test_lengths_are_one_but_for_zeros():

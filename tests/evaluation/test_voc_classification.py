@@ -12,10 +12,9 @@ import pytest
 from sklearn.svm import LinearSVC
 
 from rfd_tf.data import VOC_CLASSES, BadImageError, VocDevkit, VocError
-from rfd_tf.evaluation import protocol
-from rfd_tf.evaluation.evaluate import evaluate
-from rfd_tf.evaluation.experiment import MULTI_LABEL, open_experiment
+from rfd_tf.evaluation.evaluate import MULTI_LABEL, evaluate, open_experiment
 from rfd_tf.evaluation.results import load_result, multi_label_figures, text_table
+from rfd_tf.evaluation.voc_classification import run_voc_classification
 from rfd_tf.features import open_feature_model, save_keras
 from rfd_tf.runs.run import Run
 from rfd_tf.runs.workdir import read_history
@@ -246,13 +245,13 @@ def test_what_is_refused(folder, tmp_path, changes, message):
     run = dataclasses.replace(opened.run, strategy=tf.distribute.get_strategy())
     opened = dataclasses.replace(opened, run=run)
     with pytest.raises(ValueError, match=message):
-        protocol("voc_classification").load()(opened)
+        run_voc_classification(opened)
 
 
 def test_other_forms_cannot_be_trained(folder, tmp_path):
     opened = experiment(folder, tmp_path, tiny.OtherForm(tiny.feature_model()))
     with pytest.raises(ValueError, match=r"trains a Keras model.*other form is not one"):
-        protocol("voc_classification").load()(opened)
+        run_voc_classification(opened)
 
 
 def test_images_need_targets(folder, tmp_path):
@@ -263,7 +262,7 @@ def test_images_need_targets(folder, tmp_path):
     config = tiny.config_of(tmp_path / "pictures.npz")
     opened = open_experiment(Run(config, tmp_path), tiny.feature_model())
     with pytest.raises(ValueError, match="take --config=voc_classification"):
-        protocol("voc_classification").load()(opened)
+        run_voc_classification(opened)
 
 
 def test_classes_of_ones_own(tmp_path):

@@ -103,7 +103,7 @@ def _image_list(path: Path):
 
 
 def _voc_results(path: Path):
-    from rfd_tf.detection.results import read_voc_results
+    from rfd_tf.detection.voc_metrics import read_voc_results
 
     link = path.with_name("comp4_det_x_cat.txt")
     if not link.is_symlink():

@@ -1,7 +1,6 @@
-"""Detections of a data set: VOC's average precision, VOC's result files, COCO's JSON."""
+"""Detections of a data set: VOC's average precision, its result files, precision over recall drawn."""
 
 import dataclasses
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ import numpy as np
 
 from rfd_tf.data.voc import Annotation
 from rfd_tf.detection.detector import Detections
-from rfd_tf.files import write_text
+from rfd_tf.files import atomic_file, write_text
 from rfd_tf.metrics import PrecisionRecall, detection_precision_recall
 from rfd_tf.metrics.voc_average_precision import IOU_THRESHOLD, RULES
 
@@ -197,27 +196,82 @@ def _by_score(rows: list[tuple]) -> Detections:
     return Detections(boxes, values[:, 0].astype("float32"), values[:, 5].astype("int64"))
 
 
-def write_coco_results(path: str | os.PathLike, detections: Mapping[str, Detections]) -> None:
-    """COCO's result format: `image_id`, `category_id` from 1, `bbox` as [x, y, width, height], `score`.
-
-    An image's id is its name if that is a number (000005 is 5), else its place, from 1.
-    """
-    numbers = all(name.isdecimal() for name in detections)
-    results = [
-        {**coco_entry(int(name) if numbers else place, box, label), "score": float(score)}
-        for place, (name, found) in enumerate(detections.items(), 1)
-        for box, score, label in zip(found.boxes, found.scores, found.labels, strict=True)
-    ]
-    write_text(path, json.dumps(results))
-
-
-def coco_entry(image: int, box: np.ndarray, label: int) -> dict:
-    """A box of an image as COCO writes it: classes count from 1, `bbox` is x, y, width, height."""
-    x1, y1, x2, y2 = box.astype("float64").tolist()
-    bbox = [x1, y1, x2 - x1 + 1, y2 - y1 + 1]
-    return {"image_id": image, "category_id": int(label) + 1, "bbox": bbox}
-
-
 def percent(value: float) -> str:
     """A share with one decimal; a dash for NaN."""
     return "-" if np.isnan(value) else f"{100 * value:.1f}"
+
+
+_COLUMNS = 5
+
+
+_CURVE, _ENVELOPE, _MEAN = "#0072B2", "#E69F00", "#D55E00"  # of Okabe and Ito, too
+
+
+def draw_precision_recall(figures: DetectionFigures, path: str | os.PathLike, rule: str = "11_point") -> None:
+    """Write a PNG with precision over recall for each class, and last the average precisions side by side.
+
+    Args:
+        figures: of C classes.
+        path: of the PNG.
+        rule: of the average precisions, see `metrics.RULES`.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = -(-len(figures.class_names) // _COLUMNS)
+    bars_height = 1.0 + 0.24 * (len(figures.class_names) + 1)
+    figure = Figure(figsize=(13, 2.4 * rows + bars_height), layout="constrained")
+    FigureCanvasAgg(figure)
+    upper, lower = figure.subfigures(
+        2,
+        1,  # type: ignore[misc]
+        height_ratios=(2.4 * rows, bars_height),
+    )
+    values = figures.average_precisions(rule)
+    _draw_curves(upper.subplots(rows, _COLUMNS, squeeze=False, sharex=True, sharey=True), figures, values)
+    _draw_bars(lower.subplots(), figures, values, rule)
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png", dpi=100)
+
+
+def _draw_curves(grid, figures: DetectionFigures, values: np.ndarray) -> None:
+    for axes in grid.ravel()[len(figures.class_names) :]:
+        axes.set_visible(False)
+    for axes, name, curve, value in zip(
+        grid.ravel(), figures.class_names, figures.curves, values, strict=False
+    ):
+        axes.plot(curve.recall, curve.precision, color=_CURVE, linewidth=1.2, label="precision")
+        axes.plot(
+            curve.recall,
+            curve.envelope,
+            color=_ENVELOPE,
+            linewidth=1.2,
+            linestyle="--",
+            label="highest beyond",
+        )
+        axes.set(xlim=(0, 1), ylim=(0, 1.03))
+        found = f"{percent(value)} % of {curve.num_positives}" if curve.num_positives else "no objects"
+        axes.set_title(f"{name}: {found}", fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.3)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("precision", fontsize=8)
+    for column in range(min(_COLUMNS, len(figures.class_names))):
+        lowest = (len(figures.class_names) - 1 - column) // _COLUMNS
+        grid[lowest, column].set_xlabel("recall", fontsize=8)
+        grid[lowest, column].tick_params(labelbottom=True)
+    grid[0, 0].legend(fontsize=7, loc="lower left")
+
+
+def _draw_bars(axes, figures: DetectionFigures, values: np.ndarray, rule: str) -> None:
+    """Average precisions, the best class at the top, the mean at the bottom."""
+    order = np.argsort(-np.nan_to_num(values, nan=-1), kind="stable")
+    names = [*(figures.class_names[place] for place in order), "mean"]
+    shown = np.append(values[order], figures.mean_average_precision(rule))
+    colours = [*[_CURVE] * len(order), _MEAN]
+    bars = axes.barh(np.arange(len(names)), 100 * np.nan_to_num(shown), color=colours, height=0.75)
+    axes.bar_label(bars, [percent(value) for value in shown], padding=3, fontsize=8)
+    axes.set_yticks(np.arange(len(names)), names, fontsize=9)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_xlim(0, 105)
+    axes.set_xlabel(f"average precision in %, {rule.replace('_', '-')} rule", fontsize=9)
