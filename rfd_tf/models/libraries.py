@@ -152,7 +152,7 @@ def library_model(name: str, input_shape: tuple[int, int, int]) -> keras.Model |
     return None
 
 
-def imported(name: str, field: str) -> Callable:
+def imported(name: str, field: str, what: str = "function") -> Callable:
     """The function that `module:function` names; a module in the current folder will do.
 
     Raises:
@@ -160,7 +160,7 @@ def imported(name: str, field: str) -> Callable:
     """
     module_name, colon, function = name.partition(":")
     if not (module_name and colon and function):
-        raise ValueError(f"`{field}` must be 'module:function'. Received: {name!r}")
+        raise ValueError(f"`{field}` must be 'module:{what}'. Received: {name!r}")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # an installed command does not look there
     try:

@@ -131,5 +131,5 @@ def callback_factories(config: ConfigDict) -> dict[str, Callable]:
     """
     found: dict[str, Callable] = {}
     for name in config.get("callbacks", ()):
-        found[name] = imported(name, "callbacks")
+        found[name] = imported(name, "callbacks", "factory")
     return found
