@@ -13,6 +13,9 @@ CORE = [
     "importlib-resources>=6",  # tensorflow-datasets imports it without asking for it
     "jinja2>=3.1,<4",
     "keras>=3.15,<4",
+    # Backbones by name. Small (30 MB with its own needs), imported (2 s) only for a `keras_cv.NAME`.
+    # Its last version: it is no longer developed, keras-hub follows it.
+    "keras-cv==0.9.0",
     "matplotlib>=3.9,<4",
     "ml-collections>=1.1,<2",
     "ml-dtypes>=0.5,<1",
@@ -35,6 +38,8 @@ EXTRAS = {
     "detection": ["opencv-contrib-python-headless>=4.14,<5", "pycocotools>=2.0.11,<3"],
     "parquet": ["pyarrow>=18,<27"],
     "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
+    # Not in the core: it brings tensorflow-text, tokenizers and others, 250 MB, for the text models.
+    "keras-hub": ["keras-hub>=0.32,<0.33"],
     "jax": ["jax>=0.10,<0.11"],
     "onnx": ["onnx>=1.20,<2", "onnxruntime>=1.23,<2", "tf2onnx>=1.17,<2"],
     "serving": ["grpcio>=1.76,<2", "tensorflow-serving-api>=2.21,<2.22"],
@@ -50,6 +55,7 @@ EXTRAS["test"] = [
     *EXTRAS["onnx"],
     *EXTRAS["serving"],
     *EXTRAS["detection"],
+    *EXTRAS["keras-hub"],
     "atheris>=3,<4; sys_platform == 'linux' and platform_machine == 'x86_64'",
     "hypothesis>=6.150,<7",
     "jax==0.10.2",

@@ -53,7 +53,9 @@ def get_config() -> ConfigDict:
 
     config.backbone = ConfigDict(
         {
-            "name": "alexnet",  # or "resnet8" ... "resnet110", "keras.applications.NAME"
+            # or "resnet8" ... "resnet110", "keras.applications.NAME", "keras_cv.NAME", "keras_hub.NAME", or
+            # "module:function", a function of yours from (height, width, channels) to a functional model
+            "name": "alexnet",
             "features": (),  # its outputs; (): those of the published network, and `feature`
             "feature": "fc_block",  # the one that is split in halves
             "width": 0,  # channels of a CIFAR ResNet's first block; 0: the standard width

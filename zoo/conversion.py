@@ -1,5 +1,6 @@
 """From an entry, a file or an `init` to a Keras network: loaded, given heads, converted, verified."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -251,13 +252,14 @@ PREFIX = "zoo:"
 def resolve_init(spec: str | Path, backbone: keras.Model) -> None:
     """Set all weights of `backbone` from a zoo entry or a file; nothing is set unless everything fits.
 
-    Of a CIFAR ResNet with the feature `fc_block`, whose dense layers no published checkpoint holds, those
+    Of a network with the feature `fc_block` on its pool, whose dense layers no published file holds, those
     stay as initialised where the source lacks them; the log names their variables.
 
     Args:
         spec: `zoo:NAME`, or the path of a `.keras`, `.pth`, `.pth.tar`, `.pt`, `.th`, `.caffemodel` or
             `.caffemodel.h5` file. A `.keras` file may also hold a model with an attribute `backbone`.
-        backbone: an AlexNet or CIFAR ResNet of ours; from `.keras` files any functional model.
+        backbone: an AlexNet or CIFAR ResNet of ours; from `.keras` files any functional model, whose
+            layers may bear other numbers (`conv2d_3` for `conv2d`).
 
     Raises:
         ZooError: if it cannot be had or read, or a name or shape does not fit.
@@ -289,8 +291,14 @@ def resolve_init(spec: str | Path, backbone: keras.Model) -> None:
 def _copy(source: keras.Model, target: keras.Model, name: str) -> None:
     values, variables = _variables(source), _variables(target)
     published = _variables(_published_part(target))
-    if values.keys() == published.keys():
-        variables = published
+    for part in (published, variables):
+        if values.keys() == part.keys():
+            variables = part
+            break
+        if _signature(values) == _signature(part):
+            # Keras numbers the layers that a library did not name, anew in every process.
+            variables, values = part, dict(zip(part, values.values(), strict=True))
+            break
     if values.keys() != variables.keys():
         missing = sorted(variables.keys() - values.keys())[:4]
         extra = sorted(values.keys() - variables.keys())[:4]
@@ -307,14 +315,19 @@ def _copy(source: keras.Model, target: keras.Model, name: str) -> None:
     _log_fresh(name, target, variables)
 
 
+def _signature(variables: dict) -> list:
+    """Names without the numbers in them, and shapes, in order."""
+    return [(re.sub(r"_\d+", "", path), tuple(variable.shape)) for path, variable in variables.items()]
+
+
 def _variables(model: keras.Model) -> dict:
     return {variable.path: variable for variable in model.weights}
 
 
 def _published_part(backbone: keras.Model) -> keras.Model:
-    """Of a CIFAR ResNet the layers up to `pool`, without the dense block; any other network as it is."""
+    """Of a network with a dense block on its `pool` the layers up to there; any other network as it is."""
     names = {layer.name for layer in backbone.layers}
-    if not {"block1_unit0_1_conv", "pool", "fc6"} <= names:
+    if not {"pool", "fc6"} <= names:
         return backbone
     return keras.Model(backbone.inputs[0], backbone.get_layer("pool").output, name=backbone.name)
 

@@ -4,6 +4,7 @@ from rfd_tf.models.backbone import any_size, first_layer_filters, select_feature
 from rfd_tf.models.classifiers import MultiLabelClassifier, ProbedModel
 from rfd_tf.models.heads import dense_head, dense_weights, linear_probe, nonlinear_probe, set_dense_weights
 from rfd_tf.models.inference import extract_features
+from rfd_tf.models.libraries import named_features
 from rfd_tf.models.networks import alexnet, create_backbone, resnet_cifar
 from rfd_tf.models.rotation_decoupling import RotationDecoupling
 
@@ -19,6 +20,7 @@ __all__ = [
     "extract_features",
     "first_layer_filters",
     "linear_probe",
+    "named_features",
     "nonlinear_probe",
     "resnet_cifar",
     "select_features",

@@ -51,6 +51,24 @@ def batch_norm(name: str, synchronized: bool = False, affine: bool = True) -> ke
     )
 
 
+def dense_block(x, width: int, use_batch_norm: bool = True, synchronized: bool = False):
+    """Flatten, then two dense layers of `width` units, each with batch norm (or a bias) and ReLU."""
+    x = keras.layers.Flatten(name="flatten")(x)
+    for dense, activation in (("fc6", "fc6_relu"), ("fc7", "fc_block")):
+        fan_in = x.shape[-1]
+        x = keras.layers.Dense(
+            width,
+            use_bias=not use_batch_norm,
+            kernel_initializer=fan_in_uniform(fan_in),
+            bias_initializer=fan_in_uniform(fan_in),
+            name=dense,
+        )(x)
+        if use_batch_norm:
+            x = batch_norm(f"{dense}_bn", synchronized)(x)
+        x = keras.layers.ReLU(name=activation)(x)
+    return x
+
+
 def check_feature_names(feature_names: Sequence[str], available: Sequence[str]) -> tuple[str, ...]:
     """`feature_names` as a tuple; an empty, unknown or repeated name raises ValueError."""
     if isinstance(feature_names, str):

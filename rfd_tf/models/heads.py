@@ -56,7 +56,7 @@ def set_dense_weights(head: keras.Model, weights: Sequence[Weights]) -> None:
 
 
 def dense_weights(network: keras.Model, feature_shape: tuple[int, ...]) -> tuple[Weights, Weights] | None:
-    """Those of a network's own fc6 and fc7 (`models.networks.dense_block`), with batch norm folded in.
+    """Those of a network's own fc6 and fc7 (`models.backbone.dense_block`), with batch norm folded in.
 
     `kernel * s` and `beta + (bias - mean) * s` with s = gamma / sqrt(variance + epsilon), of its running
     statistics.

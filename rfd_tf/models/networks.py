@@ -1,4 +1,4 @@
-"""The networks: AlexNet, the CIFAR ResNets, those of Keras Applications, by name."""
+"""The networks by name: AlexNet and the CIFAR ResNets, and those of libraries."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,10 +9,11 @@ from keras import layers, ops
 from rfd_tf.models.backbone import (
     batch_norm,
     check_feature_names,
+    dense_block,
     draw_norm_scales,
     fan_in_uniform,
-    wrap_backbone,
 )
+from rfd_tf.models.libraries import library_model, named_features
 
 # name: (filters, kernel size, stride, padding)
 _CONVOLUTIONS = {
@@ -98,24 +99,6 @@ def _convolution(x, name: str, use_batch_norm: bool, synchronized: bool):
     if use_batch_norm:
         x = batch_norm(f"{name}_bn", synchronized)(x)
     return layers.ReLU(name=name)(x)
-
-
-def dense_block(x, width: int, use_batch_norm: bool = True, synchronized: bool = False):
-    """Flatten, then two dense layers of `width` units, each with batch norm (or a bias) and ReLU."""
-    x = layers.Flatten(name="flatten")(x)
-    for dense, activation in (("fc6", "fc6_relu"), ("fc7", "fc_block")):
-        fan_in = x.shape[-1]
-        x = layers.Dense(
-            width,
-            use_bias=not use_batch_norm,
-            kernel_initializer=fan_in_uniform(fan_in),
-            bias_initializer=fan_in_uniform(fan_in),
-            name=dense,
-        )(x)
-        if use_batch_norm:
-            x = batch_norm(f"{dense}_bn", synchronized)(x)
-        x = layers.ReLU(name=activation)(x)
-    return x
 
 
 RESNET_FEATURES = ("conv1", "block1", "block2", "block3", "pool", "fc_block")
@@ -222,14 +205,20 @@ def _residual_unit(x, filters, strides, block, unit, last, synchronized):
     return layers.ReLU(name=block if last else f"{prefix}_relu")(x)
 
 
-BACKBONE_NAMES = ("alexnet", *(f"resnet{depth}" for depth in DEPTHS), "keras.applications.NAME")
+BACKBONE_NAMES = (
+    "alexnet",
+    *(f"resnet{depth}" for depth in DEPTHS),
+    "keras.applications.NAME",
+    "keras_cv.NAME",
+    "keras_hub.NAME",
+    "module:function",
+)
 NORM_SCALE_INITS = ("ones", "uniform")
-_APPLICATIONS = "keras.applications."
 
 
 def create_backbone(
-    name: str,
-    input_shape: tuple[int, int, int],
+    name: str | keras.Model,
+    input_shape: tuple[int, int, int] | None = None,
     feature_names: Sequence[str] | None = None,
     *,
     width: int = 0,
@@ -237,42 +226,59 @@ def create_backbone(
     norm_scale_init: str = "ones",
     synchronized: bool = False,
 ) -> keras.Model:
-    """A freshly initialised backbone.
+    """A backbone: a functional model from normalised images to a dict of named features, freshly initialised.
 
     Args:
-        name: `alexnet`, `resnet8` ... `resnet110` (the CIFAR ones), or `keras.applications.NAME`, whose
-            only feature is `pool`, the spatial mean of its last map.
-        input_shape: (height, width, channels).
-        feature_names: the features to output; by default those of the published network.
+        name: `alexnet`; `resnet8` ... `resnet110` (the CIFAR ones); `keras.applications.NAME`,
+            `keras_cv.NAME` or `keras_hub.NAME`, such as `keras_cv.ResNet18`; `module:function`, a function of
+            yours from `input_shape` to a functional model; or such a model itself, which keeps its weights.
+            Features of all but the first two are those of `models.named_features`: its outputs, if they are a
+            dict; else `stage2` ... `stage5` (strides 4 ... 32) and `pool`; and `fc_block`.
+        input_shape: (height, width, channels). Not needed for a model.
+        feature_names: the features to output; by default those of the published network, or all.
         width: channels of a CIFAR ResNet's first block; 0 is the standard width.
         dense_width: units of the dense layers of `fc_block`; 0 is the standard width.
         norm_scale_init: what batch norm's scales start as: `ones`, or `uniform` in [0, 1), as in PyTorch
             before version 1.2.
-        synchronized: synchronised batch norm (own backbones only).
+        synchronized: whether batch norm takes its statistics over all replicas of a `tf.distribute` strategy.
 
     Raises:
         ValueError: on an unknown name, or an argument that the backbone does not take.
+        ImportError: if the library is not installed.
     """
     if norm_scale_init not in NORM_SCALE_INITS:
         raise ValueError(
             f"`norm_scale_init` must be one of {NORM_SCALE_INITS}. Received: {norm_scale_init!r}"
         )
-    asked = {"feature_names": feature_names, "width": width, "dense_width": dense_width}
+    asked = {"feature_names": feature_names, "dense_width": dense_width}
     options: dict[str, Any] = {option: value for option, value in asked.items() if value}
-    if name.startswith(_APPLICATIONS):
-        backbone = _application(name.removeprefix(_APPLICATIONS), input_shape, **options)
+    options["synchronized"] = synchronized
+    if not isinstance(name, str):
+        if norm_scale_init != "ones" or width:
+            raise ValueError(
+                "A model comes as it is: without `width`, and with `norm_scale_init='ones'`. "
+                f"Received: width={width}, norm_scale_init={norm_scale_init!r}"
+            )
+        return named_features(name, **options)
+    if input_shape is None:
+        raise ValueError(f"`input_shape` is needed to make {name!r}. Received: None")
+    if name in _CIFAR_RESNETS:
+        options |= {"width": width} if width else {}
+        backbone = resnet_cifar(_CIFAR_RESNETS[name], input_shape, **options)
+    elif width:
+        raise ValueError(f"`width` is that of a CIFAR ResNet. Received: width={width} with {name}")
     elif name == "alexnet":
-        if width:
-            raise ValueError(f"AlexNet has no `width` to choose, only `dense_width`. Received: width={width}")
-        backbone = alexnet(input_shape, synchronized=synchronized, **options)
-    elif name in (f"resnet{depth}" for depth in DEPTHS):
-        depth = int(name.removeprefix("resnet"))
-        backbone = resnet_cifar(depth, input_shape, synchronized=synchronized, **options)
+        backbone = alexnet(input_shape, **options)
+    elif (model := library_model(name, input_shape)) is not None:
+        backbone = named_features(model, **options)
     else:
         raise ValueError(f"Unknown backbone {name!r}; known: {', '.join(BACKBONE_NAMES)}")
     if norm_scale_init == "uniform":
         draw_norm_scales(backbone)
     return backbone
+
+
+_CIFAR_RESNETS = {f"resnet{depth}": depth for depth in DEPTHS}
 
 
 def default_feature_names(name: str, needed: str) -> tuple[str, ...] | None:
@@ -282,19 +288,7 @@ def default_feature_names(name: str, needed: str) -> tuple[str, ...] | None:
     """
     if name == "alexnet":
         return ALEXNET_FEATURES
-    if name in (f"resnet{depth}" for depth in DEPTHS):
+    if name in _CIFAR_RESNETS:
         beyond = needed in RESNET_FEATURES and needed not in RESNET_DEFAULTS
         return (*RESNET_DEFAULTS, needed) if beyond else RESNET_DEFAULTS
     return None
-
-
-def _application(name, input_shape, feature_names=("pool",), **options) -> keras.Model:
-    build = getattr(keras.applications, name, None)
-    if not callable(build):
-        raise ValueError(f"keras.applications has no model {name!r}")
-    if options:
-        raise ValueError(f"{', '.join(options)} does not apply to keras.applications.{name}")
-    if tuple(feature_names) != ("pool",):
-        raise ValueError(f"keras.applications.{name} has the feature 'pool' only. Received: {feature_names}")
-    model = build(weights=None, include_top=False, pooling="avg", input_shape=input_shape)
-    return wrap_backbone(model, {"pool": model.layers[-1].name})

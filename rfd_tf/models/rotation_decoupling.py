@@ -9,6 +9,7 @@ from rfd_tf.layers.cosine_dense import CosineDense, l2_normalize
 from rfd_tf.layers.memory_bank import MemoryBank
 from rfd_tf.losses.pretraining import instance_softmax_loss, nce_loss, rotation_invariance_loss
 from rfd_tf.models.backbone import dense, half_width
+from rfd_tf.models.libraries import named_features
 from rfd_tf.precision import full_precision
 from rfd_tf.rotations import (
     NUM_ROTATIONS,
@@ -30,7 +31,8 @@ class RotationDecoupling(keras.Model):
     mean tells instances apart against the bank.
 
     Args:
-        backbone: functional model from images to a dict of features (`rfd_tf.models`).
+        backbone: functional model from images to a dict of features (`rfd_tf.models`); any other functional
+            model is wrapped by `named_features`.
         num_instances: N, training images, the bank's rows.
         feature_name: which of the backbone's features to split, [B, D] with D even; by default the last.
         rotation_head: `"softmax"`, a dense layer as in the original, or `"cosine"`, for `LDAMLoss`.
@@ -108,7 +110,8 @@ class RotationDecoupling(keras.Model):
                 "`view_margins` must be two margins, and needs use_instance_weights=True. "
                 f"Received: view_margins={view_margins}, use_instance_weights={use_instance_weights}"
             )
-        self.backbone = backbone
+        self.backbone = backbone if isinstance(backbone.output, dict) else named_features(backbone)
+        backbone = self.backbone
         self.num_instances = num_instances
         self.feature_name = feature_name or list(backbone.output)[-1]
         self.rotation_loss = rotation_loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True)

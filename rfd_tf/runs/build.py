@@ -4,6 +4,7 @@ import keras
 from ml_collections import ConfigDict
 
 from rfd_tf.models import create_backbone
+from rfd_tf.models.libraries import DENSE_WIDTH
 from rfd_tf.models.networks import default_feature_names
 from rfd_tf.optimizers import CoupledSGD
 from rfd_tf.optimizers.sgd import milestone_schedule
@@ -12,13 +13,17 @@ from rfd_tf.optimizers.sgd import milestone_schedule
 def build_backbone(config: ConfigDict, synchronized: bool = False) -> keras.Model:
     """The config's backbone, freshly initialised."""
     size = config.preprocessing.image_size
+    wanted = config.backbone
+    names = tuple(wanted.features) or default_feature_names(wanted.name, wanted.feature)
+    dense_width = wanted.dense_width
+    if names is None and wanted.feature == "fc_block":  # besides a library's own features
+        dense_width = dense_width or DENSE_WIDTH
     return create_backbone(
-        config.backbone.name,
+        wanted.name,
         (size, size, 3),
-        tuple(config.backbone.features)
-        or default_feature_names(config.backbone.name, config.backbone.feature),
-        width=config.backbone.width,
-        dense_width=config.backbone.dense_width,
+        names,
+        width=wanted.width,
+        dense_width=dense_width,
         norm_scale_init=config.backbone.norm_scale_init,
         synchronized=synchronized,
     )

@@ -2,10 +2,7 @@
 
 import contextlib
 import dataclasses
-import difflib
-import importlib
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from rfd_tf import distribution
+from rfd_tf.models.libraries import imported
 from rfd_tf.runs.provenance import here_and_now, stopwatch
 from rfd_tf.runs.workdir import CACHE_FOLDER, check_workdir, claim_workdir, lock_workdir
 
@@ -133,22 +131,5 @@ def callback_factories(config: ConfigDict) -> dict[str, Callable]:
     """
     found: dict[str, Callable] = {}
     for name in config.get("callbacks", ()):
-        module_name, colon, function = name.partition(":")
-        if not (module_name and colon and function):
-            raise ValueError(f"`callbacks` must be 'module:factory'. Received: {name!r}")
-        if os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())  # an installed command does not look there
-        try:
-            module = importlib.import_module(module_name)
-        except Exception as error:  # whatever a module does when it is imported
-            raise ValueError(
-                f"`callbacks`: {module_name!r} cannot be imported: {type(error).__name__}: {error}"
-            ) from error
-        if not hasattr(module, function):
-            near = difflib.get_close_matches(function, dir(module), 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"`callbacks`: {module_name!r} has no {function!r}{hint}")
-        found[name] = getattr(module, function)
-        if not callable(found[name]):
-            raise ValueError(f"`callbacks`: {name!r} is not callable. Received: {found[name]!r}")
+        found[name] = imported(name, "callbacks", "factory")
     return found

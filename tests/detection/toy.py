@@ -10,7 +10,7 @@ from PIL import Image
 
 from rfd_tf.data import Preprocessing
 from rfd_tf.features import keras_feature_model, save_keras
-from rfd_tf.models.networks import dense_block
+from rfd_tf.models.backbone import dense_block
 from tests.data.devkits import annotation
 from tests.training.processes import ROOT
 

@@ -6,7 +6,7 @@ import numpy as np
 from rfd_tf.configs.evaluate import base
 from rfd_tf.data import Preprocessing
 from rfd_tf.features import FeatureModel, keras_feature_model
-from rfd_tf.models.networks import dense_block
+from rfd_tf.models.backbone import dense_block
 
 SIDE, CLASSES = 16, 3
 DENSE = 6

@@ -186,9 +186,13 @@ def test_backbones_by_name_survive_disk(name, tmp_path):
     [
         ("vgg", {}, "Unknown backbone 'vgg'"),
         ("keras.applications.VGG99", {}, "no model 'VGG99'"),
-        ("keras.applications.MobileNetV2", {"width": 3}, "width does not apply"),
-        ("alexnet", {"width": 3}, "dense_width"),
-        ("keras.applications.MobileNetV2", {"feature_names": ["conv1"]}, "'pool' only"),
+        ("keras.applications.MobileNetV2", {"width": 3}, "width=3 with keras.app"),
+        ("alexnet", {"width": 3}, "width=3 with alexnet"),
+        (
+            "keras.applications.MobileNetV2",
+            {"feature_names": ["conv1"]},
+            "Unknown feature 'conv1'; available: stage2",
+        ),
     ],
 )
 def test_unknown_backbones(name, options, message):
