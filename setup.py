@@ -81,7 +81,11 @@ setup(
         *find_packages(include=["rfd_tf", "rfd_tf.*", "zoo", "zoo.*"]),
         *(f"rfd_tf.{name}" for name in find_packages(include=["configs.*"])),
     ],
-    package_data={"rfd_tf.exporting": ["serving_templates/*"], "rfd_tf.report": ["templates/*"]},
+    package_data={
+        "rfd_tf.exporting": ["serving_templates/*"],
+        "rfd_tf.report": ["templates/*"],
+        "zoo": ["weights/*"],
+    },
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["rfd = rfd_tf.cli:main"]},

@@ -49,7 +49,7 @@ def convert(
     """
     out_kind = kind_to_write(out)
     entry = info(name)
-    if entry.architecture and kind_of_file(from_file, entry.source) == "keras":
+    if entry.bundled is None and entry.architecture and kind_of_file(from_file, entry.source) == "keras":
         model, report = _read_converted(entry, from_file), None
         counters = recorded_counters(from_file)
         if heads_from:
@@ -94,6 +94,8 @@ def load_file(
     if heads not in (True, False, "auto"):
         raise ZooError(f"`heads` must be True, False or 'auto'. Received: heads={heads!r}")
     files = _listed(heads_from)
+    if entry.bundled:
+        raise ZooError(f"{entry.name} is a Keras file as it is: zoo.download({entry.name!r}) gives its path")
     if entry.architecture is None:
         raise ZooError(f"{entry.name} is data and no network: zoo.download({entry.name!r}) gives its path")
     built = architecture(entry.architecture)
@@ -239,11 +241,49 @@ def load(
         >>> network = zoo.load("rfd_alexnet_imagenet", heads_from=["rotation.pth.tar", "projection.pth.tar"])
     """
     entry = info(name)
+    if entry.bundled and not from_file:
+        if heads is True or heads_from:
+            raise ZooError(f"{name} has the heads that it has: leave out `heads` and `heads_from`")
+        model = read_keras(entry.bundled)
+        return select_features(model, feature_names) if feature_names else model
     if not entry.architecture:
         load_file(entry, "")  # refuses
     path = Path(from_file) if from_file else download(name)
     model, _ = load_file(entry, path, heads=heads, heads_from=heads_from, tolerance=tolerance)
     return select_features(model, feature_names) if feature_names else model
+
+
+def preprocessing(name: str) -> keras.Model:
+    """How an entry's images are prepared, as a Keras model to put before its network.
+
+    Args:
+        name: of the entry.
+
+    Returns:
+        A functional model from RGB images [B, H, W, 3] in 0..255, whose middle square is resized to the
+        entry's size, to float32 [B, S, S, 3], normalised.
+
+    Raises:
+        ZooError: if there is no such entry, or it is data.
+
+    Example:
+        >>> features = zoo.load(NAME)(zoo.preprocessing(NAME)(images))
+    """
+    entry = info(name)
+    if entry.preprocessing is None:
+        raise ZooError(f"{name} is data and no network")
+    given = entry.preprocessing
+    low, high = given.value_range
+    images = keras.Input((None, None, 3), name="image")
+    resize = keras.layers.Resizing(
+        *given.input_size, antialias=True, crop_to_aspect_ratio=True, dtype="float32"
+    )
+    x = keras.layers.Rescaling((high - low) / 255, low, dtype="float32")(resize(images))
+    if given.channel_order == "BGR":
+        x = keras.ops.flip(x, axis=-1)
+    variance = [deviation**2 for deviation in given.std]
+    x = keras.layers.Normalization(mean=given.mean, variance=variance, dtype="float32")(x)
+    return keras.Model(images, x, name=f"{name}_preprocessing")
 
 
 PREFIX = "zoo:"
@@ -268,7 +308,7 @@ def resolve_init(spec: str | Path, backbone: keras.Model) -> None:
         >>> zoo.resolve_init("zoo:rfd_alexnet_imagenet", backbone)
     """
     if str(spec).startswith(PREFIX):
-        _copy(load(str(spec).removeprefix(PREFIX)), backbone, str(spec))
+        _copy(_without_heads(load(str(spec).removeprefix(PREFIX))), backbone, str(spec))
     elif (kind := kind_of(spec)) == "keras":
         model = read_keras(spec)
         _copy(getattr(model, "backbone", model), backbone, str(spec))
@@ -286,6 +326,14 @@ def resolve_init(spec: str | Path, backbone: keras.Model) -> None:
             if names:
                 logging.info("%s: %s: %s", spec, what, ", ".join(names))
         _log_fresh(str(spec), backbone, _variables(published))
+
+
+def _without_heads(model: keras.Model) -> keras.Model:
+    """A network up to its features."""
+    beyond = ("rotation_probabilities", "embedding", "logits")
+    if not set(beyond) & set(model.output):
+        return model
+    return select_features(model, [name for name in model.output if name not in beyond])
 
 
 def _copy(source: keras.Model, target: keras.Model, name: str) -> None:

@@ -20,7 +20,7 @@ from zoo.registry import Entry, info
 
 
 def download(name: str, *, network: Network | None = None) -> Path:
-    """The local path of an entry's file; it is fetched if it is not in the cache.
+    """The local path of an entry's file; it is fetched if it is not in the cache or in the package.
 
     The cache is `$RFD_TF_CACHE`, else the platform's. Two processes that ask at once download once. A broken
     download goes on where it stopped. The file is checked against the entry's SHA-256, else against that of
@@ -35,6 +35,8 @@ def download(name: str, *, network: Network | None = None) -> Path:
         DownloadError: if the file cannot be had; the message says why for every mirror, and what to do.
     """
     entry = info(name)
+    if entry.bundled:
+        return entry.bundled
     if not entry.links:
         raise DownloadError(
             f"{name} has no link: give a file by --from_file, or its path in place of zoo:{name}"

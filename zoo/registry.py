@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from zoo.errors import ZooError
 
@@ -47,7 +48,7 @@ class Preprocessing:
 
 
 _LINK = re.compile(r"https://|file:///|http://127\.0\.0\.1[:/]")
-FORMATS = ("torch", "caffemodel", "caffe_hdf5", "text")
+FORMATS = ("torch", "caffemodel", "caffe_hdf5", "text", "keras")
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Entry:
     Args:
         name: lower case letters, digits and underscores.
         description: one sentence.
-        format: one of `FORMATS`.
+        format: one of `FORMATS`; `keras` is of the weights that come with the package.
         file_name: the file's name in the cache.
         licence: of the weights.
         citation: whom to cite.
@@ -104,6 +105,11 @@ class Entry:
     def source(self) -> str:
         """Which naming of the arrays the file has: `torch` or `caffe`."""
         return "torch" if self.format == "torch" else "caffe"
+
+    @property
+    def bundled(self) -> Path | None:
+        """The file where it comes with the package."""
+        return Path(__file__).parent / "weights" / self.file_name if self.format == "keras" else None
 
     def _check(self, condition, field: str, wanted: str) -> None:
         if not condition:
@@ -171,7 +177,29 @@ def _cifar_resnet(depth: int) -> Entry:
     )
 
 
-ENTRIES = (*_RELEASED, *(_cifar_resnet(depth) for depth in (20, 32, 44, 56, 110)))
+_OURS = "The rfd_tf authors; the method: " + _RFD
+_CIFAR = Preprocessing((32, 32), mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
+_BUNDLED = (
+    Entry(
+        name="rfd_resnet14_cifar10_lt",
+        description="CIFAR ResNet-14 of width 32, trained without labels on long-tailed CIFAR-10.",
+        format="keras",
+        file_name="rfd_resnet14_cifar10_lt.keras",
+        architecture="resnet14",
+        preprocessing=_CIFAR,
+        size=3_352_670,
+        sha256="12fceaa275f6c7d3f88249d6ec1757d7ad235081da4b878e80f90f30f5ea5068",
+        licence="MIT",
+        citation=_OURS,
+        notes=(
+            "12,406 images (exp, ratio 100); the config `cifar10_lt` in 140 epochs, seed 0, of "
+            "`benchmarks/pretraining_jax.py`. Top-1 on the 10,000 test images: kNN 46.7 %, linear 65.5 % on "
+            "`pool`; 44.2 and 63.6 % on `features`; untrained 23.0 and 32.1 % on `pool`. Without heads."
+        ),
+    ),
+)
+
+ENTRIES = (*_RELEASED, *_BUNDLED, *(_cifar_resnet(depth) for depth in (20, 32, 44, 56, 110)))
 
 
 _entries: dict[str, Entry] = {entry.name: entry for entry in ENTRIES}
@@ -232,7 +260,8 @@ def model_card(name: str) -> str:
     lines += [f"| {label} | {value} |" for label, value in rows]
     lines += _preprocessing_lines(entry.preprocessing)
     lines += ["", "## Links", ""]
-    lines += [f"- <{link}>" for link in entry.links] or ["- none: give a file (`--from_file`)"]
+    none = "it comes with the package" if entry.bundled else "none: give a file (`--from_file`)"
+    lines += [f"- <{link}>" for link in entry.links] or [f"- {none}"]
     lines += ["", "## Citation", "", entry.citation]
     if entry.notes:
         lines += ["", "## Notes", "", entry.notes]

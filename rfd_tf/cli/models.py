@@ -244,6 +244,10 @@ def _open_zoo(location: str, feature_maps: Sequence[str] | None, heads_from: Seq
 
     name, _, file = location.removeprefix(_ZOO).partition("=")
     entry = zoo.info(name)
+    if entry.bundled and not file:
+        from rfd_tf.features import open_keras
+
+        return open_keras(entry.bundled, feature_maps)
     decoupled = _is_decoupled(entry)
     if heads_from and not decoupled:
         raise ValueError(f"--heads_from is for RFD's networks, which zoo:{name} is not")
