@@ -46,7 +46,7 @@ Images = Any  # a path, an array, (images, labels), or a tf.data.Dataset
 def pretrain(
     data: Images,
     out: str | os.PathLike,
-    backbone: str = "keras_hub.ResNet18",
+    backbone: str = "keras_cv.ResNet18",
     image_size: int = 224,
     epochs: int = 100,
     *,
@@ -119,7 +119,7 @@ def classify(
     validation: Images,
     *,
     init: str | os.PathLike = "",
-    backbone: str = "keras_hub.ResNet18",
+    backbone: str = "keras_cv.ResNet18",
     image_size: int = 224,
     epochs: int = 100,
     config: str = "classify_folder",
