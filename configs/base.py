@@ -54,7 +54,8 @@ def get_config() -> ConfigDict:
     config.backbone = ConfigDict(
         {
             # or "resnet8" ... "resnet110", "keras.applications.NAME", "keras_cv.NAME", "keras_hub.NAME", or
-            # "module:function", a function of yours from (height, width, channels) to a functional model
+            # "module:function", a function of yours from (height, width, channels) to a functional model;
+            # or such a model's .keras file, whose weights it starts with
             "name": "alexnet",
             "features": (),  # its outputs; (): those of the published network, and `feature`
             "feature": "fc_block",  # the one that is split in halves

@@ -26,9 +26,10 @@ from rfd_tf.features import ExtractOptions, FeatureModel, KerasFeatureModel, ker
 from rfd_tf.features import extract as extract_shards
 from rfd_tf.features.keras_feature_model import named_outputs
 from rfd_tf.features.store import LocalStorage, Skipped, describe_extraction
-from rfd_tf.files import atomic_file
+from rfd_tf.files import atomic_file, atomic_path
 from rfd_tf.image_header import MAX_PIXELS
 from rfd_tf.models import inference
+from rfd_tf.models.keras_file import read_keras
 from rfd_tf.runs import pretrain as pretraining
 from rfd_tf.runs import rotation_probabilities
 from rfd_tf.runs.workdir import BACKBONE_FILE, CACHE_FOLDER, CONFIG_FILE, read_run_config
@@ -46,7 +47,7 @@ Images = Any  # a path, an array, (images, labels), or a tf.data.Dataset
 def pretrain(
     data: Images,
     out: str | os.PathLike,
-    backbone: str = "keras_cv.ResNet18",
+    backbone: str | keras.Model = "keras_cv.ResNet18",
     image_size: int = 224,
     epochs: int = 100,
     *,
@@ -62,7 +63,8 @@ def pretrain(
             finite `tf.data.Dataset` of such images [H, W, 3] of one size, or of (image, label). Arrays and
             datasets are copied into `out`. Labels are not learnt from.
         out: the run's folder.
-        backbone: its name, as of `models.create_backbone`.
+        backbone: its name, as of `models.create_backbone`; or a functional Keras model of yours, from
+            whose weights it starts. It is copied.
         image_size: side of the square that the network sees, in pixels.
         epochs: passes over the images. The config's schedule is stretched to them.
         validation: images to validate on, likewise; with labels it gives the kNN accuracy of every epoch.
@@ -82,7 +84,7 @@ def pretrain(
     """
     out = Path(out)
     settings = _config("pretrain", config, epochs, fields)
-    _set_network(settings, backbone, image_size, _flat(fields))
+    _set_network(settings, _name_of(backbone, out), image_size, _flat(fields))
     _use(settings.data, data, out, "training")
     if validation is not None:
         _use(settings.validation, validation, out, "validation")
@@ -91,7 +93,15 @@ def pretrain(
 
 
 def train_rotation_probabilities(
-    data: Images, out: str | os.PathLike, folds: int = 5, *, config: str = "image_folder", **fields
+    data: Images,
+    out: str | os.PathLike,
+    folds: int = 5,
+    *,
+    backbone: str | keras.Model = "keras_cv.ResNet18",
+    image_size: int = 224,
+    epochs: int = 100,
+    config: str = "image_folder",
+    **fields,
 ) -> np.ndarray:
     """How likely each view of each image looks upright, told by networks that never saw it.
 
@@ -100,13 +110,14 @@ def train_rotation_probabilities(
         out: the file to write, such as `prob.dat`; `rotation_probabilities={"path": "prob.dat"}` of
             `pretrain` reads it. The folds' networks are in the folder `OUT.folds`.
         folds: parts that are held out in turn, at least 2.
-        config, **fields: as of `pretrain`; `epochs` stretches the schedule.
+        backbone, image_size, epochs, config, **fields: as of `pretrain`.
 
     Returns:
         float32 [N, 4], in the order of the images.
     """
     workdir = Path(f"{os.fspath(out)}.folds")
-    settings = _config("pretrain", config, fields.pop("epochs", None), fields)
+    settings = _config("pretrain", config, epochs, fields)
+    _set_network(settings, _name_of(backbone, workdir), image_size, _flat(fields))
     _use(settings.data, data, workdir, "training")
     found = rotation_probabilities.predict_out_of_sample(settings, workdir, folds)
     data_.save_rotation_probabilities(out, found.probabilities)
@@ -119,7 +130,7 @@ def classify(
     validation: Images,
     *,
     init: str | os.PathLike = "",
-    backbone: str = "keras_cv.ResNet18",
+    backbone: str | keras.Model = "keras_cv.ResNet18",
     image_size: int = 224,
     epochs: int = 100,
     config: str = "classify_folder",
@@ -152,7 +163,7 @@ def classify(
             for name in names:
                 if f"{section}.{name}" not in given:
                     settings[section][name] = run[section][name]
-    _set_network(settings, backbone, image_size, given)
+    _set_network(settings, _name_of(backbone, out), image_size, given)
     settings.init = os.fspath(init)
     _use(settings.data, data, out, "training")
     _use(settings.validation, validation, out, "validation")
@@ -350,6 +361,22 @@ def _set_network(config: ConfigDict, backbone: str, image_size: int, given: Mapp
         config.preprocessing.resize = round(image_size * _RESIZE)
     if "backbone.features" not in given and "fc_block" in config.backbone.features:
         config.backbone.features = ()
+
+
+def _name_of(backbone: str | keras.Model, out: Path) -> str:
+    """What the config calls a backbone; a model is copied into the run's folder first."""
+    if isinstance(backbone, str):
+        return backbone
+    file = out / CACHE_FOLDER / "given_backbone.keras"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(file) as temporary:
+            backbone.save(temporary)
+    else:
+        before, now = read_keras(file).get_weights(), backbone.get_weights()
+        if len(before) != len(now) or not all(map(np.array_equal, before, now)):
+            raise ValueError(f"{out} holds a run of another backbone ({file}): give a new folder")
+    return os.fspath(file)
 
 
 def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -190,14 +190,26 @@ def test_what_are_no_images_is_refused_before_anything_is_written(tmp_path):
 
 def test_rotation_probabilities(digits, tmp_path):
     found = rfd_tf.train_rotation_probabilities(
-        digits[0][:48],
-        tmp_path / "prob.dat",
-        folds=2,
-        epochs=1,
-        backbone={"name": "resnet8", "features": ("pool", "fc_block")},
-        preprocessing={"image_size": 16, "resize": 16},
-        batch_size=16,
-        tensorboard=False,
+        digits[0][:48], tmp_path / "prob.dat", folds=2, epochs=1, **SMALL
     )
     assert found.shape == (48, 4)
     np.testing.assert_allclose(data.load_rotation_probabilities(tmp_path / "prob.dat", 48), found, atol=1e-6)
+
+
+def test_a_backbone_of_ones_own(digits, tmp_path):
+    import keras
+
+    def network(seed):
+        keras.utils.set_random_seed(seed)
+        inputs = keras.Input((16, 16, 3))
+        x = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(inputs)
+        return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+
+    settings = {**SMALL, "backbone": network(0), "epochs": 1, "backbone.dense_width": 16}
+    before = settings["backbone"].get_weights()
+    run = rfd_tf.pretrain(digits[0][:48], tmp_path / "run", **settings)
+    assert all(map(np.array_equal, before, settings["backbone"].get_weights()))
+    assert rfd_tf.load(run).features(digits[0][:2]).shape == (2, 16)
+    assert rfd_tf.pretrain(digits[0][:48], run, **settings) == run
+    with pytest.raises(ValueError, match="another backbone"):
+        rfd_tf.pretrain(digits[0][:48], run, **{**settings, "backbone": network(1)})

@@ -1,6 +1,7 @@
 """The networks by name: AlexNet and the CIFAR ResNets, and those of libraries."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -13,6 +14,7 @@ from rfd_tf.models.backbone import (
     draw_norm_scales,
     fan_in_uniform,
 )
+from rfd_tf.models.keras_file import read_keras
 from rfd_tf.models.libraries import library_model, named_features
 
 # name: (filters, kernel size, stride, padding)
@@ -212,6 +214,7 @@ BACKBONE_NAMES = (
     "keras_cv.NAME",
     "keras_hub.NAME",
     "module:function",
+    "FILE.keras",
 )
 NORM_SCALE_INITS = ("ones", "uniform")
 
@@ -231,7 +234,8 @@ def create_backbone(
     Args:
         name: `alexnet`; `resnet8` ... `resnet110` (the CIFAR ones); `keras.applications.NAME`,
             `keras_cv.NAME` or `keras_hub.NAME`, such as `keras_cv.ResNet18`; `module:function`, a function of
-            yours from `input_shape` to a functional model; or such a model itself, which keeps its weights.
+            yours from `input_shape` to a functional model; or such a model itself, or its `.keras` file,
+            which keeps its weights.
             Features of all but the first two are those of `models.named_features`: its outputs, if they are a
             dict; else `stage2` ... `stage5` (strides 4 ... 32) and `pool`; and `fc_block`.
         input_shape: (height, width, channels). Not needed for a model.
@@ -269,6 +273,10 @@ def create_backbone(
         raise ValueError(f"`width` is that of a CIFAR ResNet. Received: width={width} with {name}")
     elif name == "alexnet":
         backbone = alexnet(input_shape, **options)
+    elif name.endswith(".keras"):
+        backbone = named_features(read_keras(Path(name)), **options)
+        if tuple(backbone.input_shape[1:]) not in (tuple(input_shape or ()), (None, None, 3)):
+            raise ValueError(f"{name} takes images {backbone.input_shape[1:]}, not {input_shape}")
     elif (model := library_model(name, input_shape)) is not None:
         backbone = named_features(model, **options)
     else:
