@@ -10,8 +10,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
-class Preprocessing:
-    """Pixels in `value_range`, minus `mean`, over `std`, one number per channel.
+class InputFormat:
+    """What a released network takes: pixels in `value_range`, minus `mean`, over `std`.
+
+    Called with images, it makes that of them. `rfd_tf.data.Preprocessing` makes crops of one size besides.
 
     Args:
         input_size: (height, width) that the network was trained on.
@@ -83,7 +85,7 @@ class Entry:
     links: tuple[str, ...] = ()
     architecture: str | None = None
     options: tuple[tuple[str, int], ...] = ()
-    preprocessing: Preprocessing | None = None
+    preprocessing: InputFormat | None = None
     size: int | None = None
     sha256: str | None = None
     notes: str = ""
@@ -119,7 +121,7 @@ _RESNET = (
     "He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition. CVPR 2016; checkpoints by "
     "Y. Idelbayev (https://github.com/akamaster/pytorch_resnet_cifar10)"
 )
-_IMAGENET = Preprocessing(input_size=(224, 224))
+_IMAGENET = InputFormat(input_size=(224, 224))
 
 _RELEASED = (
     Entry(
@@ -164,17 +166,15 @@ def _cifar_resnet(depth: int) -> Entry:
         format="torch",
         file_name=f"resnet{depth}.th",
         architecture=f"resnet{depth}",
-        preprocessing=Preprocessing(input_size=(32, 32)),
+        preprocessing=InputFormat(input_size=(32, 32)),
         licence="BSD-2-Clause",
         citation=_RESNET,
         notes="The checkpoints are in the cited repository; give one with --from_file.",
     )
 
 
-ENTRIES = (*_RELEASED, *(_cifar_resnet(depth) for depth in (20, 32, 44, 56, 110)))
-
-
-_entries: dict[str, Entry] = {entry.name: entry for entry in ENTRIES}
+_SHIPPED = (*_RELEASED, *(_cifar_resnet(depth) for depth in (20, 32, 44, 56, 110)))
+_entries: dict[str, Entry] = {entry.name: entry for entry in _SHIPPED}
 
 
 def entry_names() -> list[str]:
@@ -188,10 +188,9 @@ def info(name: str) -> Entry:
     Raises:
         ZooError: if there is none; the message lists those that exist.
     """
-    try:
-        return _entries[name]
-    except KeyError:
-        raise ZooError(f"The zoo has no entry {name!r}; it has: {', '.join(entry_names())}") from None
+    if name not in _entries:
+        raise ZooError(f"The zoo has no entry {name!r}; it has: {', '.join(entry_names())}")
+    return _entries[name]
 
 
 def register(entry: Entry, *, replace: bool = False) -> Entry:
@@ -228,9 +227,16 @@ def model_card(name: str) -> str:
         ("SHA-256", entry.sha256 or known),
         ("Licence", entry.licence),
     ]
+    if given := entry.preprocessing:
+        height, width = given.input_size
+        low, high = given.value_range
+        rows += [
+            ("Input", f"{height} x {width}, {given.channel_order} in [{low:g}, {high:g}]"),
+            ("Mean", ", ".join(map(str, given.mean))),
+            ("Standard deviation", ", ".join(map(str, given.std))),
+        ]
     lines = [f"# {entry.name}", "", entry.description, "", "| | |", "|---|---|"]
     lines += [f"| {label} | {value} |" for label, value in rows]
-    lines += _preprocessing_lines(entry.preprocessing)
     lines += ["", "## Links", ""]
     lines += [f"- <{link}>" for link in entry.links] or ["- none: give a file (`--from_file`)"]
     lines += ["", "## Citation", "", entry.citation]
@@ -239,15 +245,3 @@ def model_card(name: str) -> str:
     if entry.architecture:
         lines += ["", "## Use", "", "```python", "import zoo", f'backbone = zoo.load("{entry.name}")', "```"]
     return "\n".join(lines) + "\n"
-
-
-def _preprocessing_lines(preprocessing) -> list[str]:
-    if preprocessing is None:
-        return []
-    height, width = preprocessing.input_size
-    low, high = preprocessing.value_range
-    return [
-        f"| Input | {height} x {width}, {preprocessing.channel_order} in [{low:g}, {high:g}] |",
-        f"| Mean | {', '.join(map(str, preprocessing.mean))} |",
-        f"| Standard deviation | {', '.join(map(str, preprocessing.std))} |",
-    ]

@@ -144,7 +144,7 @@ def _plain_preprocessing(location: str, given: Mapping[str, Any]):
                 f"--{next(iter(given))} is for a .keras file that does not tell. Received: {location}"
             )
         return None
-    from zoo.exporting import recorded_entry
+    from zoo.verification import recorded_entry
 
     entry = recorded_entry(path)
     mean, std = (_statistics(given.get(name), name, index) for index, name in enumerate(("mean", "std")))
@@ -200,7 +200,7 @@ def _open_plain(path: Path, feature_maps: Sequence[str] | None, preprocessing):
     """A `.keras` file that does not tell; one that the zoo converted as the entry of the zoo is opened."""
     from rfd_tf.features import open_feature_model
     from rfd_tf.models.keras_file import read_keras
-    from zoo.exporting import recorded_entry
+    from zoo.verification import recorded_entry
 
     entry = recorded_entry(path)
     if entry is None:
