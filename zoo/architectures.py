@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -14,6 +15,7 @@ from rfd_tf.models.keras_file import blank_start
 from rfd_tf.precision import float32_policy
 from zoo import weight_maps
 from zoo.errors import WeightError, ZooError
+from zoo.torch_checkpoint import read_state_dict
 from zoo.weight_maps import WeightMap
 
 EMBEDDING_SIZE = 128
@@ -23,6 +25,8 @@ ROTATION_HEADS = {
     "embedding": ("norm.0.weight", "norm.0.bias"),
 }
 CLASSIFIER = {"logits": ("linear.weight", "linear.bias")}
+_HEAD_LAYERS = ("rotation_head", "projection", "classifier")
+_ALEXNET_MAPS = {"torch": weight_maps.alexnet_torch_map, "caffe": weight_maps.alexnet_caffe_map}
 
 
 def with_rotation_heads(
@@ -112,8 +116,6 @@ def read_heads(
     Raises:
         ZooError: if a file cannot be read, holds no head, or one that an earlier file holds.
     """
-    from zoo.torch_checkpoint import read_state_dict
-
     known = {key for keys in heads.values() for key in keys}
     found: dict[str, np.ndarray] = {}
     left_out: list[str] = []
@@ -128,10 +130,6 @@ def read_heads(
         found |= {key: own[key] for key in known & own.keys()}
         left_out += [f"{Path(file).name}: {key}" for key in own if key not in known]
     return found, tuple(left_out)
-
-
-DEPTHS = (20, 32, 44, 56, 110)
-_HEAD_LAYERS = frozenset({"rotation_head", "projection", "classifier"})
 
 
 @dataclass(frozen=True)
@@ -170,11 +168,9 @@ class Architecture:
         with float32_policy():
             with blank_start():
                 backbone = self.build(**options)
-            return (
-                self.add_heads(backbone, state or {}, heads, **head_options)
-                if heads and self.add_heads
-                else backbone
-            )
+            if not heads or self.add_heads is None:
+                return backbone
+            return self.add_heads(backbone, state or {}, heads, **head_options)
 
     def weight_map(self, source: str, model: keras.Model) -> WeightMap:
         """The map between files of `source` (`torch` or `caffe`) and `model`.
@@ -192,9 +188,6 @@ def has_heads(model: keras.Model) -> bool:
     return any(layer.name in _HEAD_LAYERS for layer in model.layers)
 
 
-_ALEXNET_MAPS = {"torch": weight_maps.alexnet_torch_map, "caffe": weight_maps.alexnet_caffe_map}
-
-
 def architecture(name: str) -> Architecture:
     """The architecture of that name: `alexnet`, `alexnet_no_bn`, `resnet20` ... `resnet110`.
 
@@ -204,13 +197,12 @@ def architecture(name: str) -> Architecture:
     if name == "alexnet":
         return Architecture(name, alexnet, with_rotation_heads, _ALEXNET_MAPS, ROTATION_HEADS)
     if name == "alexnet_no_bn":
-        return Architecture(name, _alexnet_no_bn, None, _ALEXNET_MAPS)
-    if name in (f"resnet{depth}" for depth in DEPTHS):
-        depth = int(name.removeprefix("resnet"))
+        return Architecture(name, partial(alexnet, use_batch_norm=False), None, _ALEXNET_MAPS)
+    resnets = {f"resnet{depth}": partial(resnet_cifar, depth) for depth in (20, 32, 44, 56, 110)}
+    if name in resnets:
         maps = {"torch": weight_maps.resnet_torch_map}
-        return Architecture(name, _resnet_builder(depth), with_classifier, maps, CLASSIFIER)
-    known = ", ".join(("alexnet", "alexnet_no_bn", *(f"resnet{depth}" for depth in DEPTHS)))
-    raise ZooError(f"Unknown architecture {name!r}; known: {known}")
+        return Architecture(name, resnets[name], with_classifier, maps, CLASSIFIER)
+    raise ZooError(f"Unknown architecture {name!r}; known: alexnet, alexnet_no_bn, {', '.join(resnets)}")
 
 
 def architecture_of(model: keras.Model) -> Architecture:
@@ -228,11 +220,3 @@ def architecture_of(model: keras.Model) -> Architecture:
     raise ZooError(
         f"The model {model.name!r} is no AlexNet and no CIFAR ResNet: the zoo has no weight map for it"
     )
-
-
-def _alexnet_no_bn(**options) -> keras.Model:
-    return alexnet(use_batch_norm=False, **options)
-
-
-def _resnet_builder(depth: int) -> Callable[..., keras.Model]:
-    return lambda **options: resnet_cifar(depth, **options)

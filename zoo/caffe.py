@@ -1,7 +1,7 @@
 """Caffe's weights, from `.caffemodel` (binary or HDF5) to arrays by layer."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,6 +13,49 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from zoo.errors import FormatError
+
+_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+MAX_BYTES = 2**31 - 1  # protobuf's own bound
+_MAX_LAYERS = 10_000
+_MAX_BLOBS = 16
+_MAX_FIELDS = 200_000
+_MAX_CONNECTIONS = 1_000_000
+# message -> (field, number, type, repeated)
+_MESSAGES = {
+    "BlobShape": (("dim", 1, "int64", True),),
+    "BlobProto": (
+        ("num", 1, "int32", False),
+        ("channels", 2, "int32", False),
+        ("height", 3, "int32", False),
+        ("width", 4, "int32", False),
+        ("data", 5, "float", True),
+        ("shape", 7, "BlobShape", False),
+        ("double_data", 8, "double", True),
+    ),
+    "V1LayerParameter": (
+        ("layer", 1, "bytes", False),  # the still older V0 form, only to refuse it by name
+        ("bottom", 2, "string", True),
+        ("top", 3, "string", True),
+        ("name", 4, "string", False),
+        ("type", 5, "int32", False),
+        ("blobs", 6, "BlobProto", True),
+    ),
+    "LayerParameter": (
+        ("name", 1, "string", False),
+        ("type", 2, "string", False),
+        ("bottom", 3, "string", True),
+        ("top", 4, "string", True),
+        ("blobs", 7, "BlobProto", True),
+    ),
+    "NetParameter": (
+        ("name", 1, "string", False),
+        ("layers", 2, "V1LayerParameter", True),
+        ("layer", 100, "LayerParameter", True),
+    ),
+}
+_LAYER_FIELDS = (2, 100)  # of NetParameter
+_DATA_TAG = bytes([5 << 3 | 2])  # of BlobProto: number 5, a string of bytes
+_V1_TYPES = {4: "Convolution", 14: "InnerProduct"}
 
 
 @dataclass(frozen=True)
@@ -91,44 +134,6 @@ def _kind(name: str, first: np.ndarray) -> str:
     return "Convolution" if first.ndim == 4 else "InnerProduct"
 
 
-_LAYER_TYPES = {"CONVOLUTION": 4, "INNER_PRODUCT": 14}
-# message -> (field, number, type, repeated)
-_MESSAGES = {
-    "BlobShape": (("dim", 1, "int64", True),),
-    "BlobProto": (
-        ("num", 1, "int32", False),
-        ("channels", 2, "int32", False),
-        ("height", 3, "int32", False),
-        ("width", 4, "int32", False),
-        ("data", 5, "float", True),
-        ("shape", 7, "BlobShape", False),
-        ("double_data", 8, "double", True),
-    ),
-    "V1LayerParameter": (
-        ("layer", 1, "bytes", False),  # the still older V0 form, only to refuse it by name
-        ("bottom", 2, "string", True),
-        ("top", 3, "string", True),
-        ("name", 4, "string", False),
-        ("type", 5, "int32", False),
-        ("blobs", 6, "BlobProto", True),
-    ),
-    "LayerParameter": (
-        ("name", 1, "string", False),
-        ("type", 2, "string", False),
-        ("bottom", 3, "string", True),
-        ("top", 4, "string", True),
-        ("blobs", 7, "BlobProto", True),
-    ),
-    "NetParameter": (
-        ("name", 1, "string", False),
-        ("layers", 2, "V1LayerParameter", True),
-        ("layer", 100, "LayerParameter", True),
-    ),
-}
-V1_INNER_PRODUCT = _LAYER_TYPES["INNER_PRODUCT"]
-V1_CONVOLUTION = _LAYER_TYPES["CONVOLUTION"]
-
-
 @cache
 def message_class(name: str) -> Any:
     """The class of one of the messages above, by its name."""
@@ -158,26 +163,33 @@ def _pool() -> descriptor_pool.DescriptorPool:
     return pool
 
 
-_MAX_LAYERS = 10_000
-_MAX_BLOBS = 16
+def read_caffe(path: str | Path) -> dict[str, LayerBlobs]:
+    """Layer name -> its blobs, for the layers that have any, of a `.caffemodel` or `.caffemodel.h5`.
 
-
-def read_caffe_hdf5(path: str | Path) -> dict[str, LayerBlobs]:
-    """Layer name -> its blobs, for the layers that have any.
+    The two are told apart by their first bytes. In the binary form: new and V1 layers, packed and unpacked
+    numbers, single and double precision, new and legacy shapes, all in the file's order.
 
     Raises:
         FormatError: on a damaged, hostile or foreign file; the message names the file and the problem.
-        OSError: if there is no such file.
+        OSError: if the file cannot be opened.
     """
     path = Path(path)
-    path.stat()
+    try:
+        with path.open("rb") as file:
+            is_hdf5 = file.read(len(_HDF5_MAGIC)) == _HDF5_MAGIC
+        return _read_hdf5(path) if is_hdf5 else _read_binary(path)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from error
+
+
+def _read_hdf5(path: Path) -> dict[str, LayerBlobs]:
     try:
         with h5py.File(path, "r") as file:
             return _read_layers(file)
-    except FormatError as error:
-        raise FormatError(f"{path}: {error}") from error
+    except FormatError:
+        raise
     except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"{path}: is damaged, or no HDF5 file ({error})") from error
+        raise FormatError(f"is damaged, or no HDF5 file ({error})") from error
 
 
 def _read_layers(file: h5py.File) -> dict[str, LayerBlobs]:
@@ -221,17 +233,8 @@ def _read_dataset(dataset: h5py.Dataset) -> np.ndarray:
     return dataset[()]
 
 
-# Field number -> the same for the fields inside that message.
-Fields = Mapping[int, "Fields"]
-
-
-def count_fields(data: memoryview, inside: Fields, limit: int) -> int:
-    """How many fields the message has, counting inside the given messages as well.
-
-    Args:
-        data: the serialised message.
-        inside: numbers of the fields to look into.
-        limit: at most so many fields.
+def _count_fields(data: memoryview, inside: Collection[int], limit: int) -> int:
+    """How many fields a serialised message has, counting within those of the numbers `inside` as well.
 
     Raises:
         FormatError: if a field runs past its message's end, is of no known kind, or there are too many.
@@ -255,7 +258,7 @@ def count_fields(data: memoryview, inside: Fields, limit: int) -> int:
             )
         count += 1
         if kind == 2 and number in inside:
-            count += count_fields(data[position : position + size], inside[number], limit - count)
+            count += _count_fields(data[position : position + size], (), limit - count)
         position += size
         if count > limit:
             raise FormatError("has far more fields than any network")
@@ -275,36 +278,15 @@ def _varint(data: memoryview, position: int) -> tuple[int, int]:
     raise FormatError(f"has a number of more than 10 bytes before byte {position}")
 
 
-MAX_BYTES = 2**31 - 1  # protobuf's own bound
-_MAX_FIELDS = 200_000
-_MAX_CONNECTIONS = 1_000_000
-_LAYER_FIELDS: dict[int, dict] = {2: {}, 100: {}}
-_V1_TYPES = {V1_CONVOLUTION: "Convolution", V1_INNER_PRODUCT: "InnerProduct"}
-
-
-def read_caffemodel(path: str | Path) -> dict[str, LayerBlobs]:
-    """Layer name -> its type and blobs, for the layers that have any, in the file's order.
-
-    New and V1 layers, packed and unpacked numbers, single and double precision, new and legacy shapes.
-
-    Raises:
-        FormatError: on a damaged, hostile or foreign file; the message names the file and the problem.
-        OSError: if the file cannot be opened.
-    """
-    path = Path(path)
+def _read_binary(path: Path) -> dict[str, LayerBlobs]:
+    size = path.stat().st_size
+    if not 0 < size <= MAX_BYTES:
+        raise FormatError(f"has {size} bytes; a Caffe network has 1 to {MAX_BYTES}")
+    data = path.read_bytes()
+    # Before protobuf sees them: some bytes of input can make it build millions of objects.
+    _count_fields(memoryview(data), _LAYER_FIELDS, _MAX_FIELDS)
     try:
-        size = path.stat().st_size
-        if not 0 < size <= MAX_BYTES:
-            raise FormatError(f"has {size} bytes; a Caffe network has 1 to {MAX_BYTES}")
-        return _layers(_parse(path.read_bytes()))
-    except FormatError as error:
-        raise FormatError(f"{path}: {error}") from error
-
-
-def _parse(data: bytes):
-    count_fields(memoryview(data), _LAYER_FIELDS, _MAX_FIELDS)
-    try:
-        return message_class("NetParameter").FromString(data)
+        return _layers(message_class("NetParameter").FromString(data))
     except DecodeError as error:
         raise FormatError(f"is no Caffe network ({error})") from error
 
@@ -370,21 +352,14 @@ def write_caffemodel(path: str | Path, layers: Mapping[str, LayerBlobs], name: s
         for layer_name, layer in layers.items():
             net = message_class("NetParameter")()
             proto = net.layer.add(name=layer_name, type=layer.kind, bottom=[bottom], top=[layer_name])
-            _add_blobs(proto, layer.blobs)
+            for blob in layer.blobs:
+                message = proto.blobs.add()
+                message.shape.dim.extend(blob.shape)
+                payload = np.ascontiguousarray(blob, "<f4").tobytes()
+                # The field as its bytes (tag, length, numbers): far faster and smaller than a list of floats.
+                message.MergeFromString(_DATA_TAG + _encode_varint(len(payload)) + payload)
             file.write(net.SerializeToString())
             bottom = layer_name
-
-
-def _add_blobs(proto, blobs: Sequence[np.ndarray]) -> None:
-    for blob in blobs:
-        message = proto.blobs.add()
-        message.shape.dim.extend(blob.shape)
-        payload = np.ascontiguousarray(blob, "<f4").tobytes()
-        # The field as its bytes (tag, length, numbers): far faster and smaller than a list of floats.
-        message.MergeFromString(_DATA_TAG + _encode_varint(len(payload)) + payload)
-
-
-_DATA_TAG = bytes([5 << 3 | 2])
 
 
 def _encode_varint(value: int) -> bytes:

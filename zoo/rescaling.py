@@ -10,7 +10,7 @@ from rfd_tf.image_header import check_encoded, exif_orientation, upright
 from rfd_tf.keras_internals import consumers
 from rfd_tf.precision import computing_in_float32
 from zoo.errors import ZooError
-from zoo.registry import Preprocessing
+from zoo.registry import InputFormat
 
 _ENDINGS = {".jpg", ".jpeg", ".png", ".bmp"}
 
@@ -38,7 +38,7 @@ def calibration_images(source: str | Path, size: tuple[int, int], count: int) ->
         raise ZooError(f"{source}: has no images ({', '.join(sorted(_ENDINGS))})")
     height, width = size
     resized = [np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)) for image in images]
-    return Preprocessing(input_size=(height, width))(np.stack(resized))
+    return InputFormat(input_size=(height, width))(np.stack(resized))
 
 
 def _spread(items, count: int) -> list:

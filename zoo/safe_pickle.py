@@ -1,6 +1,6 @@
 """A pickle reader that cannot run anything: it interprets the opcodes itself, over a closed list of names.
 
-Whatever is built from any other name becomes a `Placeholder`, which remembers that name and nothing else.
+By hand, as a few bytes of input can make `pickle.Unpickler` allocate gigabytes, whatever its `find_class`.
 """
 
 import pickletools
@@ -18,6 +18,7 @@ _FRESH: dict[str, Callable[[], Any]] = {
     "EMPTY_DICT": dict,
     "EMPTY_SET": lambda: Placeholder("builtins.set"),
 }
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _LITERALS = frozenset(
     ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT")
     + ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
@@ -51,9 +52,8 @@ class Placeholder:
 class SafePickle:
     """Reads one pickle of tensors and containers from a file.
 
-    The opcodes are interpreted here rather than by `pickle.Unpickler`, which a few
-    bytes of input can make allocate gigabytes. A name that is not known becomes a `Placeholder`. So does
-    what is made by calling one, or by calling a known function on one; what is filled into one is dropped.
+    A name that is not known becomes a `Placeholder`. So does what is made by calling one, or by calling a
+    known function on one; what is filled into one is dropped.
 
     Args:
         file: binary file, positioned at the pickle's start; afterwards just behind its end.
@@ -95,6 +95,9 @@ class SafePickle:
             self._stack.append(_CONSTANTS[name])
         elif name in _FRESH:
             self._stack.append(_FRESH[name]())
+        elif name in _TUPLES:
+            items = [self._pop() for _ in range(_TUPLES[name])]
+            self._stack.append(tuple(reversed(items)))
         elif (method := getattr(self, f"_op_{name.lower()}", None)) is not None:
             method(argument)
         else:
@@ -139,17 +142,6 @@ class SafePickle:
 
     def _op_tuple(self, _):
         self._stack.append(tuple(self._pop_to_mark()))
-
-    def _op_tuple1(self, _):
-        self._stack.append((self._pop(),))
-
-    def _op_tuple2(self, _):
-        second, first = self._pop(), self._pop()
-        self._stack.append((first, second))
-
-    def _op_tuple3(self, _):
-        third, second, first = self._pop(), self._pop(), self._pop()
-        self._stack.append((first, second, third))
 
     def _op_list(self, _):
         self._stack.append(self._pop_to_mark())

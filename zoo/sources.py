@@ -1,4 +1,4 @@
-"""Weight files by their endings and first bytes."""
+"""Weight files by their endings and first bytes, and what they hold."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +10,8 @@ import numpy as np
 from zoo.errors import FormatError
 
 if TYPE_CHECKING:
+    import keras  # an ending is checked without it
+
     from zoo.caffe import LayerBlobs
 
 _WRITABLE = {
@@ -22,8 +24,7 @@ _WRITABLE = {
 }
 _READABLE = _WRITABLE | {".caffemodel.h5": "caffe"}
 KIND_NAMES = {"keras": "a .keras file", "torch": "a PyTorch checkpoint", "caffe": "a Caffe network"}
-_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-_TORCH_MAGIC = (b"PK\x03\x04", b"\x80")  # zip, and a legacy checkpoint's first pickle
+_MAGIC = {b"\x89HDF\r\n\x1a\n": "caffe", b"PK\x03\x04": "torch", b"\x80": "torch"}  # zip, else legacy
 
 
 def kind_of(path: str | Path) -> str:
@@ -57,16 +58,15 @@ def kind_of_file(path: str | Path, expected: str) -> str:
     Raises:
         FormatError: if there is no such file.
     """
-    if not Path(path).is_file():
-        raise FormatError(f"{path}: there is no such file")
+    _check_there(path)
     by_ending = _by_ending(path, _READABLE)
     if by_ending == "keras":
         return by_ending
-    start = _first_bytes(path)
-    if start == _HDF5_MAGIC:
-        return "caffe"
-    if start.startswith(_TORCH_MAGIC):
-        return "torch"
+    with Path(path).open("rb") as file:
+        start = file.read(8)
+    for magic, kind in _MAGIC.items():
+        if start.startswith(magic):
+            return kind
     return "caffe" if by_ending == "caffe" else expected
 
 
@@ -75,9 +75,9 @@ def _by_ending(path: str | Path, endings: Mapping[str, str]) -> str | None:
     return next((kind for ending, kind in endings.items() if name.endswith(ending)), None)
 
 
-def _first_bytes(path: str | Path) -> bytes:
-    with Path(path).open("rb") as file:
-        return file.read(len(_HDF5_MAGIC))
+def _check_there(path: str | Path) -> None:
+    if not Path(path).is_file():
+        raise FormatError(f"{path}: there is no such file")
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,12 @@ class Source:
     layers: "Mapping[str, LayerBlobs]" = field(default_factory=dict)
     unread: tuple[str, ...] = ()
 
-    def arrays(self, wanted: Iterable[str]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    def arrays(self, wanted: Iterable[str] | None = None) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
         """The arrays to fill a network with, and the names of Caffe layers that are left out.
 
         Args:
-            wanted: the keys that the network needs; of a Caffe network only their layers are taken.
+            wanted: the keys that the network needs; of a Caffe network only their layers are taken. By
+                default all.
 
         Raises:
             FormatError: if a layer that is not wanted cannot be left out, or a batch norm is malformed.
@@ -107,7 +108,9 @@ class Source:
             return dict(self.state), ()
         from zoo.caffe import blob_state, spare_layers
 
-        spare = spare_layers(self.layers, {key.rpartition("/")[0] for key in wanted})
+        spare: tuple[str, ...] = ()
+        if wanted is not None:
+            spare = spare_layers(self.layers, {key.rpartition("/")[0] for key in wanted})
         return blob_state({name: layer for name, layer in self.layers.items() if name not in spare}), spare
 
 
@@ -117,54 +120,27 @@ def read_source(path: str | Path, kind: str) -> Source:
     Raises:
         FormatError: if the file is missing, damaged, hostile, or of another format.
     """
-    if not Path(path).is_file():
-        raise FormatError(f"{path}: there is no such file")
+    _check_there(path)
     if kind == "torch":
         from zoo.torch_checkpoint import read_weights
 
-        weights = read_weights(path)
-        return Source(state=weights.state, unread=weights.unread)
+        state, unread = read_weights(path)
+        return Source(state=state, unread=unread)
+    from zoo.caffe import read_caffe
+
     return Source(layers=read_caffe(path))
 
 
-def read_arrays(path: str | Path, kind: str) -> dict[str, np.ndarray]:
-    """All arrays of a `torch` or `caffe` file by their own names.
+def read_keras(path: str | Path) -> "keras.Model":
+    """The model of a `.keras` file; code inside it is not run (Keras's safe mode).
 
     Raises:
-        FormatError: as `read_source`, and if a batch norm is malformed.
+        FormatError: if the file is missing or cannot be read.
     """
-    source = read_source(path, kind)
-    if not source.layers:
-        return dict(source.state)
-    from zoo.caffe import blob_state
+    from rfd_tf.models import keras_file  # registers our layers as well
 
-    return blob_state(source.layers)
-
-
-def read_caffe(path: str | Path) -> "dict[str, LayerBlobs]":
-    """Layer name -> blobs, from a `.caffemodel` or a `.caffemodel.h5`, told apart by their first bytes.
-
-    Raises:
-        FormatError: on a damaged, hostile or foreign file.
-    """
-    if _first_bytes(path) == _HDF5_MAGIC:
-        from zoo.caffe import read_caffe_hdf5 as read
-    else:
-        from zoo.caffe import read_caffemodel as read
-    return read(path)
-
-
-def write_arrays(path: str | Path, kind: str, state: Mapping[str, np.ndarray]) -> None:
-    """Write a `torch` or `caffe` file, in place.
-
-    Raises:
-        ZooError: if PyTorch is needed and not installed.
-    """
-    if kind == "torch":
-        from zoo.torch_checkpoint import write_checkpoint
-
-        write_checkpoint(path, state)
-    else:
-        from zoo.caffe import state_layers, write_caffemodel
-
-        write_caffemodel(path, state_layers(state), Path(path).name.partition(".")[0])
+    _check_there(path)
+    try:
+        return keras_file.read_keras(Path(path))
+    except ValueError as error:
+        raise FormatError(str(error)) from error

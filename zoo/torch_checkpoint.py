@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from zoo.errors import FormatError, ZooError
 from zoo.safe_pickle import MAX_BYTES, Placeholder, SafePickle
@@ -32,6 +33,11 @@ _DTYPES = {
     "ComplexDouble": np.complex128,
 }
 MAX_DIMENSIONS = 16
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_PROTOCOL = 1001
+_NESTED_UNDER = ("network", "state_dict", "model_state_dict", "model", "net")
+_MAX_DEPTH = 32
+_MAX_LISTED = 50
 
 
 @dataclass(frozen=True)
@@ -51,13 +57,6 @@ class StoredTensor:
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
-
-    def read(self, buffer: np.ndarray) -> np.ndarray:
-        """The tensor, as a view of its storage's elements."""
-        steps = tuple(stride * buffer.itemsize for stride in self.strides)
-        return np.lib.stride_tricks.as_strided(
-            buffer[self.offset :], self.shape, steps, writeable=False, subok=False
-        )
 
 
 class StorageTable:
@@ -160,13 +159,6 @@ KNOWN_NAMES: dict[str, Any] = {
         for module in ("torch", "torch.cuda")
     },
 }
-
-
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-_LEGACY_PROTOCOL = 1001
-_NESTED_UNDER = ("network", "state_dict", "model_state_dict", "model", "net")
-_MAX_DEPTH = 32
-_MAX_LISTED = 50
 
 
 class TorchWeights(NamedTuple):
@@ -302,17 +294,14 @@ def _map_storages(file: BinaryIO, keys: list[str], table: StorageTable) -> dict[
         position += 8
         if size * storage.dtype.itemsize > end - position:
             raise FormatError(f"is cut short within its storage {key!r}")
-        buffers[key] = _memory_map(file, storage, position)
+        if size:
+            buffers[key] = np.asarray(np.memmap(file, storage.dtype, "r", position, (size,)))
+        else:  # an empty map is an error
+            buffers[key] = np.empty(0, storage.dtype)
         position += size * storage.dtype.itemsize
     if position != end:
         raise FormatError(f"has {end - position} bytes behind its last storage")
     return buffers
-
-
-def _memory_map(file: BinaryIO, storage, position: int) -> np.ndarray:
-    if not storage.size:  # an empty map is an error
-        return np.empty(0, storage.dtype)
-    return np.asarray(np.memmap(file, storage.dtype, "r", position, (storage.size,)))
 
 
 def _read_zip(file: BinaryIO) -> Any:
@@ -381,7 +370,9 @@ def _fill(content: Any, buffers: Mapping[str, np.ndarray]) -> Any:
 
     def make(value: Any, depth: int) -> Any:
         if isinstance(value, StoredTensor):
-            return value.read(buffers[value.storage.key])
+            buffer = buffers[value.storage.key]
+            steps = tuple(stride * buffer.itemsize for stride in value.strides)
+            return as_strided(buffer[value.offset :], value.shape, steps, writeable=False)
         if isinstance(value, dict):
             return {key: fill(item, depth) for key, item in value.items()}
         if isinstance(value, list | tuple):

@@ -1,30 +1,146 @@
-"""Does a network compute what its source computes? An independent forward pass tells."""
+"""Does a network compute what its source computes? An independent forward pass tells, a report keeps it."""
 
+import json
+import platform
+import warnings
 from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
+from rfd_tf.files import atomic_path, fits, parse_json
 from rfd_tf.models.parity import TOLERANCE, Difference, compare, outputs, random_images
 from zoo.errors import VerificationError
+from zoo.registry import Entry, entry_names, info
 
+_PACKAGES = ("rfd_tf", "keras", "tensorflow", "numpy", "torch", "protobuf", "h5py")
 _BLOCKS = {"conv1": 0, "conv2": 2, "conv3": 4, "conv4": 5, "conv5": 6}
 _GEOMETRY = {"conv1": (4, 2), "conv2": (1, 2), "conv3": (1, 1), "conv4": (1, 1), "conv5": (1, 1)}
 _POOLS = {"conv1": "pool1", "conv2": "pool2", "conv5": "pool5"}
 
 
-def reference_ops(backend: str | None = None):
-    """`TorchOps` where PyTorch is installed, else `NumpyOps`; or the one asked for (`torch`, `numpy`)."""
-    if backend != "numpy":
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
         try:
-            from zoo.reference_torch import TorchOps
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
 
-            return TorchOps()
-        except ImportError:
-            if backend == "torch":
-                raise
 
-    return NumpyOps()
+@dataclass(frozen=True)
+class Report:
+    """What was converted from what, and how far apart the two are.
+
+    Args:
+        architecture: of the network.
+        source_file: name of the file that was read, without its folder.
+        source_sha256: of its bytes.
+        compared_with: the independent forward pass.
+        tolerance: that was kept.
+        differences: per output.
+        entry: the zoo entry, where there is one.
+        left_out: source keys, or layers of a Caffe network, that were not wanted.
+        unread: "place: class" of what is beside the weights in a PyTorch file; no code of a file is run.
+        heads: outputs of the heads that were converted.
+        heads_from: name and SHA-256 of the files that heads were read from, besides `source_file`.
+        counters: PyTorch's `num_batches_tracked`, which Keras has no place for, kept for the way back.
+        versions: of the packages.
+        date: UTC, ISO 8601.
+    """
+
+    architecture: str
+    source_file: str
+    source_sha256: str
+    compared_with: str
+    tolerance: float
+    differences: Mapping[str, Difference]
+    entry: str | None = None
+    left_out: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    heads_from: Mapping[str, str] = field(default_factory=dict)
+    counters: Mapping[str, int] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=_versions)
+    date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def write_beside(self, path: str | Path) -> Path:
+        """Write `PATH.json` and return its path."""
+        target = report_path(path)
+        with atomic_path(target) as temporary:
+            temporary.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        return target
+
+    def lines(self) -> list[str]:
+        """For people: one line per output, then what was left out or not read."""
+        head = f"{self.architecture}: compared with {self.compared_with}, tolerance {self.tolerance:g}"
+        rows = [
+            f"  {name:16} max |difference| {d.max_abs_difference:.3g}   max |value| {d.max_abs_value:.3g}"
+            for name, d in self.differences.items()
+        ]
+        notes = {"left out": self.left_out, "not read": self.unread}
+        return [head, *rows, *(f"  {what}: {', '.join(names)}" for what, names in notes.items() if names)]
+
+
+def report_path(path: str | Path) -> Path:
+    """Where the report of a converted file lies."""
+    path = Path(path)
+    return path.with_name(path.name + ".json")
+
+
+def recorded_counters(path: str | Path) -> dict[str, int]:
+    """The counters in the report beside a converted file; empty without a readable report."""
+    counters = _recorded(path, "counters")
+    return counters if fits(counters, dict[str, int]) else {}
+
+
+def recorded_entry(path: str | Path) -> Entry | None:
+    """The zoo entry that a converted file is of, by the report beside it; None without one."""
+    name = _recorded(path, "entry")
+    return info(name) if name in entry_names() else None
+
+
+def _recorded(path: str | Path, key: str) -> Any:
+    """A field of the report; None without a readable report. Two fields need no library of schemas."""
+    try:
+        return parse_json(report_path(path).read_text(encoding="utf-8"))[key]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def verify(
+    model: keras.Model,
+    architecture: str,
+    source: str,
+    state: Mapping[str, np.ndarray],
+    tolerance: float = TOLERANCE,
+) -> tuple[dict[str, Difference], str]:
+    """Compare `model` with an independent forward pass of its source's arrays on random images.
+
+    Args:
+        model: the converted network.
+        architecture: its name in `zoo.architectures`.
+        source: `torch` or `caffe`: the naming of `state`.
+        state: the source's arrays.
+        tolerance: absolute up to values of 1, relative beyond.
+
+    Returns:
+        The differences per output, and the name of what they were measured against.
+
+    Raises:
+        VerificationError: above the tolerance.
+    """
+    images = random_images(model)
+    ops = reference_ops()
+    actual = outputs(model, images)
+    expected = reference_features(architecture, source, state, images, ops, heads=actual.keys())
+    return compare(actual, expected, tolerance, VerificationError), ops.name
 
 
 def reference_features(
@@ -132,6 +248,18 @@ def _resnet(parameters, x, ops, heads: Collection[str]) -> dict:
     return features
 
 
+def reference_ops(backend: str | None = None):
+    """`TorchOps` where PyTorch is installed, else `NumpyOps`; or the one asked for (`torch`, `numpy`)."""
+    if backend == "numpy":
+        return NumpyOps()
+    try:
+        return TorchOps()
+    except ImportError:
+        if backend == "torch":
+            raise
+        return NumpyOps()
+
+
 class NumpyOps:
     """Layer functions on float32 arrays [B, C, H, W] or [B, C]."""
 
@@ -182,33 +310,47 @@ class NumpyOps:
         return x / np.maximum(np.sqrt((x * x).sum(-1, keepdims=True)), 1e-12)
 
 
-def verify(
-    model: keras.Model,
-    architecture: str,
-    source: str,
-    state: Mapping[str, np.ndarray],
-    *,
-    tolerance: float = TOLERANCE,
-    backend: str | None = None,
-) -> tuple[dict[str, Difference], str]:
-    """Compare `model` with an independent forward pass of its source's arrays on random images.
+class TorchOps:
+    """The same by PyTorch, on tensors; ImportError where it is not installed."""
 
-    Args:
-        model: the converted network.
-        architecture: its name in `zoo.architectures`.
-        source: `torch` or `caffe`: the naming of `state`.
-        state: the source's arrays.
-        tolerance: absolute up to values of 1, relative beyond.
-        backend: `torch` or `numpy`; by default PyTorch where it is installed.
+    def __init__(self):
+        import torch
 
-    Returns:
-        The differences per output, and the name of what they were measured against.
+        self.torch, self.functional = torch, torch.nn.functional
+        self.name = f"PyTorch {torch.__version__}"
 
-    Raises:
-        VerificationError: above the tolerance.
-    """
-    images = random_images(model)
-    ops = reference_ops(backend)
-    actual = outputs(model, images)
-    expected = reference_features(architecture, source, state, images, ops, heads=actual.keys())
-    return compare(actual, expected, tolerance, VerificationError), ops.name
+    def array(self, value: np.ndarray):
+        with warnings.catch_warnings():  # the file's arrays are read-only, and nothing writes to them
+            warnings.simplefilter("ignore", UserWarning)
+            return self.torch.from_numpy(np.require(value, "float32", "A"))
+
+    def numpy(self, value) -> np.ndarray:
+        return value.numpy()
+
+    def convolution(self, x, weight, bias, stride: int, padding: int):
+        return self.functional.conv2d(x, weight, bias, stride, padding)
+
+    def dense(self, x, weight, bias):
+        return self.functional.linear(x, weight, bias)
+
+    def batch_norm(self, x, weight, bias, mean, variance):
+        return self.functional.batch_norm(x, mean, variance, weight, bias, eps=1e-5)
+
+    def relu(self, x):
+        return self.functional.relu(x)
+
+    def max_pool(self, x):
+        return self.functional.max_pool2d(x, 3, 2)
+
+    def flatten(self, x):
+        return x.flatten(1)
+
+    def spatial_mean(self, x):
+        return x.mean((2, 3))
+
+    def shortcut(self, x, channels: int):
+        extra = (channels - x.shape[1]) // 2
+        return self.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, extra, extra))
+
+    def unit_length(self, x):
+        return self.functional.normalize(x, dim=-1)

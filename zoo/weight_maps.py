@@ -1,6 +1,6 @@
 """Which array of a source file is which Keras weight, and how its axes change between the two."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import keras
@@ -36,15 +36,11 @@ DENSE = _transposed(1, 0)  # [out, in] <-> [in, out]
 def dense_after_flatten(height: int, width: int, channels: int) -> Transform:
     """A dense kernel behind a flatten: [out, C*H*W] <-> [H*W*C, out]."""
 
-    def to_keras(array: np.ndarray) -> np.ndarray:
-        grid = array.reshape(-1, channels, height, width)
-        return grid.transpose(2, 3, 1, 0).reshape(height * width * channels, -1)
-
-    def to_source(array: np.ndarray) -> np.ndarray:
-        grid = array.reshape(height, width, channels, -1)
-        return grid.transpose(3, 2, 0, 1).reshape(-1, channels * height * width)
-
-    return Transform(to_keras, to_source)
+    size = height * width * channels
+    return Transform(
+        lambda a: a.reshape(-1, channels, height, width).transpose(2, 3, 1, 0).reshape(size, -1),
+        lambda a: a.reshape(height, width, channels, -1).transpose(3, 2, 0, 1).reshape(-1, size),
+    )
 
 
 @dataclass(frozen=True)
@@ -72,15 +68,7 @@ class WeightMap:
     left_out: tuple[str, ...] = ()
 
     def load(self, state: Mapping[str, np.ndarray], model) -> None:
-        """Set every variable of `model` from `state`; nothing is set unless everything fits.
-
-        Args:
-            state: source key -> array.
-            model: a Keras model.
-
-        Raises:
-            WeightError: as `check`.
-        """
+        """Set every variable of `model` from `state`; nothing is set unless all fits, as by `check`."""
         variables = self.check(state, model)
         for rule in self.rules:
             array = np.asarray(state[rule.source], "float32")
@@ -114,11 +102,7 @@ class WeightMap:
         return {key: int(array) for key, array in arrays.items()}
 
     def state(self, model, counters: Mapping[str, int] | None = None) -> dict[str, np.ndarray]:
-        """The source's state of `model`: the inverse of `load`.
-
-        Args:
-            model: a Keras model.
-            counters: values of `counters`, where they are known.
+        """The source's state of `model`, with the values of counters that are known: the inverse of `load`.
 
         Raises:
             WeightError: if rules and variables do not match.
@@ -158,8 +142,16 @@ def _check(rule: Rule, array: np.ndarray, wanted: tuple[int, ...]) -> None:
         raise WeightError(f"{rule.source!r} has values that are NaN, infinite or beyond float32")
 
 
-_CONVOLUTIONS = {"conv1": 0, "conv2": 2, "conv3": 4, "conv4": 5, "conv5": 6}  # layer: index of its block
-_DENSE = {"fc6": 1, "fc7": 4}  # layer: position within block 8
+# Layer -> its block and position in `_feature_blocks`.
+_PLACES = {
+    "conv1": (0, 0),
+    "conv2": (2, 0),
+    "conv3": (4, 0),
+    "conv4": (5, 0),
+    "conv5": (6, 0),
+    "fc6": (8, 1),
+    "fc7": (8, 4),
+}
 _HEADS = {"rotation_head": "fc_classifier.0", "projection": "norm.0"}
 _TORCH_NORM = {
     "gamma": "weight",
@@ -175,27 +167,23 @@ def alexnet_torch_map(model: keras.Model) -> WeightMap:
 
     Without batch norm the dense layers have biases; the other positions stay as they are.
     """
+    present = _layer_names(model)
     rules: list[Rule] = []
     counters: list[str] = []
-    for layer, kernel_transform in _layers(model).items():
-        prefix = (
-            f"_feature_blocks.{_CONVOLUTIONS[layer]}." if layer in _CONVOLUTIONS else "_feature_blocks.8."
-        )
-        position = _DENSE.get(layer, 0)
-        rules += _kernel_and_bias(
-            model, layer, kernel_transform, f"{prefix}{position}.{{}}", "weight", "bias"
-        )
-        if _has_norm(model, layer):
-            norm = f"{prefix}{position + 1}."
-            rules += [Rule(norm + key, f"{layer}_bn/{part}") for part, key in _TORCH_NORM.items()]
-            counters.append(norm + "num_batches_tracked")
-    present = {layer.name for layer in model.layers}
     left_out: list[str] = []
+    for name, layer, transform in _alexnet_layers(model):
+        block, position = _PLACES[name]
+        kernel, norm = f"_feature_blocks.{block}.{position}.", f"_feature_blocks.{block}.{position + 1}."
+        rules += _kernel_and_bias(layer, transform, kernel + "weight", kernel + "bias")
+        if f"{name}_bn" in present:
+            rules += [Rule(norm + key, f"{name}_bn/{part}") for part, key in _TORCH_NORM.items()]
+            counters.append(norm + "num_batches_tracked")
     for head, source in _HEADS.items():
+        keys = (f"{source}.weight", f"{source}.bias")
         if head in present:
-            rules += _kernel_and_bias(model, head, DENSE, f"{source}.{{}}", "weight", "bias")
+            rules += _kernel_and_bias(model.get_layer(head), DENSE, *keys)
         else:
-            left_out += [f"{source}.weight", f"{source}.bias"]
+            left_out += keys
     return WeightMap(tuple(rules), tuple(counters), tuple(left_out))
 
 
@@ -205,41 +193,40 @@ def alexnet_caffe_map(model: keras.Model) -> WeightMap:
     Raises:
         WeightError: if the model has heads: the Caffe form has none.
     """
-    if any(layer.name in _HEADS for layer in model.layers):
+    present = _layer_names(model)
+    if not present.isdisjoint(_HEADS):
         raise WeightError("The Caffe form has no heads: convert the backbone alone")
     rules: list[Rule] = []
-    for layer, kernel_transform in _layers(model).items():
-        rules += _kernel_and_bias(model, layer, kernel_transform, f"{layer}/{{}}", "0", "1")
-        if _has_norm(model, layer):
-            rules += [Rule(f"{layer}_{key}", f"{layer}_bn/{part}") for part, key in _CAFFE_NORM.items()]
+    for name, layer, transform in _alexnet_layers(model):
+        rules += _kernel_and_bias(layer, transform, f"{name}/0", f"{name}/1")
+        if f"{name}_bn" in present:
+            rules += [Rule(f"{name}_{key}", f"{name}_bn/{part}") for part, key in _CAFFE_NORM.items()]
     return WeightMap(tuple(rules))
 
 
-def _layers(model: keras.Model) -> dict[str, Transform]:
-    """The kernels' transforms of the layers that the model has, from conv1 to fc7."""
-    present = {layer.name for layer in model.layers}
-    transforms = {name: CONVOLUTION for name in _CONVOLUTIONS if f"{name}_conv" in present}
-    if "fc6" in present:
-        _, height, width, channels = model.get_layer("flatten").input.shape
-        transforms |= {"fc6": dense_after_flatten(height, width, channels), "fc7": DENSE}
-    return transforms
+def _layer_names(model: keras.Model) -> set[str]:
+    return {layer.name for layer in model.layers}
 
 
-def _kernel_and_bias(
-    model, layer: str, transform: Transform, source: str, kernel: str, bias: str
-) -> list[Rule]:
-    keras_name = f"{layer}_conv" if layer in _CONVOLUTIONS else layer
-    rules = [Rule(source.format(kernel), f"{keras_name}/kernel", transform)]
-    if model.get_layer(keras_name).use_bias:
-        rules.append(Rule(source.format(bias), f"{keras_name}/bias"))
-    return rules
+def _alexnet_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer, Transform]]:
+    """Name, layer and its kernel's transform, of those of conv1 to fc7 that the model has."""
+    present = _layer_names(model)
+    for name in _PLACES:
+        if f"{name}_conv" in present:
+            yield name, model.get_layer(f"{name}_conv"), CONVOLUTION
+        elif name == "fc6" and name in present:
+            yield (
+                name,
+                model.get_layer(name),
+                dense_after_flatten(*model.get_layer("flatten").input.shape[1:]),
+            )
+        elif name in present:
+            yield name, model.get_layer(name), DENSE
 
 
-def _has_norm(model: keras.Model, layer: str) -> bool:
-    return any(candidate.name == f"{layer}_bn" for candidate in model.layers)
-
-
-_NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+def _kernel_and_bias(layer, transform: Transform, kernel: str, bias: str) -> list[Rule]:
+    rules = [Rule(kernel, f"{layer.name}/kernel", transform)]
+    return [*rules, Rule(bias, f"{layer.name}/bias")] if layer.use_bias else rules
 
 
 def resnet_torch_map(model: keras.Model) -> WeightMap:
@@ -250,21 +237,21 @@ def resnet_torch_map(model: keras.Model) -> WeightMap:
     """
     rules: list[Rule] = []
     counters: list[str] = []
+    left_out: tuple[str, ...] = ("linear.weight", "linear.bias")
     for layer in model.layers:
         if isinstance(layer, keras.layers.Conv2D):
             name = layer.name.removesuffix("_conv")
             convolution, norm = _source_names(name)
-            rules.append(Rule(f"{convolution}.weight", f"{name}_conv/kernel", CONVOLUTION))
-            rules += [Rule(f"{norm}.{key}", f"{name}_bn/{part}") for part, key in _NORM.items()]
+            rules.append(Rule(f"{convolution}.weight", f"{layer.name}/kernel", CONVOLUTION))
+            rules += [Rule(f"{norm}.{key}", f"{name}_bn/{part}") for part, key in _TORCH_NORM.items()]
             counters.append(f"{norm}.num_batches_tracked")
-    classifier = next((layer for layer in model.layers if layer.name == "classifier"), None)
-    if classifier is None:
-        return WeightMap(tuple(rules), tuple(counters), ("linear.weight", "linear.bias"))
-    if isinstance(classifier, CosineDense):
-        rules.append(Rule("linear.weight", "classifier/kernel"))
-    else:
-        rules += [Rule("linear.weight", "classifier/kernel", DENSE), Rule("linear.bias", "classifier/bias")]
-    return WeightMap(tuple(rules), tuple(counters))
+        elif isinstance(layer, CosineDense):
+            rules.append(Rule("linear.weight", f"{layer.name}/kernel"))
+            left_out = ()
+        elif layer.name == "classifier":
+            rules += _kernel_and_bias(layer, DENSE, *left_out)
+            left_out = ()
+    return WeightMap(tuple(rules), tuple(counters), left_out)
 
 
 def _source_names(name: str) -> tuple[str, str]:

@@ -144,14 +144,15 @@ def _plain_preprocessing(location: str, given: Mapping[str, Any]):
                 f"--{next(iter(given))} is for a .keras file that does not tell. Received: {location}"
             )
         return None
-    from zoo.exporting import recorded_entry
+    from zoo.verification import recorded_entry
 
     entry = recorded_entry(path)
     mean, std = (_statistics(given.get(name), name, index) for index, name in enumerate(("mean", "std")))
     if entry is None and None in (mean, std):
         presets = f"one of {', '.join(STATISTICS)}, or three numbers, of RGB in [0, 1]"
         raise ValueError(f"{reason}. Give --{'std' if mean else 'mean'}: {presets}")
-    size = given.get("image_size") or (entry and entry.preprocessing.input_size[0]) or _input_size(path)
+    known = entry.preprocessing.input_size[0] if entry and entry.preprocessing else 0
+    size = given.get("image_size") or known or _input_size(path)
     if not size:
         raise ValueError(f"{location} takes images of any size: give --image_size")
     found = _recipe(entry, size, given.get("resize"), mean, std)
@@ -200,7 +201,7 @@ def _open_plain(path: Path, feature_maps: Sequence[str] | None, preprocessing):
     """A `.keras` file that does not tell; one that the zoo converted as the entry of the zoo is opened."""
     from rfd_tf.features import open_feature_model
     from rfd_tf.models.keras_file import read_keras
-    from zoo.exporting import recorded_entry
+    from zoo.verification import recorded_entry
 
     entry = recorded_entry(path)
     if entry is None:

@@ -103,7 +103,7 @@ def _convert(name: str, values: flags.FlagValues) -> None:
 
 def _fold(values: flags.FlagValues) -> None:
     import zoo
-    from zoo.exporting import read_keras
+    from zoo.sources import read_keras
 
     folded = zoo.fold_batch_norm(read_keras(values.from_file))
     _export(folded, values)
@@ -111,8 +111,8 @@ def _fold(values: flags.FlagValues) -> None:
 
 def _rescale(values: flags.FlagValues) -> None:
     import zoo
-    from zoo.exporting import read_keras
     from zoo.rescaling import calibration_images
+    from zoo.sources import read_keras
 
     model = read_keras(values.from_file)
     images = calibration_images(values.images, model.inputs[0].shape[1:3], values.num_images)
@@ -130,7 +130,7 @@ def _verify(name: str, values: flags.FlagValues) -> None:
 
 def _export(model, values: flags.FlagValues) -> None:
     import zoo
-    from zoo.exporting import recorded_entry
+    from zoo.verification import recorded_entry
 
     entry = recorded_entry(values.from_file)  # what is known of its images stays true
     options = {"source": values.from_file, "entry": entry and entry.name, "tolerance": values.tolerance}

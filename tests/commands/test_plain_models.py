@@ -14,7 +14,7 @@ from rfd_tf.data import Preprocessing
 from rfd_tf.features import open_feature_model, save_keras
 from rfd_tf.models import create_backbone
 from tests.zoo.released import resnet_state, save_torch
-from zoo.exporting import report_path
+from zoo.verification import report_path
 
 SIDE = 12
 

@@ -6,7 +6,7 @@ import pytest
 import rfd_tf
 import zoo
 from rfd_tf.models import create_backbone
-from zoo.http import sha256_of
+from zoo.downloader import sha256_of
 
 BUNDLED = [name for name in zoo.list() if zoo.info(name).bundled]
 

@@ -9,8 +9,7 @@ from rfd_tf.models import alexnet
 from tests.zoo.caffe_nets import alexnet_prototxt, cifar10_quick, lenet
 from tests.zoo.released import NARROW
 from tests.zoo.test_folding import randomize
-from zoo.caffe import LayerBlobs, blob_state, message_class, read_caffemodel, state_layers, write_caffemodel
-from zoo.sources import read_caffe
+from zoo.caffe import LayerBlobs, blob_state, message_class, read_caffe, state_layers, write_caffemodel
 
 KERNEL = np.arange(24, dtype="float32").reshape(2, 3, 2, 2)
 BIAS = np.array([0.5, -0.5], "float32")
@@ -104,7 +103,7 @@ def test_v1_layers_with_legacy_shapes(tmp_path):
     add_blob(layer, BIAS, legacy=(1, 1, 1, 2))
     dense = message.layers.add(name="ip", type=14)
     add_blob(dense, KERNEL, legacy=(1, 1, 2, 12))
-    read = read_caffemodel(write(tmp_path / "x.caffemodel", message))
+    read = read_caffe(write(tmp_path / "x.caffemodel", message))
     assert {name: layer.kind for name, layer in read.items()} == {"conv": "Convolution", "ip": "InnerProduct"}
     np.testing.assert_array_equal(read["conv"].blobs[0], KERNEL, strict=True)
     np.testing.assert_array_equal(read["conv"].blobs[1], BIAS, strict=True)
@@ -116,11 +115,11 @@ def test_unpacked_and_double_numbers(tmp_path):
     blob = unpacked + b"\x3a\x02\x08\x02"  # shape { dim: 2 }, unpacked as well
     layer = b"\x0a\x01a\x12\x05Scale" + b"\x3a" + bytes([len(blob)]) + blob
     (tmp_path / "x.caffemodel").write_bytes(b"\xa2\x06" + bytes([len(layer)]) + layer)
-    read = read_caffemodel(tmp_path / "x.caffemodel")
+    read = read_caffe(tmp_path / "x.caffemodel")
     np.testing.assert_array_equal(read["a"].blobs[0], BIAS, strict=True)
     message = net()
     add_blob(message.layer.add(name="d", type="Scale"), BIAS.astype("float64"), double=True)
-    read = read_caffemodel(write(tmp_path / "x.caffemodel", message))
+    read = read_caffe(write(tmp_path / "x.caffemodel", message))
     np.testing.assert_array_equal(read["d"].blobs[0], BIAS.astype("float64"), strict=True)
 
 

@@ -12,7 +12,7 @@ from rfd_tf.cli.zoo import main
 from rfd_tf.models import alexnet
 from tests.zoo.released import NARROW, register_narrow
 from tests.zoo.test_folding import randomize
-from zoo.caffe import LayerBlobs, message_class, read_caffemodel, write_caffemodel
+from zoo.caffe import LayerBlobs, message_class, read_caffe, write_caffemodel
 
 DENSE = LayerBlobs("InnerProduct", (np.ones((21, NARROW), "float32"), np.ones(21, "float32")))
 STATISTICS = LayerBlobs("BatchNorm", tuple(np.ones(size, "float32") for size in (64, 64, 1)))
@@ -24,7 +24,7 @@ def network(tmp_path_factory):
     path = tmp_path_factory.mktemp("caffe") / "a.caffemodel"
     model = randomize(alexnet(dense_width=NARROW, use_batch_norm=False))
     zoo.export_weights(model, path)
-    return read_caffemodel(path), model
+    return read_caffe(path), model
 
 
 @pytest.fixture(autouse=True)
@@ -138,4 +138,4 @@ def test_a_net_woven_to_swell(tmp_path):
         net.layer.add(name=f"again{index}", bottom=["all"], top=[f"again{index}"])
     (tmp_path / "x.caffemodel").write_bytes(net.SerializeToString())
     with pytest.raises(zoo.FormatError, match="connections"):
-        read_caffemodel(tmp_path / "x.caffemodel")
+        read_caffe(tmp_path / "x.caffemodel")

@@ -12,7 +12,7 @@ from PIL import Image
 import zoo
 from rfd_tf.cli.zoo import main
 from tests.zoo.released import NARROW, alexnet_state, register_narrow, save_torch
-from zoo.exporting import read_keras
+from zoo.sources import read_keras
 
 ROOT = Path(__file__).parents[2]
 

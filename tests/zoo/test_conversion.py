@@ -8,7 +8,7 @@ import torch
 import zoo
 from tests.zoo.released import NARROW, alexnet_state, register_narrow, resnet_state, save_torch
 from zoo.conversion import load_file
-from zoo.http import sha256_of
+from zoo.downloader import sha256_of
 from zoo.torch_checkpoint import read_state_dict
 
 FEATURES = ("conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5", "fc_block")
@@ -281,6 +281,5 @@ def test_data_is_no_network():
 
 def test_without_pytorch_numpy_verifies(with_heads, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.delitem(sys.modules, "zoo.reference_torch", raising=False)
     _, report = load_file(zoo.info("narrow"), with_heads[0], heads=True)
     assert report.compared_with.startswith("NumPy")

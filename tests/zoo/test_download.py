@@ -13,8 +13,8 @@ import pytest
 
 import zoo
 from tests.zoo.released import register_narrow
-from zoo import http as fetching
-from zoo.http import Network, cache_dir
+from zoo import downloader as fetching
+from zoo.downloader import Network, cache_dir
 
 CONTENT = np.random.default_rng(1).bytes(300_000)
 SHA = hashlib.sha256(CONTENT).hexdigest()

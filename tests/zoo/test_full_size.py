@@ -48,7 +48,7 @@ def test_conversion_matches_pytorch_within_time_and_memory(checkpoint):
     seconds, peak = command("convert", name, f"--from_file={checkpoint}", f"--out={keras_file}")
     assert seconds < 30
     assert peak < 2e9
-    from zoo.exporting import read_keras
+    from zoo.sources import read_keras
 
     images = np.random.default_rng(5).standard_normal((2, 224, 224, 3)).astype("float32")
     outputs = read_keras(keras_file)(images, training=False)

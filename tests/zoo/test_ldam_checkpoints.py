@@ -11,7 +11,7 @@ from tests.zoo.pickles import legacy, mapping, tensor
 from tests.zoo.released import resnet_state, save_torch
 from tests.zoo.test_conversion import assert_states_equal
 from zoo.conversion import load_file
-from zoo.exporting import read_keras
+from zoo.sources import read_keras
 from zoo.torch_checkpoint import read_state_dict
 
 IMAGES = np.random.default_rng(5).standard_normal((3, 32, 32, 3)).astype("float32")

@@ -13,7 +13,7 @@ import pytest
 import zoo
 from tests.zoo.mega_server import MegaServer
 from tests.zoo.released import register_narrow
-from zoo.http import Network
+from zoo.downloader import Network
 from zoo.mega import MegaLink, chunk_sizes
 
 ROOT = Path(__file__).parents[2]

@@ -72,9 +72,9 @@ def test_malformed_entries_are_refused(field, value):
 
 def test_preprocessing():
     pixels = np.array([[[255, 0, 128]]], "uint8")
-    x = zoo.Preprocessing((1, 1), mean=(0.5, 0.5, 0.0), std=(0.5, 0.5, 1.0))(pixels)
+    x = zoo.InputFormat((1, 1), mean=(0.5, 0.5, 0.0), std=(0.5, 0.5, 1.0))(pixels)
     np.testing.assert_allclose(x, [[[1.0, -1.0, 128 / 255]]], rtol=1e-6)
-    bgr = zoo.Preprocessing((1, 1), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.0, 255.0), "BGR")(pixels)
+    bgr = zoo.InputFormat((1, 1), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.0, 255.0), "BGR")(pixels)
     np.testing.assert_allclose(bgr, [[[128.0, 0.0, 255.0]]])
 
 

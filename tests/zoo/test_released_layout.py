@@ -25,7 +25,7 @@ def state():
 
 @pytest.fixture
 def files(tmp_path, state):
-    register_narrow(preprocessing=zoo.Preprocessing((224, 224)))
+    register_narrow(preprocessing=zoo.InputFormat((224, 224)))
     return save_released(tmp_path, state)
 
 

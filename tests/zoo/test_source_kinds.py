@@ -7,7 +7,7 @@ import zoo
 from tests.zoo.released import alexnet_state, register_narrow, save_torch
 from zoo import registry
 from zoo.conversion import verify_file
-from zoo.exporting import read_keras
+from zoo.sources import read_keras
 
 
 @pytest.fixture(scope="module")

@@ -35,8 +35,8 @@ def test_numpy_and_pytorch_agree(architecture, state, size):
 def test_a_wrong_map_is_caught(tmp_path, monkeypatch, swap):
     save_torch(tmp_path / "x.th", resnet_state())
     exchanged = {swap[0]: swap[1], swap[1]: swap[0]}
-    wrong = {part: exchanged.get(key, key) for part, key in weight_maps._NORM.items()}
-    monkeypatch.setattr(weight_maps, "_NORM", wrong)
+    wrong = {part: exchanged.get(key, key) for part, key in weight_maps._TORCH_NORM.items()}
+    monkeypatch.setattr(weight_maps, "_TORCH_NORM", wrong)
     with pytest.raises(zoo.VerificationError, match="conv1 by"):
         zoo.load("cifar_resnet20", from_file=tmp_path / "x.th")
 

@@ -46,11 +46,10 @@ def _mega(path: Path):
     """The API's answer, and a request to the address in it."""
     import requests
 
-    from zoo.http import Network
     from zoo.mega import MegaLink, locate
 
     _answer_with(200, path.read_bytes(), {})
-    found = locate(MegaLink.parse(_LINK), Network())
+    found = locate(MegaLink.parse(_LINK), "http://127.0.0.1/cs", timeout=1)
     assert type(found.size) is int
     requests.Request("GET", found.url)
 
@@ -80,7 +79,7 @@ def _head_seeds(folder: Path) -> list[bytes]:
 
 def _download(path: Path):
     """Status and headers of a web site, for a download that has begun."""
-    from zoo.http import Network, stream_to
+    from zoo.downloader import Network, stream_to
 
     head, _, body = path.read_bytes().decode("latin-1").partition("\n\n")
     status, *lines = head.split("\n")

@@ -143,9 +143,9 @@ def _hdf5_seeds(folder: Path) -> list[bytes]:
 
 
 def _read_caffe(path: Path):
-    from zoo.sources import read_arrays
+    from zoo.sources import read_source
 
-    return read_arrays(path, "caffe")
+    return read_source(path, "caffe").arrays()
 
 
 def _keras_seeds(folder: Path) -> list[bytes]:
@@ -183,7 +183,7 @@ def _with_changed_member(archive: bytes, member: str, number: int) -> bytes:
 
 def _read_keras(path: Path):
     from rfd_tf.models.keras_file import facts_inside
-    from zoo.exporting import read_keras
+    from zoo.sources import read_keras
 
     with contextlib.suppress(ValueError):
         facts_inside(path, "facts.json")
@@ -195,7 +195,7 @@ def _report_seeds(folder: Path) -> list[bytes]:
 
 
 def _read_report(path: Path):
-    from zoo.exporting import recorded_counters
+    from zoo.verification import recorded_counters
 
     return recorded_counters(path.with_name(path.name.removesuffix(".json")))
 
