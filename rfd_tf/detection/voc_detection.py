@@ -34,7 +34,7 @@ from rfd_tf.detection.voc_metrics import (
     rounded,
     write_voc_results,
 )
-from rfd_tf.evaluation.evaluate import owner_of
+from rfd_tf.evaluation.experiment import owner_of
 from rfd_tf.evaluation.results import EvaluationResult, MultiLabelFigures, figures_of, save_result
 from rfd_tf.features import FeatureModel, KerasFeatureModel
 from rfd_tf.files import write_text

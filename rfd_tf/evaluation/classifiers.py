@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from absl import logging
 
-from rfd_tf.evaluation.evaluate import Experiment
+from rfd_tf.evaluation.experiment import Experiment
 from rfd_tf.evaluation.features import FourViewFeatureModel, cached_features, vector_features
 from rfd_tf.evaluation.results import ClassifierFigures, classification_figures
 from rfd_tf.metrics import nearest_neighbours, weighted_votes

@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 
 from rfd_tf import data
-from rfd_tf.evaluation.evaluate import Experiment
+from rfd_tf.evaluation.experiment import Experiment
 from rfd_tf.features import FeatureModel
 from rfd_tf.features.feature_model import NORMALIZED
 from rfd_tf.files import fits, parse_json, write_text

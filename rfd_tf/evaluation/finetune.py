@@ -10,7 +10,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from rfd_tf.data import LOCALIZED_ROTATIONS, Preprocessing
-from rfd_tf.evaluation.evaluate import Experiment, measured
+from rfd_tf.evaluation.experiment import Experiment, measured
 from rfd_tf.evaluation.probes import classifier_losses, feature_names, probe_figures
 from rfd_tf.evaluation.results import (
     ClassifierFigures,

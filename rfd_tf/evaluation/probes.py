@@ -6,7 +6,7 @@ from functools import partial
 import keras
 from keras import ops
 
-from rfd_tf.evaluation.evaluate import Experiment
+from rfd_tf.evaluation.experiment import Experiment
 from rfd_tf.evaluation.features import IDENTITY, Transform, experiment_features
 from rfd_tf.evaluation.results import ClassifierFigures, classification_figures
 from rfd_tf.features import KerasFeatureModel

@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 from absl import logging
 
-from rfd_tf.evaluation.evaluate import Experiment
+from rfd_tf.evaluation.experiment import Experiment
 from rfd_tf.evaluation.features import Transform, experiment_features
 from rfd_tf.evaluation.finetune import PUBLISHED_VOC, train_multi_label
 from rfd_tf.evaluation.probes import feature_names

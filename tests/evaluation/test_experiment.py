@@ -6,7 +6,7 @@ import pytest
 
 from rfd_tf.configs.evaluate import base
 from rfd_tf.data import Preprocessing
-from rfd_tf.evaluation.evaluate import open_experiment, training_preprocessing
+from rfd_tf.evaluation.experiment import open_experiment, training_preprocessing
 from rfd_tf.runs.provenance import stopwatch
 from rfd_tf.runs.run import Run
 from tests.data.images import write

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from rfd_tf.evaluation.evaluate import labelled_fraction
+from rfd_tf.evaluation.experiment import labelled_fraction
 
 LABELS = np.repeat([0, 1, 2], [1000, 200, 3])
 

@@ -15,7 +15,7 @@ import pytest
 
 from rfd_tf import distribution
 from rfd_tf.evaluation import finetune, probes
-from rfd_tf.evaluation.evaluate import open_experiment
+from rfd_tf.evaluation.experiment import open_experiment
 from rfd_tf.evaluation.results import load_result
 from rfd_tf.features import open_feature_model
 from rfd_tf.losses import CLASSIFIER_LOSSES

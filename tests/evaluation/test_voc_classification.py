@@ -12,7 +12,8 @@ import pytest
 from sklearn.svm import LinearSVC
 
 from rfd_tf.data import VOC_CLASSES, BadImageError, VocDevkit, VocError
-from rfd_tf.evaluation.evaluate import MULTI_LABEL, evaluate, open_experiment
+from rfd_tf.evaluation.evaluate import evaluate
+from rfd_tf.evaluation.experiment import MULTI_LABEL, open_experiment
 from rfd_tf.evaluation.results import load_result, multi_label_figures, text_table
 from rfd_tf.evaluation.voc_classification import run_voc_classification
 from rfd_tf.features import open_feature_model, save_keras
