@@ -58,11 +58,7 @@ def with_classifier(
     Where `state` has a `linear.weight` without a bias, it is the cosine classifier of the LDAM-DRW
     repository, a `rfd_tf.layers.CosineDense` with a kernel [64, classes]; its logits lie in [-1, 1].
 
-    Args:
-        backbone: with the feature `pool`.
-        state: arrays of the checkpoint.
-        names: of the heads.
-        classes: how many; by default as many as `state` has.
+    `classes` is by default as many as `state` has.
     """
     features = backbone.output["pool"]
     cosine = "linear.weight" in state and "linear.bias" not in state
@@ -81,12 +77,7 @@ def with_classifier(
 def choose_heads(
     heads: Mapping[str, tuple[str, ...]], asked: bool | str, state: Mapping[str, np.ndarray]
 ) -> tuple[str, ...]:
-    """The outputs of the heads to convert.
-
-    Args:
-        heads: those of the architecture: output -> keys.
-        asked: True for all of them, False for none, "auto" for those that `state` has.
-        state: arrays of the checkpoint and of the heads' own files.
+    """The outputs of the heads to convert: all (`asked` True), none (False), or those in `state` ("auto").
 
     Raises:
         WeightError: if all are asked for and one is not there.
@@ -104,14 +95,9 @@ def choose_heads(
 def read_heads(
     files: Sequence[str | Path], heads: Mapping[str, tuple[str, ...]]
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """The arrays of heads from PyTorch files of their own.
+    """The arrays of heads from PyTorch files of their own, and "FILE: key" of what else the files hold.
 
-    Args:
-        files: the original writes one for each network; one that holds both will do as well.
-        heads: output -> keys.
-
-    Returns:
-        key -> array, and "FILE: key" of what else the files hold.
+    The original writes one file for each network; one that holds both will do as well.
 
     Raises:
         ZooError: if a file cannot be read, holds no head, or one that an earlier file holds.
@@ -156,12 +142,10 @@ class Architecture:
         heads: Sequence[str] = (),
         state: Mapping[str, np.ndarray] | None = None,
     ) -> keras.Model:
-        """A backbone to be filled with weights, in float32, with the heads of those names.
+        """A backbone to be filled with weights, in float32, with the heads of those outputs.
 
-        Args:
-            options: `classes` among them is for the classifier, the others are for the backbone's builder.
-            heads: names of outputs.
-            state: the checkpoint's arrays, which tell the heads' kind and size.
+        Of the options `classes` is for the classifier, the others are for the backbone's builder. `state`,
+        the checkpoint's arrays, tells the heads' kind and size.
         """
         options = dict(options)
         head_options = {"classes": options.pop("classes")} if "classes" in options else {}
@@ -173,11 +157,7 @@ class Architecture:
             return self.add_heads(backbone, state or {}, heads, **head_options)
 
     def weight_map(self, source: str, model: keras.Model) -> WeightMap:
-        """The map between files of `source` (`torch` or `caffe`) and `model`.
-
-        Raises:
-            WeightError: if there is none.
-        """
+        """The map between files of `source` (`torch` or `caffe`) and `model`; WeightError without one."""
         if source not in self.maps:
             raise WeightError(f"{self.name} has no {source} form; it has: {', '.join(self.maps)}")
         return self.maps[source](model)

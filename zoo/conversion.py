@@ -92,10 +92,8 @@ def convert(
         from_file: the released file, or the same network in any other file that can be read: PyTorch, Caffe,
             or a `.keras` file of an earlier conversion. Its content tells, else its ending.
         out: ends in `.keras`, `.pth` (needs PyTorch) or `.caffemodel`.
-        heads, heads_from: as of `zoo.load`.
+        heads, heads_from, tolerance: as of `zoo.load`.
         fold: whether to fold the batch norms into the layers before them.
-        tolerance: how far the network may be from an independent forward pass of its source: absolute up to
-            values of 1, relative to the feature's largest value beyond.
 
     Raises:
         ZooError: if there is no such entry, the file is not what it says, or the result is not equal; nothing
@@ -148,8 +146,7 @@ def export_weights(
         source: the file that the network came from, for the report.
         entry: the zoo entry that it came from, for the report.
         counters: values for PyTorch's `num_batches_tracked`; zero where not given.
-        tolerance: how far the file's network may be from `model`: absolute up to values of 1, relative to
-            the feature's largest value beyond.
+        tolerance: how far the file's network may be from `model`, as of `zoo.load`.
 
     Raises:
         ZooError: if the network has no such form, or the file is not equal to it; nothing is written then.

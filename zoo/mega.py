@@ -155,7 +155,7 @@ def locate(link: MegaLink, api: str, timeout: float) -> MegaFile:
         TransientDownloadError: if asking again may help.
         DownloadError: if not; the message says in plain words why.
     """
-    question: list[Any] = [{"a": "g", "g": 1, "p": link.handle}]
+    question: Any = [{"a": "g", "g": 1, "p": link.handle}]
     try:
         with requests.post(api, params={"id": 1}, json=question, timeout=timeout, stream=True) as response:
             status = response.status_code

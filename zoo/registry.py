@@ -14,7 +14,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class InputFormat:
     """What a released network takes: pixels in `value_range`, minus `mean`, over `std`.
 
-    Called with images, it makes that of them. `rfd_tf.data.Preprocessing` makes crops of one size besides.
+    Called with images, it makes that of them. The pipelines' recipe, `rfd_tf.data.Preprocessing`, knows
+    square RGB images in [0, 1] only.
 
     Args:
         input_size: (height, width) that the network was trained on.

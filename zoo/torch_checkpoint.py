@@ -162,9 +162,9 @@ KNOWN_NAMES: dict[str, Any] = {
 
 
 class TorchWeights(NamedTuple):
-    """What `read_weights` gives.
+    """What a checkpoint holds.
 
-    Attributes:
+    Args:
         state: name -> read-only array; bfloat16 as `ml_dtypes.bfloat16`.
         unread: "place: class" of what is beside the weights and was not read: "args: argparse.Namespace".
     """
@@ -361,25 +361,22 @@ def _fill(content: Any, buffers: Mapping[str, np.ndarray]) -> Any:
     """`content` with every stored tensor read; a container met twice is filled once."""
     done: dict[int, Any] = {}
 
-    def fill(value: Any, depth: int) -> Any:
+    def fill(value: Any, depth: int = 0) -> Any:
         if depth > _MAX_DEPTH:
             raise FormatError(f"nests its containers more than {_MAX_DEPTH} deep")
-        if id(value) not in done:
-            done[id(value)] = make(value, depth + 1)
-        return done[id(value)]
-
-    def make(value: Any, depth: int) -> Any:
         if isinstance(value, StoredTensor):
             buffer = buffers[value.storage.key]
             steps = tuple(stride * buffer.itemsize for stride in value.strides)
             return as_strided(buffer[value.offset :], value.shape, steps, writeable=False)
+        if id(value) in done:
+            return done[id(value)]
         if isinstance(value, dict):
-            return {key: fill(item, depth) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return type(value)([fill(item, depth) for item in value])
-        return value
+            done[id(value)] = {key: fill(item, depth + 1) for key, item in value.items()}
+        elif isinstance(value, list | tuple):
+            done[id(value)] = type(value)([fill(item, depth + 1) for item in value])
+        return done.get(id(value), value)
 
-    return fill(content, 0)
+    return fill(content)
 
 
 def write_checkpoint(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
