@@ -20,11 +20,41 @@ from rfd_tf.evaluation.results import (
 from rfd_tf.features import keras_feature_model
 from rfd_tf.metrics import weighted_knn_predict
 from rfd_tf.models.inference import FEATURES
-from rfd_tf.report.contents import ClassifierSection, KeyFigure
 from rfd_tf.report.sample import Sample, features_of
 from rfd_tf.runs.images import ImageSet
 
 LINEAR, KNN, ROTATION = "linear", "knn", "rotation"  # protocols
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierSection:
+    """The classifier whose mistakes are shown.
+
+    Attributes:
+        title: protocol and classifier.
+        origin: a sentence that tells where the figures come from.
+        figures: its figures.
+        class_names: C names.
+        class_counts: training images of each class.
+        test_images: how many there were.
+    """
+
+    title: str
+    origin: str
+    figures: ClassifierFigures
+    class_names: list[str]
+    class_counts: list[int]
+    test_images: int
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyFigure:
+    """An accuracy in [0, 1] (None where there is none), that of the untrained control, what it means."""
+
+    name: str
+    value: float | None
+    control: float | None
+    meaning: str
 
 
 def read_evaluations(workdir: Path) -> tuple[dict[str, EvaluationResult], list[str]]:
