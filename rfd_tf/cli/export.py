@@ -34,13 +34,10 @@ def main(argv: list[str] | None = None) -> int:
     given = _define_flags()
     if (status := command_line.parse(given, argv, USAGE)) is not None:
         return status
-    for flag in ("model", "out"):
-        if given[flag].value is None:
-            return command_line.fail(argv[0], f"--{flag} is needed", command_line.USAGE_ERROR)
-    import zoo
-
+    if problem := command_line.missing(given, "model", "out"):
+        return command_line.fail(argv[0], problem)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # tidies up on its way
-    return command_line.run(argv[0], lambda: _export(given), (ValueError, OSError, ImportError, zoo.ZooError))
+    return command_line.run(argv[0], lambda: _export(given))
 
 
 def _define_flags() -> flags.FlagValues:

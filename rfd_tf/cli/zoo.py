@@ -42,14 +42,14 @@ def main(argv: list[str] | None = None) -> int:
         return status
     if not words or words[0] not in _ACTIONS:
         problem = f"unknown action {words[0]!r}" if words else "an action is needed"
-        return command_line.fail(argv[0], f"{problem}\n\n{USAGE}", command_line.USAGE_ERROR)
+        return command_line.fail(argv[0], f"{problem}\n\n{USAGE}")
     action, needs_name, needed_flags = _ACTIONS[words[0]]
     if needs_name != (len(words) == 2):
         problem = "needs the NAME of an entry" if needs_name else f"takes no name, got {words[1]!r}"
-        return command_line.fail(argv[0], f"{words[0]} {problem}", command_line.USAGE_ERROR)
+        return command_line.fail(argv[0], f"{words[0]} {problem}")
     for flag in needed_flags:
         if not values[flag].value:
-            return command_line.fail(argv[0], f"{words[0]} needs --{flag}", command_line.USAGE_ERROR)
+            return command_line.fail(argv[0], f"{words[0]} needs --{flag}")
     if "out" in needed_flags:
         from zoo.errors import FormatError
         from zoo.sources import kind_to_write
@@ -57,8 +57,8 @@ def main(argv: list[str] | None = None) -> int:
         try:
             kind_to_write(values.out)
         except FormatError as error:
-            return command_line.fail(argv[0], f"--out={error}", command_line.USAGE_ERROR)
-    return command_line.run(argv[0], lambda: action(*words[1:], values), (ValueError, OSError, MemoryError))
+            return command_line.fail(argv[0], f"--out={error}")
+    return command_line.run(argv[0], lambda: action(*words[1:], values))
 
 
 def _define(values: flags.FlagValues) -> None:
