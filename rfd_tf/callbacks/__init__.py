@@ -11,11 +11,12 @@ from rfd_tf.callbacks.checkpoints import (
 from rfd_tf.callbacks.monitors import (
     CollapseError,
     CollapseMonitor,
+    EpochSummary,
     KNNMonitor,
     TrainingSummaries,
+    epoch_line,
     signs_of_collapse,
 )
-from rfd_tf.callbacks.progress import EpochSummary, epoch_line
 
 __all__ = [
     "CollapseError",

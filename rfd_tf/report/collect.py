@@ -298,8 +298,11 @@ class _Collection:
             self._note("curves", "Left out: this is a model, not the folder of a run with its history.")
         else:
             history = self._or_note("curves", lambda: read_history(run.workdir / HISTORY_FILE))
-        for sign in self._signs_of_collapse(history):
-            self._note("curves", sign)
+        if history is not None:
+            last = {name: values[-1] for name, values in history.items()}
+            epoch = len(history[next(iter(history))]) - 1
+            for sign in signs_of_collapse(last, epoch, run.config.method.loss_weights).values():
+                self._note("curves", sign)
         filters = self._or_note("filters", lambda: first_layer_filters(run.feature_model.model))
         evaluations = self._evaluations()
         samples = self._samples()
@@ -321,14 +324,6 @@ class _Collection:
             machine=provenance.machine(),
             versions=provenance.versions(),
         )
-
-    def _signs_of_collapse(self, history) -> list[str]:
-        """What the last epoch says of it."""
-        if history is None:
-            return []
-        last = {name: values[-1] for name, values in history.items()}
-        weights = self.run.config.method.loss_weights
-        return list(signs_of_collapse(last, len(history[next(iter(history))]) - 1, weights).values())
 
     def _evaluations(self) -> dict[str, EvaluationResult]:
         if self.run.workdir is None:

@@ -40,7 +40,7 @@ def report_page(report: RunReport, made: datetime.datetime, command: str) -> str
         "count": _count,
         "image": image_uri,
         "plain": _plain,
-        "fields": lambda config: list(_fields(config)),
+        "fields": _fields,
     }
     page = environment.get_template("report.html").render(
         report=report,
