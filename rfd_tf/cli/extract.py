@@ -28,7 +28,8 @@ and skipped. --runner=NAME runs it on Apache Beam; further flags of Beam come af
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status."""
     argv = list(sys.argv if argv is None else argv)
-    argv, beam_flags = _split_at_dashes(argv)
+    at = argv.index("--") if "--" in argv else len(argv)
+    argv, beam_flags = argv[:at], argv[at + 1 :]
     values = flags.FlagValues()
     _define(values)
     if (status := command_line.parse(values, argv, USAGE)) is not None:
@@ -154,13 +155,6 @@ def _feature_maps(outputs: list[str]) -> list[str]:
 def _absolute(location: str) -> str:
     """A path that means the same wherever the command is repeated; an address stays."""
     return os.path.abspath(location) if os.path.exists(location) else location
-
-
-def _split_at_dashes(argv: list[str]) -> tuple[list[str], list[str]]:
-    if "--" not in argv:
-        return argv, []
-    at = argv.index("--")
-    return argv[:at], argv[at + 1 :]
 
 
 if __name__ == "__main__":

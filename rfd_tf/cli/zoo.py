@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from absl import flags
 
+import zoo
 from rfd_tf.cli import command_line
 
 USAGE = """rfd zoo ACTION [NAME] [flags]
@@ -74,27 +75,19 @@ def _define(values: flags.FlagValues) -> None:
 
 
 def _list(values: flags.FlagValues) -> None:
-    import zoo
-
     for name in zoo.list():
         print(f"{name:38}{zoo.info(name).description}")
 
 
 def _info(name: str, values: flags.FlagValues) -> None:
-    import zoo
-
     print(zoo.model_card(name), end="")
 
 
 def _download(name: str, values: flags.FlagValues) -> None:
-    import zoo
-
     print(zoo.download(name))
 
 
 def _convert(name: str, values: flags.FlagValues) -> None:
-    import zoo
-
     source = values.from_file or zoo.download(name)
     options = {"heads": values.heads, "heads_from": values.heads_from}
     options |= {"fold": values.fold, "tolerance": values.tolerance}
@@ -102,7 +95,6 @@ def _convert(name: str, values: flags.FlagValues) -> None:
 
 
 def _fold(values: flags.FlagValues) -> None:
-    import zoo
     from zoo.sources import read_keras
 
     folded = zoo.fold_batch_norm(read_keras(values.from_file))
@@ -110,7 +102,6 @@ def _fold(values: flags.FlagValues) -> None:
 
 
 def _rescale(values: flags.FlagValues) -> None:
-    import zoo
     from zoo.rescaling import calibration_images
     from zoo.sources import read_keras
 
@@ -120,7 +111,6 @@ def _rescale(values: flags.FlagValues) -> None:
 
 
 def _verify(name: str, values: flags.FlagValues) -> None:
-    import zoo
     from zoo.conversion import verify_file
 
     source = values.from_file or zoo.download(name)
@@ -129,7 +119,6 @@ def _verify(name: str, values: flags.FlagValues) -> None:
 
 
 def _export(model, values: flags.FlagValues) -> None:
-    import zoo
     from zoo.verification import recorded_entry
 
     entry = recorded_entry(values.from_file)  # what is known of its images stays true
