@@ -1,16 +1,22 @@
 """Callbacks for `model.fit`."""
 
 from rfd_tf.callbacks.by_epoch import DeferredReweighting, InstanceWeighting, TemperatureSchedule
+from rfd_tf.callbacks.checkpoints import (
+    GracefulStop,
+    NonFiniteLossError,
+    StopOnNonFinite,
+    TrainingCheckpoint,
+    TrainingStopped,
+)
 from rfd_tf.callbacks.monitors import (
     CollapseError,
     CollapseMonitor,
+    EpochSummary,
     KNNMonitor,
     TrainingSummaries,
+    epoch_line,
     signs_of_collapse,
 )
-from rfd_tf.callbacks.progress import EpochSummary, epoch_line
-from rfd_tf.callbacks.stopping import GracefulStop, NonFiniteLossError, StopOnNonFinite, TrainingStopped
-from rfd_tf.callbacks.training_checkpoint import TrainingCheckpoint
 
 __all__ = [
     "CollapseError",

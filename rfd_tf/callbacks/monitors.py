@@ -1,6 +1,8 @@
-"""What is measured while a model trains: collapse, kNN accuracy, and TensorBoard's summaries."""
+"""What is measured and told while a model trains: collapse, kNN accuracy, TensorBoard, a line an epoch."""
 
 import os
+import sys
+import time
 from collections.abc import Iterable, Mapping
 
 import keras
@@ -12,6 +14,7 @@ from rfd_tf.models.backbone import check_feature_names, first_layer_filters
 from rfd_tf.models.inference import extract_features
 from rfd_tf.models.rotation_decoupling import RotationDecoupling
 from rfd_tf.rotations import NUM_ROTATIONS, four_views
+from rfd_tf.terminal import progress_bar
 
 CHANCE_EPOCHS = 5  # within these rotations may still be told no better than by chance
 ON_COLLAPSE = ("warn", "stop")
@@ -254,8 +257,11 @@ class TrainingSummaries(keras.callbacks.Callback):
                 if np.isfinite(value):  # what is not measured in this epoch is NaN
                     tf.summary.scalar(name, float(value))
             if epoch == 0:
-                tf.summary.image("views", _grid(_views(self.images), columns=NUM_ROTATIONS)[None])
-            tf.summary.image("filters", _filter_grid(self.model.backbone)[None])
+                views = four_views(keras.ops.convert_to_tensor(self.images))
+                grid = _grid(keras.ops.convert_to_numpy(views), columns=NUM_ROTATIONS)
+                tf.summary.image("views", grid[None])
+            filters = np.transpose(first_layer_filters(self.model.backbone), (3, 0, 1, 2))
+            tf.summary.image("filters", _grid(filters, columns=8)[None])
         self._writer.flush()
 
     def on_train_end(self, logs=None):
@@ -281,15 +287,6 @@ class TrainingSummaries(keras.callbacks.Callback):
         return scalars
 
 
-def _views(images: np.ndarray) -> np.ndarray:
-    return keras.ops.convert_to_numpy(four_views(keras.ops.convert_to_tensor(images)))
-
-
-def _filter_grid(backbone) -> np.ndarray:
-    filters = np.transpose(first_layer_filters(backbone), (3, 0, 1, 2))
-    return _grid(filters, columns=8)
-
-
 def _grid(tiles: np.ndarray, columns: int) -> np.ndarray:
     """Tiles [N, H, W, C], each stretched to [0, 1], as one image [rows * H, columns * W, C]."""
     low = tiles.min(axis=(1, 2, 3), keepdims=True)
@@ -299,3 +296,82 @@ def _grid(tiles: np.ndarray, columns: int) -> np.ndarray:
     tiles = np.concatenate([tiles, np.zeros((missing, *tiles.shape[1:]), tiles.dtype)])
     rows = [np.concatenate(list(row), axis=1) for row in tiles.reshape(-1, columns, *tiles.shape[1:])]
     return np.concatenate(rows, axis=0).astype("float32")
+
+
+_WIDTH = 79
+_SHARES = ("accuracy", "top1", "top5")
+
+
+class EpochSummary(keras.callbacks.Callback):
+    """Prints a line of at most 79 characters after every epoch, and shows a bar where someone watches.
+
+    Put it after callbacks that add to the logs, and give `fit` `verbose=0`.
+
+    Args:
+        epochs: of the whole training, of which `fit` may do a part.
+    """
+
+    def __init__(self, epochs: int):
+        super().__init__()
+        self.epochs = epochs
+        self._bar, self._since = None, 0.0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._since = time.monotonic()
+        if sys.stdout.isatty() and sys.stderr.isatty():
+            steps = self.params.get("steps")
+            self._bar = progress_bar(f"Epoch {epoch + 1}/{self.epochs}", steps, unit="step", leave=False)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._bar is not None:
+            self._bar.update()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._close()
+        print(epoch_line(epoch, self.epochs, logs or {}, time.monotonic() - self._since), flush=True)
+
+    def on_train_end(self, logs=None):
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def epoch_line(epoch: int, epochs: int, logs: Mapping[str, float], seconds: float) -> str:
+    """An epoch in at most 79 characters: its loss, then accuracies, then what else there is room for.
+
+    Args:
+        epoch: counted from 0.
+        epochs: of the whole training.
+        logs: of the epoch; validation figures (`val_NAME`) stand in brackets behind those of training.
+        seconds: that it took.
+    """
+    line = f"Epoch {epoch + 1}/{epochs} {_duration(seconds)}"
+    names = [name for name in logs if not name.startswith("val_") or name.removeprefix("val_") not in logs]
+    label = "val "  # once is enough
+    for name in sorted(names, key=_rank):
+        piece = f"  {name.removesuffix('_accuracy')} {_shown(name, logs[name])}"
+        if f"val_{name}" in logs:
+            piece += f" ({label}{_shown(name, logs[f'val_{name}'])})"
+        if len(line) + len(piece) <= _WIDTH:
+            line += piece
+            label = "" if f"val_{name}" in logs else label
+    return line
+
+
+def _rank(name: str) -> int:
+    """Of equal ranks, the order of the logs."""
+    return 0 if name == "loss" else 1 if name == "rotation_accuracy" else 2 if name.endswith(_SHARES) else 3
+
+
+def _shown(name: str, value: float) -> str:
+    return f"{value:.1%}" if name.endswith(_SHARES) else f"{value:.4g}"
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    return f"{whole // 60}m{whole % 60:02}s" if whole < 3600 else f"{whole // 3600}h{whole % 3600 // 60:02}m"

@@ -27,14 +27,14 @@ def parse(flag_values: flags.FlagValues, argv: Sequence[str], usage: str, comman
         rest = flag_values(argv)
     # Overrides of fields that are not there, or by values that do not fit, raise the last four of these.
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        return fail(argv[0], _unknown_field(argv) or error, USAGE_ERROR)
+        return fail(argv[0], _unknown_field(argv) or error)
     if flag_values.help:
         print(f"{usage}\n{flag_values.main_module_help() or flag_values.get_help()}")
         if "config" in flag_values:
             print(_field_help(flag_values["config"], command))
         return 0
     if len(rest) > 1:
-        return fail(argv[0], f"unexpected argument {rest[1]!r}", USAGE_ERROR)
+        return fail(argv[0], f"unexpected argument {rest[1]!r}")
     return None
 
 
@@ -83,15 +83,20 @@ def _field_help(flag: flags.Flag, command: str) -> str:
     return f"{title}\n\n{field_list(config, field_notes(base, chosen))}"
 
 
-def fail(program: str, error: object, status: int) -> int:
+def missing(flag_values: flags.FlagValues, *needed: str) -> str | None:
+    """What to say of the first of the needed flags that was not given; None if all were."""
+    return next((f"--{name} is needed" for name in needed if not flag_values[name].value), None)
+
+
+def fail(program: str, error: object, status: int = USAGE_ERROR) -> int:
     """Print one clear message to standard error."""
     text = str(error) or type(error).__name__
     print(f"{program}: {text}", file=sys.stderr)
     return status
 
 
-def run(program: str, action: Callable[[], int | None], expected: tuple[type[Exception], ...]) -> int:
-    """`action()`'s exit status; an expected error becomes a message, without a traceback, and status 1.
+def run(program: str, action: Callable[[], int | None]) -> int:
+    """`action()`'s exit status; an error that explains itself becomes a message without a traceback, and 1.
 
     Work that a signal stopped says that it can go on; the status is a shell's, 128 + the signal's number.
     """
@@ -102,10 +107,16 @@ def run(program: str, action: Callable[[], int | None], expected: tuple[type[Exc
         return action() or 0
     except Stopped as stop:
         return fail(program, f"{stop} The same command continues.", 128 + stop.signal_number)
-    except expected as error:
+    except (ValueError, OSError, ImportError, MemoryError) as error:
         return fail(program, error, 1)
     except KeyboardInterrupt:
         return fail(program, "interrupted", 128 + signal.SIGINT)
+    except ArithmeticError as error:
+        from rfd_tf.callbacks import CollapseError, NonFiniteLossError  # loads Keras
+
+        if isinstance(error, CollapseError | NonFiniteLossError):
+            return fail(program, error, 1)
+        raise
 
 
 # command -> the kinds of configs that it takes, which are the folders below `configs`

@@ -7,7 +7,7 @@ from pathlib import Path
 from absl import flags
 
 from rfd_tf.cli import command_line
-from rfd_tf.cli.models import KERAS_MODEL_HELP, define_exif_orientation, open_control, open_model
+from rfd_tf.cli.models import KERAS_MODEL_HELP, define_exif_orientation, open_model
 from rfd_tf.terminal import shell_join
 
 USAGE = """rfd detect --model=NETWORK --config=NAME|FILE.py --workdir=DIR [--control]
@@ -43,10 +43,10 @@ def main(argv: list[str] | None = None) -> int:
     if (status := command_line.parse(values, argv, usage, "detect")) is not None:
         return status
     if problem := _complaint(values):
-        return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)
+        return command_line.fail(argv[0], problem)
     command = f"rfd detect {shell_join(given[1:])}"
     action = (lambda: _find(values)) if values.images else (lambda: _train(values, config.value, command))
-    return command_line.run(argv[0], action, _expected())
+    return command_line.run(argv[0], action)
 
 
 def _complaint(values: flags.FlagValues) -> str | None:
@@ -57,18 +57,19 @@ def _complaint(values: flags.FlagValues) -> str | None:
         needed, foreign, where = ("model", "workdir"), ("out", "exif_orientation"), "without"
     if strangers := [name for name in foreign if values[name].value or values[name].present]:
         return f"--{strangers[0]} does not go {where} --images"
-    if missing := [name for name in needed if not values[name].value]:
-        return f"--{missing[0]} is needed"
+    if problem := command_line.missing(values, *needed):
+        return problem
     return None if values.images else command_line.config_problem(values, "detect")
 
 
 def _train(values: flags.FlagValues, config, command: str) -> None:
     from rfd_tf.detection.voc_detection import RESULTS, voc_detection
+    from rfd_tf.evaluation.evaluate import open_control
     from rfd_tf.evaluation.results import text_table
 
     def network():
-        opened = open_control if values.control else open_model
-        return opened(values.model, [config.detector.feature])
+        maps = [config.detector.feature]
+        return open_control(Path(values.model), maps) if values.control else open_model(values.model, maps)
 
     result = voc_detection(config, values.workdir, network, command)
     if result is not None:
@@ -85,12 +86,6 @@ def _find(values: flags.FlagValues) -> None:
         detector = dataclasses.replace(detector, exif_orientation=values.exif_orientation)
     written = find_objects(detector, values.images, values.out)
     print(f"Detections: {written}")
-
-
-def _expected() -> tuple[type[Exception], ...]:
-    from rfd_tf.callbacks import NonFiniteLossError
-
-    return (ValueError, OSError, ImportError, NonFiniteLossError)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """`rfd evaluate`: measure a model's features by one of the field's protocols."""
 
 import sys
-from functools import partial
 from pathlib import Path
 
 from absl import flags
@@ -12,7 +11,6 @@ from rfd_tf.cli.models import (
     define_heads_from,
     define_preprocessing,
     given_preprocessing,
-    open_control,
     open_model,
 )
 from rfd_tf.evaluation import PROTOCOLS
@@ -48,46 +46,34 @@ def main(argv: list[str] | None = None) -> int:
     if (status := command_line.parse(flag_values, argv, _usage(), "evaluate")) is not None:
         return status
     if problem := _problem(flag_values):
-        return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)
+        return command_line.fail(argv[0], problem)
     folder = flag_values.workdir or _default_workdir(flag_values)
     if folder is None:
         problem = "--workdir is needed, unless --model is the folder of a run"
-        return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)
+        return command_line.fail(argv[0], problem)
     command = f"rfd evaluate {shell_join(given[1:])}"
-    options = {"heads_from": flag_values.heads_from, "given": given_preprocessing(flag_values)}
-    opened = partial(_opened, flag_values.model, config.value, flag_values.control, options)
-    return _evaluate(argv[0], opened, flag_values.protocol, config.value, folder, command)
+    return command_line.run(argv[0], lambda: _evaluate(flag_values, config.value, folder, command))
 
 
-def _opened(model: str, config, control: bool, options: dict):
-    """What is to be measured."""
-    maps = _feature_maps(config)
-    return open_control(model, maps) if control else open_model(model, maps, **options)
-
-
-def _evaluate(program: str, opened, protocol: str, config, workdir, command: str) -> int:
-    from rfd_tf.callbacks import NonFiniteLossError
-    from rfd_tf.evaluation.evaluate import evaluate
+def _evaluate(given: flags.FlagValues, config, workdir: str | Path, command: str) -> None:
+    from rfd_tf.evaluation.evaluate import evaluate, open_control
     from rfd_tf.evaluation.results import RESULT_FILE, text_table
-
-    def action():
-        print(text_table(evaluate(protocol, config, workdir, opened, command)))
-        print(f"\nFigures: {Path(workdir) / RESULT_FILE}")
-
-    return command_line.run(program, action, (ValueError, OSError, ImportError, NonFiniteLossError))
-
-
-def _feature_maps(config) -> list[str] | None:
-    """The maps that the config names; None for all that the model has."""
     from rfd_tf.models.inference import RESERVED
 
-    return [name for name in config.features if name not in RESERVED] or None
+    def opened():
+        maps = [name for name in config.features if name not in RESERVED] or None  # None: all it has
+        if given.control:
+            return open_control(Path(given.model), maps)
+        return open_model(given.model, maps, heads_from=given.heads_from, given=given_preprocessing(given))
+
+    print(text_table(evaluate(given.protocol, config, workdir, opened, command)))
+    print(f"\nFigures: {Path(workdir) / RESULT_FILE}")
 
 
 def _problem(given: flags.FlagValues) -> str | None:
     """What is wrong with the flags; None if nothing is."""
-    if missing := [name for name in ("model", "protocol") if given[name].value is None]:
-        return f"--{missing[0]} is needed"
+    if problem := command_line.missing(given, "model", "protocol"):
+        return problem
     if given.control and given.heads_from:
         return "--heads_from goes with --model=zoo:NAME, which has no control"
     return command_line.config_problem(given, "evaluate")

@@ -34,13 +34,10 @@ def main(argv: list[str] | None = None) -> int:
     given = _define_flags()
     if (status := command_line.parse(given, argv, USAGE)) is not None:
         return status
-    for flag in ("model", "out"):
-        if given[flag].value is None:
-            return command_line.fail(argv[0], f"--{flag} is needed", command_line.USAGE_ERROR)
-    import zoo
-
+    if problem := command_line.missing(given, "model", "out"):
+        return command_line.fail(argv[0], problem)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # tidies up on its way
-    return command_line.run(argv[0], lambda: _export(given), (ValueError, OSError, ImportError, zoo.ZooError))
+    return command_line.run(argv[0], lambda: _export(given))
 
 
 def _define_flags() -> flags.FlagValues:
@@ -69,44 +66,29 @@ def _define_flags() -> flags.FlagValues:
 
 def _export(given: flags.FlagValues) -> None:
     from rfd_tf.detection.detector import is_detector
+    from rfd_tf.exporting.parity import parity_table
 
-    if is_detector(given.model):
-        _export_detector(given)
-    else:
-        _export_model(given)
+    export = _export_detector if is_detector(given.model) else _export_model
+    options = _options(given, export is _export_detector)
+    images = _images(given.model, given.images, given.num_images)
+    name, parities = export(given, options, images)
+    print(f"{name}, compared on {len(images)} images, {images[0][0]} and on:")
+    print(parity_table(parities))
     print(f"\nExported: {given.out}")
 
 
-def _export_detector(given: flags.FlagValues) -> None:
-    from rfd_tf.detection.detector import open_detector
-    from rfd_tf.detection.proposals import SelectiveSearch
-    from rfd_tf.exporting.detector import DETECTOR_FORMATS, export_detector, searched_examples
-    from rfd_tf.exporting.export_model import ExportOptions
+def _options(given: flags.FlagValues, is_detector: bool):
+    from rfd_tf.exporting.export_model import FORMATS, ExportOptions
 
-    if changed := [name for name in _NOT_FOR_DETECTORS if not given[name].using_default_value]:
-        raise ValueError(f"--{changed[0]} is not for detectors, which {given.model} is one of")
-    options = ExportOptions(
-        formats=DETECTOR_FORMATS if given.formats is None else tuple(given.formats),
-        version=given.version,
-        overwrite=given.overwrite,
-        serving=given.serving,
-    )
-    images = _images(given.model, given.images, given.num_images)
-    detector = open_detector(given.model)
-    if given.exif_orientation is not None:
-        detector = dataclasses.replace(detector, exif_orientation=given.exif_orientation)
-    search = SelectiveSearch(exif_orientation=detector.exif_orientation)
-    examples = searched_examples(images, search)
-    parities = export_detector(detector, given.out, options, examples, source=given.model)
-    _print_parities(detector.name, images, parities)
+    formats: tuple[str, ...] = FORMATS
+    if is_detector:
+        from rfd_tf.exporting.detector import DETECTOR_FORMATS
 
-
-def _export_model(given: flags.FlagValues) -> None:
-    from rfd_tf.exporting.export_model import FORMATS, ExportOptions, export_model
-    from rfd_tf.features import KerasFeatureModel
-
-    options = ExportOptions(
-        formats=FORMATS if given.formats is None else tuple(given.formats),
+        formats = DETECTOR_FORMATS
+        if changed := [name for name in _NOT_FOR_DETECTORS if not given[name].using_default_value]:
+            raise ValueError(f"--{changed[0]} is not for detectors, which {given.model} is one of")
+    return ExportOptions(
+        formats=formats if given.formats is None else tuple(given.formats),
         input=given.input,
         onnx_precisions=tuple(given.onnx_precision),
         fold_batch_norm=given.fold_batch_norm,
@@ -114,6 +96,24 @@ def _export_model(given: flags.FlagValues) -> None:
         overwrite=given.overwrite,
         serving=given.serving,
     )
+
+
+def _export_detector(given: flags.FlagValues, options, images):
+    from rfd_tf.detection.detector import open_detector
+    from rfd_tf.detection.proposals import SelectiveSearch
+    from rfd_tf.exporting.detector import export_detector, searched_examples
+
+    detector = open_detector(given.model)
+    if given.exif_orientation is not None:
+        detector = dataclasses.replace(detector, exif_orientation=given.exif_orientation)
+    examples = searched_examples(images, SelectiveSearch(exif_orientation=detector.exif_orientation))
+    return detector.name, export_detector(detector, given.out, options, examples, source=given.model)
+
+
+def _export_model(given: flags.FlagValues, options, images):
+    from rfd_tf.exporting.export_model import export_model
+    from rfd_tf.features import KerasFeatureModel
+
     maps = None if given.features == ["all"] else given.features
     feature_model = open_model(given.model, maps, **model_options(given))
     if not isinstance(feature_model, KerasFeatureModel):
@@ -121,16 +121,7 @@ def _export_model(given: flags.FlagValues) -> None:
             f"--model={given.model}: only Keras models can be exported: "
             "a run's folder, a .keras file, zoo:NAME"
         )
-    images = _images(given.model, given.images, given.num_images)
-    parities = export_model(feature_model, given.out, options, images)
-    _print_parities(feature_model.info.name, images, parities)
-
-
-def _print_parities(name: str, images, parities) -> None:
-    from rfd_tf.exporting.parity import parity_table
-
-    print(f"{name}, compared on {len(images)} images, {images[0][0]} and on:")
-    print(parity_table(parities))
+    return feature_model.info.name, export_model(feature_model, given.out, options, images)
 
 
 def _images(model: str, images: str | None, count: int):

@@ -23,24 +23,23 @@ Writes the features of every image, with its file name and index, in shards that
 docs/extraction.md. Started again with the same arguments, it continues where it was. Bad images are named
 and skipped. --runner=NAME runs it on Apache Beam; further flags of Beam come after `--`.
 """
-_NEEDED = ("model", "images", "out")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status."""
     argv = list(sys.argv if argv is None else argv)
-    argv, beam_flags = _split_at_dashes(argv)
+    at = argv.index("--") if "--" in argv else len(argv)
+    argv, beam_flags = argv[:at], argv[at + 1 :]
     values = flags.FlagValues()
     _define(values)
     if (status := command_line.parse(values, argv, USAGE)) is not None:
         return status
-    for flag in _NEEDED:
-        if not values[flag].value:
-            return command_line.fail(argv[0], f"--{flag} is needed", command_line.USAGE_ERROR)
+    if problem := command_line.missing(values, "model", "images", "out"):
+        return command_line.fail(argv[0], problem)
     if beam_flags and not values.runner:
         message = f"{beam_flags[0]!r} after `--` is for Beam, which needs --runner"
-        return command_line.fail(argv[0], message, command_line.USAGE_ERROR)
-    return command_line.run(argv[0], lambda: _extract(values, beam_flags), _expected())
+        return command_line.fail(argv[0], message)
+    return command_line.run(argv[0], lambda: _extract(values, beam_flags))
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -156,17 +155,6 @@ def _feature_maps(outputs: list[str]) -> list[str]:
 def _absolute(location: str) -> str:
     """A path that means the same wherever the command is repeated; an address stays."""
     return os.path.abspath(location) if os.path.exists(location) else location
-
-
-def _split_at_dashes(argv: list[str]) -> tuple[list[str], list[str]]:
-    if "--" not in argv:
-        return argv, []
-    at = argv.index("--")
-    return argv[:at], argv[at + 1 :]
-
-
-def _expected() -> tuple[type[Exception], ...]:
-    return (ValueError, OSError, ImportError, MemoryError)
 
 
 if __name__ == "__main__":

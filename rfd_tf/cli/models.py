@@ -23,6 +23,7 @@ STATISTICS = {
     "tf": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),  # -1 to 1
     "pixels": ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)),  # 0 to 255
 }
+_CHOICES = f"one of {', '.join(STATISTICS)}, or three numbers, of RGB in [0, 1]"
 _HEAD_OUTPUTS = ("rotation_logits", "embedding", "logits")
 _HEADS_FROM_HELP = (
     "with zoo:NAME: a PyTorch file of the rotation classifier or of the projection, which the released "
@@ -78,9 +79,8 @@ def define_preprocessing(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "image_size", 0, "of a .keras file that does not tell: side of its images", 0, flag_values=values
     )
-    presets = f"one of {', '.join(STATISTICS)}, or three numbers, of RGB in [0, 1]"
-    flags.DEFINE_string("mean", "", f"likewise: what is subtracted, {presets}", flag_values=values)
-    flags.DEFINE_string("std", "", f"likewise: what it is divided by, {presets}", flag_values=values)
+    flags.DEFINE_string("mean", "", f"likewise: what is subtracted, {_CHOICES}", flag_values=values)
+    flags.DEFINE_string("std", "", f"likewise: what it is divided by, {_CHOICES}", flag_values=values)
     flags.DEFINE_integer(
         "resize",
         0,
@@ -116,29 +116,16 @@ def define_exif_orientation(values: flags.FlagValues) -> None:
     )
 
 
-def open_control(location: str, feature_maps: Sequence[str] | None = None):
-    """The untrained control of the run at `location`."""
-    from rfd_tf.evaluation import evaluate
-
-    return evaluate.open_control(Path(location), feature_maps)
-
-
-def _keras_file(location: str) -> Path | None:
-    """The `.keras` file that a location is, or that the run there has; None for any other model."""
-    path = Path(location)
-    path = path / "backbone.keras" if path.is_dir() else path
-    return path if path.suffix == ".keras" and path.is_file() else None
-
-
 def _plain_preprocessing(location: str, given: Mapping[str, Any]):
     """How images are prepared for a `.keras` file that does not tell; None for any other model."""
     from absl import logging
 
     from rfd_tf.features.keras_feature_model import untold
 
-    path = _keras_file(location)
-    reason = untold(path) if path is not None else None
-    if path is None or reason is None:
+    path = Path(location)
+    path = path / "backbone.keras" if path.is_dir() else path
+    reason = untold(path) if path.suffix == ".keras" and path.is_file() else None
+    if reason is None:
         if given:
             raise ValueError(
                 f"--{next(iter(given))} is for a .keras file that does not tell. Received: {location}"
@@ -147,10 +134,9 @@ def _plain_preprocessing(location: str, given: Mapping[str, Any]):
     from zoo.verification import recorded_entry
 
     entry = recorded_entry(path)
-    mean, std = (_statistics(given.get(name), name, index) for index, name in enumerate(("mean", "std")))
+    mean, std = _statistics(given)
     if entry is None and None in (mean, std):
-        presets = f"one of {', '.join(STATISTICS)}, or three numbers, of RGB in [0, 1]"
-        raise ValueError(f"{reason}. Give --{'std' if mean else 'mean'}: {presets}")
+        raise ValueError(f"{reason}. Give --{'std' if mean else 'mean'}: {_CHOICES}")
     known = entry.preprocessing.input_size[0] if entry and entry.preprocessing else 0
     size = given.get("image_size") or known or _input_size(path)
     if not size:
@@ -174,11 +160,10 @@ def _plain_preprocessing(location: str, given: Mapping[str, Any]):
 
 def given_recipe(size: int, given: Mapping[str, Any], where: str):
     """How images are prepared for a model in memory, by what was `given` (as of `open_model`)."""
-    mean, std = (_statistics(given.get(name), name, index) for index, name in enumerate(("mean", "std")))
+    mean, std = _statistics(given)
     if mean is None or std is None:
-        presets = f"one of {', '.join(STATISTICS)}, or three numbers, of RGB in [0, 1]"
         raise ValueError(
-            f"{where} does not tell how its images are prepared: give `mean` and `std`, {presets}"
+            f"{where} does not tell how its images are prepared: give `mean` and `std`, {_CHOICES}"
         )
     if not (size := given.get("image_size") or size):
         raise ValueError(f"{where} takes images of any size: give `image_size`")
@@ -212,21 +197,27 @@ def _open_plain(path: Path, feature_maps: Sequence[str] | None, preprocessing):
     return _entry_feature_model(entry, network, preprocessing, str(path), feature_maps)
 
 
-def _statistics(text, name: str, index: int) -> tuple[float, float, float] | None:
-    """Three numbers of a flag: a preset's means (index 0) or deviations (1), or themselves."""
-    if not text:
-        return None
-    if text in STATISTICS:
-        return STATISTICS[text][index]
-    try:
-        values = tuple(float(part) for part in str(text).strip("()").split(","))
-    except ValueError:
-        values = ()
-    if len(values) != 3:
-        raise ValueError(
-            f"`{name}` must be one of {', '.join(STATISTICS)}, or three numbers. Received: {name}={text!r}"
-        )
-    return values
+def _statistics(given: Mapping[str, Any]) -> list[tuple[float, ...] | None]:
+    """The mean and the deviation that were given, by a preset's name or as numbers; None where not."""
+    found: list[tuple[float, ...] | None] = []
+    for index, name in enumerate(("mean", "std")):
+        text = given.get(name)
+        if not text:
+            found.append(None)
+        elif text in STATISTICS:
+            found.append(STATISTICS[text][index])
+        else:
+            try:
+                values = tuple(float(part) for part in str(text).strip("()").split(","))
+            except ValueError:
+                values = ()
+            if len(values) != 3:
+                raise ValueError(
+                    f"`{name}` must be one of {', '.join(STATISTICS)}, or three numbers. "
+                    f"Received: {name}={text!r}"
+                )
+            found.append(values)
+    return found
 
 
 def _input_size(path: Path) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from absl import flags
 
 from rfd_tf.cli import command_line
-from rfd_tf.cli.models import MODEL_HELP, define_preprocessing, given_preprocessing
+from rfd_tf.cli.models import MODEL_HELP, define_preprocessing, given_preprocessing, open_model
 from rfd_tf.terminal import shell_join
 
 USAGE = """rfd report --workdir=DIR [--out=FILE.html] [--projector]
@@ -48,16 +48,12 @@ def main(argv: list[str] | None = None) -> int:
     if (status := command_line.parse(flag_values, argv, USAGE)) is not None:
         return status
     if problem := _problem(flag_values):
-        return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)
+        return command_line.fail(argv[0], problem)
     command = shell_join([*argv[0].split(), *argv[1:]])
 
-    def action() -> None:
-        if flag_values.summary:
-            _summarize(Path(flag_values.workdir))
-        else:
-            _report(flag_values, command)
-
-    return command_line.run(argv[0], action, (ValueError, OSError, ImportError))
+    if flag_values.summary:
+        return command_line.run(argv[0], lambda: _summarize(Path(flag_values.workdir)))
+    return command_line.run(argv[0], lambda: _report(flag_values, command))
 
 
 def _problem(given: flags.FlagValues) -> str | None:
@@ -70,8 +66,8 @@ def _problem(given: flags.FlagValues) -> str | None:
         return "--workdir is needed, or --model" if given.workdir is None else None
     if given.workdir is not None:
         return "give --workdir or --model, not both"
-    if missing := [name for name in ("images", "out") if given[name].value is None]:
-        return f"--{missing[0]} is needed with --model"
+    if problem := command_line.missing(given, "images", "out"):
+        return f"{problem} with --model"
     unfit = [name for name in ("summary", "projector") if given[name].value]
     return f"--{unfit[0]} goes with --workdir" if unfit else None
 
@@ -89,7 +85,6 @@ def _opened(given: flags.FlagValues):
     """What the report is about."""
     if given.model is None:
         return Path(given.workdir)
-    from rfd_tf.cli.models import open_model
     from rfd_tf.data import open_images
     from rfd_tf.report.collect import model_alone
 

@@ -23,38 +23,28 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status."""
     flag_values = flags.FlagValues()
     config, argv = command_line.define_config(flag_values, sys.argv if argv is None else argv)
-    out = flags.DEFINE_string("out", None, "the file of probabilities", flag_values=flag_values)
+    flags.DEFINE_string("out", None, "the file of probabilities", flag_values=flag_values)
     folds = flags.DEFINE_integer("folds", 5, "parts that are held out in turn", flag_values=flag_values)
     workdir = flags.DEFINE_string("workdir", None, "folder of the folds", flag_values=flag_values)
     if (status := command_line.parse(flag_values, argv, USAGE)) is not None:
         return status
     problem = command_line.config_problem(flag_values, "rotations")
-    if problem or out.value is None:
-        return command_line.fail(argv[0], problem or "--out is needed", command_line.USAGE_ERROR)
-    path = Path(out.value)
+    if problem := problem or command_line.missing(flag_values, "out"):
+        return command_line.fail(argv[0], problem)
+    path = Path(flag_values.out)
     if path.suffix in (".parquet", ".png"):
-        problem = f"--out is the text file, such as prob.dat. Received: {path}"
-        return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)
-    return _rotations(argv[0], config.value, path, workdir.value or f"{path}.folds", folds.value)
+        return command_line.fail(argv[0], f"--out is the text file, such as prob.dat. Received: {path}")
+    folder = workdir.value or f"{path}.folds"
+    return command_line.run(argv[0], lambda: _rotations(config.value, path, folder, folds.value))
 
 
-def _rotations(program: str, config, out: Path, workdir: str, folds: int) -> int:
-    from rfd_tf.callbacks import NonFiniteLossError
-    from rfd_tf.runs.rotation_probabilities import predict_out_of_sample
+def _rotations(config, out: Path, workdir: str, folds: int) -> None:
+    import pyarrow  # noqa: F401  before work is lost
 
-    def action():
-        import pyarrow  # noqa: F401  before work is lost
-
-        found = predict_out_of_sample(config, workdir, folds)
-        _write(found, config, out)
-
-    return command_line.run(program, action, (ValueError, OSError, ImportError, NonFiniteLossError))
-
-
-def _write(found, config, out: Path) -> None:
     from rfd_tf import data
     from rfd_tf.runs import rotation_probabilities
 
+    found = rotation_probabilities.predict_out_of_sample(config, workdir, folds)
     probabilities, images = found.probabilities, found.images
     image = out.with_suffix(".png")
     rotation_probabilities.draw_rotatability(image, probabilities, images)

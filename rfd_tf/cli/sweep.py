@@ -28,34 +28,30 @@ def main(argv: list[str] | None = None) -> int:
     usage = USAGE.format(names=command_line.config_names("sweep"))
     if (status := command_line.parse(flag_values, argv, usage, "sweep")) is not None:
         return status
-    missing = "--workdir is needed" if flag_values.workdir is None else None
-    if problem := command_line.config_problem(flag_values, "sweep") or missing:
-        return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)
+    problem = command_line.config_problem(flag_values, "sweep")
+    if problem := problem or command_line.missing(flag_values, "workdir"):
+        return command_line.fail(argv[0], problem)
     folder = Path(flag_values.workdir)
-    action = _sweep(argv[0], config.value, folder, jobs.value, memory.value)
-    return command_line.run(argv[0], action, (ValueError, OSError))
+    return command_line.run(argv[0], lambda: _sweep(argv[0], config.value, folder, jobs.value, memory.value))
 
 
-def _sweep(program: str, config, workdir: Path, jobs: int, job_memory: float):
+def _sweep(program: str, config, workdir: Path, jobs: int, job_memory: float) -> int:
     from rfd_tf.runs.sweep import MARKDOWN, SweepStopped, collect, make_plan, run_plan, write_tables
     from rfd_tf.terminal import StopSignals
 
-    def action() -> int:
-        cells = make_plan(config, workdir)
-        try:
-            with StopSignals() as signals:
-                failed = run_plan(cells, jobs, job_memory, lambda: signals.received)
-        except SweepStopped:
-            if collect(cells):
-                write_tables(cells, workdir)
-            raise
-        print(write_tables(cells, workdir))
-        print(f"Table: {workdir / MARKDOWN}")
-        for cell, log in failed.items():
-            print(f"{program}: {cell.variant}, seed {cell.seed} failed, see {log}", file=sys.stderr)
-        return 1 if failed else 0
-
-    return action
+    cells = make_plan(config, workdir)
+    try:
+        with StopSignals() as signals:
+            failed = run_plan(cells, jobs, job_memory, lambda: signals.received)
+    except SweepStopped:
+        if collect(cells):
+            write_tables(cells, workdir)
+        raise
+    print(write_tables(cells, workdir))
+    print(f"Table: {workdir / MARKDOWN}")
+    for cell, log in failed.items():
+        print(f"{program}: {cell.variant}, seed {cell.seed} failed, see {log}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

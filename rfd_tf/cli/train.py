@@ -31,38 +31,27 @@ def main(argv: list[str] | None = None) -> int:
     usage = USAGE.format(names=command_line.config_names("train"))
     if (status := command_line.parse(flag_values, argv, usage, "train")) is not None:
         return status
-    missing = "--workdir is needed" if flag_values.workdir is None else None
-    if problem := command_line.config_problem(flag_values, "train") or missing:
-        return command_line.fail(argv[0], problem, command_line.USAGE_ERROR)
+    problem = command_line.config_problem(flag_values, "train")
+    if problem := problem or command_line.missing(flag_values, "workdir"):
+        return command_line.fail(argv[0], problem)
     config.value.callbacks = (*config.value.callbacks, *flag_values.callbacks)
     command = f"rfd train {shell_join(given[1:])}"
-    train = _pretrain if config.value.kind == "pretrain" else _classify
-    return _run(argv[0], train, config.value, flag_values.workdir, command)
+    return command_line.run(argv[0], lambda: _train(config.value, flag_values.workdir, command))
 
 
-def _pretrain(config, workdir: str, _command: str) -> Path:
-    from rfd_tf.runs.pretrain import pretrain
+def _train(config, workdir: str, command: str) -> None:
+    if config.kind == "pretrain":
+        from rfd_tf.runs.pretrain import pretrain
 
-    return pretrain(config, workdir)
+        trained = pretrain(config, workdir)
+    else:
+        from rfd_tf.evaluation.finetune import classify
+        from rfd_tf.evaluation.results import text_table
+        from rfd_tf.runs.workdir import BACKBONE_FILE
 
-
-def _classify(config, workdir: str, command: str) -> Path:
-    from rfd_tf.evaluation.finetune import classify
-    from rfd_tf.evaluation.results import text_table
-    from rfd_tf.runs.workdir import BACKBONE_FILE
-
-    print(text_table(classify(config, workdir, command)))
-    return Path(workdir) / BACKBONE_FILE
-
-
-def _run(program: str, train, config, workdir: str, command: str) -> int:
-    from rfd_tf.callbacks import CollapseError, NonFiniteLossError
-
-    def action():
-        print(f"Trained: {train(config, workdir, command)}")
-
-    told = (ValueError, OSError, ImportError, NonFiniteLossError, CollapseError)
-    return command_line.run(program, action, told)
+        print(text_table(classify(config, workdir, command)))
+        trained = Path(workdir) / BACKBONE_FILE
+    print(f"Trained: {trained}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from absl import flags
 
+import zoo
 from rfd_tf.cli import command_line
 
 USAGE = """rfd zoo ACTION [NAME] [flags]
@@ -42,14 +43,14 @@ def main(argv: list[str] | None = None) -> int:
         return status
     if not words or words[0] not in _ACTIONS:
         problem = f"unknown action {words[0]!r}" if words else "an action is needed"
-        return command_line.fail(argv[0], f"{problem}\n\n{USAGE}", command_line.USAGE_ERROR)
+        return command_line.fail(argv[0], f"{problem}\n\n{USAGE}")
     action, needs_name, needed_flags = _ACTIONS[words[0]]
     if needs_name != (len(words) == 2):
         problem = "needs the NAME of an entry" if needs_name else f"takes no name, got {words[1]!r}"
-        return command_line.fail(argv[0], f"{words[0]} {problem}", command_line.USAGE_ERROR)
+        return command_line.fail(argv[0], f"{words[0]} {problem}")
     for flag in needed_flags:
         if not values[flag].value:
-            return command_line.fail(argv[0], f"{words[0]} needs --{flag}", command_line.USAGE_ERROR)
+            return command_line.fail(argv[0], f"{words[0]} needs --{flag}")
     if "out" in needed_flags:
         from zoo.errors import FormatError
         from zoo.sources import kind_to_write
@@ -57,8 +58,8 @@ def main(argv: list[str] | None = None) -> int:
         try:
             kind_to_write(values.out)
         except FormatError as error:
-            return command_line.fail(argv[0], f"--out={error}", command_line.USAGE_ERROR)
-    return command_line.run(argv[0], lambda: action(*words[1:], values), (ValueError, OSError, MemoryError))
+            return command_line.fail(argv[0], f"--out={error}")
+    return command_line.run(argv[0], lambda: action(*words[1:], values))
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -74,27 +75,19 @@ def _define(values: flags.FlagValues) -> None:
 
 
 def _list(values: flags.FlagValues) -> None:
-    import zoo
-
     for name in zoo.list():
         print(f"{name:38}{zoo.info(name).description}")
 
 
 def _info(name: str, values: flags.FlagValues) -> None:
-    import zoo
-
     print(zoo.model_card(name), end="")
 
 
 def _download(name: str, values: flags.FlagValues) -> None:
-    import zoo
-
     print(zoo.download(name))
 
 
 def _convert(name: str, values: flags.FlagValues) -> None:
-    import zoo
-
     source = values.from_file or zoo.download(name)
     options = {"heads": values.heads, "heads_from": values.heads_from}
     options |= {"fold": values.fold, "tolerance": values.tolerance}
@@ -102,7 +95,6 @@ def _convert(name: str, values: flags.FlagValues) -> None:
 
 
 def _fold(values: flags.FlagValues) -> None:
-    import zoo
     from zoo.sources import read_keras
 
     folded = zoo.fold_batch_norm(read_keras(values.from_file))
@@ -110,7 +102,6 @@ def _fold(values: flags.FlagValues) -> None:
 
 
 def _rescale(values: flags.FlagValues) -> None:
-    import zoo
     from zoo.rescaling import calibration_images
     from zoo.sources import read_keras
 
@@ -120,7 +111,6 @@ def _rescale(values: flags.FlagValues) -> None:
 
 
 def _verify(name: str, values: flags.FlagValues) -> None:
-    import zoo
     from zoo.conversion import verify_file
 
     source = values.from_file or zoo.download(name)
@@ -129,7 +119,6 @@ def _verify(name: str, values: flags.FlagValues) -> None:
 
 
 def _export(model, values: flags.FlagValues) -> None:
-    import zoo
     from zoo.verification import recorded_entry
 
     entry = recorded_entry(values.from_file)  # what is known of its images stays true

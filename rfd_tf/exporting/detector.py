@@ -127,34 +127,16 @@ def write_detector_saved_model(detector: Detector, folder: str | os.PathLike) ->
     save_functions(folder, FACTS, facts, detector.model, signatures)
 
 
-def write_detector_serving_files(
-    out: Path,
-    detector: Detector,
-    version: int,
-    examples: Sequence[Example],
-    *,
-    make_stable: bool = False,
-    published: Path | None = None,
-) -> None:
-    """Adds what `docker compose up` needs to serve a detector's export.
+def _write_serving_files(staging: Path, out: Path, detector: Detector, version: int, examples) -> None:
+    """As `serving_files.write_serving_files`, but without batching.
 
-    As `write_serving_files`, but without batching: the server would join the images of several requests into
-    one, and neither images nor proposals have a batch dimension.
-
-    Args:
-        out, version, make_stable, published: as in `write_serving_files`.
-        detector: that was exported.
-        examples: for the warm-up requests, at least one.
-
-    Raises:
-        FileNotFoundError: if the SavedModel is not there.
-        ImportError: without the extra `serving`.
-        ValueError: if `out` serves a model of another name.
+    The server would join the images of several requests into one, and neither images nor proposals have a
+    batch dimension.
     """
     from rfd_tf.exporting.serving_files import COMPOSE, MONITORING, README, ServedVersion
 
     templates = {MONITORING: "monitoring.config", COMPOSE: "compose.yaml", README: "detector_readme.md"}
-    served = ServedVersion(out, detector.name, version, make_stable, published)
+    served = ServedVersion(staging, detector.name, version, published=out)
     values = {"batching": "", "classes": ", ".join(detector.class_names)}
     served.write(_requests(detector.name, examples), templates, values)
 
@@ -223,7 +205,7 @@ def export_detector(
         parities = measure_parity(forms, batches)
         check_parity(parities)
         if options.serving:
-            write_detector_serving_files(staging, detector, options.version, examples, published=out)
+            _write_serving_files(staging, out, detector, options.version, examples)
         names = [example.name for example in examples]
         entry = parity_entry(parities, names, staging, source=source, input="uint8")
         write_report(staging, out, detector.name, options.version, entry)

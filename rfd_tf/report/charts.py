@@ -1,4 +1,8 @@
-"""What the page's templates draw: SVG geometry of charts and of the feature map, images as data URIs."""
+"""What the page's templates draw: SVG geometry of charts and of the feature map, images as data URIs.
+
+The charts are not drawn by matplotlib: its SVG looks as good, but is four times as large, and its colours,
+fonts, ids and style sheet would have to be replaced in its text to follow the page, dark or light.
+"""
 
 import base64
 import dataclasses
@@ -6,9 +10,10 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.ticker import LogLocator, MaxNLocator
 from PIL import Image
 
-from rfd_tf.report.contents import MapSection
+from rfd_tf.report.sections import MapSection
 
 CHART_WIDTH, CHART_HEIGHT = 340, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 10, 40
@@ -83,12 +88,13 @@ def line_chart(
     log = not percent and low > 0 and high / low > _LOG_FROM
     ticks = _ticks(low, high, log)
     low, high = min(low, *ticks), max(high, *ticks)
+    whole = MaxNLocator(7, integer=True).tick_values(x[0], x[-1])
     across = _scale(float(x[0]), float(x[-1]), _LEFT, CHART_WIDTH - _RIGHT)
     up = _scale(low, high, CHART_HEIGHT - _BOTTOM, _TOP, log)
     return LineChart(
         title=title,
         lines=[_line(s, x, across, up) for s in series],
-        x_ticks=[(across(tick), f"{tick:g}") for tick in _whole_ticks(float(x[0]), float(x[-1]))],
+        x_ticks=[(across(tick), f"{tick:g}") for tick in whole if x[0] <= tick <= x[-1]],
         y_ticks=[(up(tick), text) for tick, text in zip(ticks, _texts(ticks, percent, log), strict=True)],
         reference=None if reference is None else (up(reference[0]), reference[1]),
         log=log,
@@ -98,8 +104,6 @@ def line_chart(
 
 
 def _ticks(low: float, high: float, log: bool) -> list[float]:
-    from matplotlib.ticker import LogLocator, MaxNLocator
-
     if log:
         ticks = LogLocator(numticks=6).tick_values(low, high)
         return [float(tick) for tick in ticks if low / 10 < tick < high * 10]
@@ -117,13 +121,6 @@ def _texts(ticks: list[float], percent: bool, log: bool) -> list[str]:
         return short
     digits = max(len(text.partition(".")[2]) for text in short)
     return [f"{tick:.{digits}f}" for tick in ticks]
-
-
-def _whole_ticks(low: float, high: float) -> list[float]:
-    from matplotlib.ticker import MaxNLocator
-
-    ticks = MaxNLocator(7, integer=True).tick_values(low, high)
-    return [float(tick) for tick in ticks if low <= tick <= high]
 
 
 def _scale(low: float, high: float, start: float, end: float, log: bool = False):
@@ -153,89 +150,71 @@ def _in_words(series: Series, percent: bool) -> str:
     return f"{series.name}: from {shown[0]} to {shown[1]}"
 
 
-_LOSSES = (
-    ("rotation_loss", "Rotation loss", "How badly the rotation is told from the rotation features."),
-    (
-        "invariance_loss",
-        "Invariance loss",
-        "How much the invariant features change when the image is turned. Their size counts too, so a fall "
-        "alone is not proof of invariance.",
-    ),
-    (
-        "instance_loss",
-        "Instance loss",
-        "How badly an image is told from others by its invariant features. Validation images have no "
-        "place in the memory bank and are compared with themselves, turned: the two lines are not the same "
-        "quantity.",
-    ),
-)
-
-
 def history_charts(history: dict[str, np.ndarray]) -> list[LineChart]:
     """Charts of what a run's history holds, over epochs counted from 1."""
-    epochs = (
-        history["epoch"] + 1 if "epoch" in history else np.arange(1, len(next(iter(history.values()))) + 1)
-    )
-    charts = [_accuracies(history, epochs), _knn(history, epochs)]
-    charts += [
-        line_chart(title, epochs, _both(history, column), caption) for column, title, caption in _LOSSES
+
+    def series(column: str, name: str, colour: str = "blue", dashed: bool = False) -> list[Series]:
+        return [Series(name, history[column], colour, dashed)] if column in history else []
+
+    def both(column: str, name: str = "", colour: str = "blue") -> list[Series]:
+        return [
+            *series(column, f"{name}training", colour, dashed=True),
+            *series(f"val_{column}", f"{name}validation", colour),
+        ]
+
+    epochs = np.arange(1, len(next(iter(history.values()))) + 1)
+    epochs = history["epoch"] + 1 if "epoch" in history else epochs
+    charts = [
+        line_chart(
+            "Rotation accuracy",
+            epochs,
+            both("rotation_accuracy", "rotation features, ")
+            + both("invariant_rotation_accuracy", "invariant features, ", "orange"),
+            "How often the rotation of an image is told rightly. From the rotation features it should rise; "
+            "from the invariant features it should stay at chance, 25 %.",
+            percent=True,
+            reference=(0.25, "chance"),
+        ),
+        line_chart(
+            "kNN accuracy",
+            epochs,
+            series("knn_accuracy", "validation, leave one out"),
+            "Share of validation images whose class their nearest neighbours among the others tell.",
+            percent=True,
+        ),
+        line_chart(
+            "Rotation loss",
+            epochs,
+            both("rotation_loss"),
+            "How badly the rotation is told from the rotation features.",
+        ),
+        line_chart(
+            "Invariance loss",
+            epochs,
+            both("invariance_loss"),
+            "How much the invariant features change when the image is turned. Their size counts too, so a "
+            "fall alone is not proof of invariance.",
+        ),
+        line_chart(
+            "Instance loss",
+            epochs,
+            both("instance_loss"),
+            "How badly an image is told from others by its invariant features. Validation images have no "
+            "place in the memory bank and are compared with themselves, turned: the two lines are not the "
+            "same quantity.",
+        ),
+        line_chart(
+            "How alike images have become",
+            epochs,
+            series("bank_cosine", "two embeddings, mean cosine")
+            + series("dead_features", "features", "orange"),
+            "The mean cosine between the embeddings of two training images, and the share of the features "
+            "that are the same for every image. Both should stay near 0; where they rise to 100 %, the "
+            "features have collapsed.",
+            percent=True,
+        ),
     ]
-    charts.append(_collapse(history, epochs))
     return [chart for chart in charts if chart is not None]
-
-
-def _accuracies(history, epochs) -> LineChart | None:
-    names = {"rotation_accuracy": "rotation features", "invariant_rotation_accuracy": "invariant features"}
-    series = []
-    for (column, name), colour in zip(names.items(), ("blue", "orange"), strict=True):
-        series += _both(history, column, f"{name}, ", colour)
-    return line_chart(
-        "Rotation accuracy",
-        epochs,
-        series,
-        "How often the rotation of an image is told rightly. From the rotation features it should rise; "
-        "from the invariant features it should stay at chance, 25 %.",
-        percent=True,
-        reference=(0.25, "chance"),
-    )
-
-
-def _knn(history, epochs) -> LineChart | None:
-    if "knn_accuracy" not in history:
-        return None
-    return line_chart(
-        "kNN accuracy",
-        epochs,
-        [Series("validation, leave one out", history["knn_accuracy"], "blue")],
-        "Share of validation images whose class their nearest neighbours among the others tell.",
-        percent=True,
-    )
-
-
-def _collapse(history, epochs) -> LineChart | None:
-    names = {"bank_cosine": ("two embeddings, mean cosine", "blue"), "dead_features": ("features", "orange")}
-    series = [
-        Series(name, history[column], color) for column, (name, color) in names.items() if column in history
-    ]
-    return line_chart(
-        "How alike images have become",
-        epochs,
-        series,
-        "The mean cosine between the embeddings of two training images, and the share of the features that "
-        "are the same for every image. Both should stay near 0; where they rise to 100 %, the features have "
-        "collapsed.",
-        percent=True,
-    )
-
-
-def _both(history, column: str, name: str = "", colour: str = "blue") -> list[Series]:
-    """Training, dashed, and validation, of one column."""
-    series = []
-    if column in history:
-        series.append(Series(f"{name}training", history[column], colour, dashed=True))
-    if f"val_{column}" in history:
-        series.append(Series(f"{name}validation", history[f"val_{column}"], colour))
-    return series
 
 
 MAP_WIDTH, MAP_HEIGHT = 800, 640
@@ -325,8 +304,6 @@ def _group(name: str, colour: int | None, places: np.ndarray, shape: int) -> Poi
 
 
 _FILTERS_WIDTH = 480  # pixels that a grid of filters is enlarged to, about
-
-
 _LOSSLESS_BELOW = 48  # pixels; JPEG would blur images smaller than that
 
 

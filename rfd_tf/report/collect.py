@@ -20,9 +20,10 @@ from rfd_tf.features import FeatureModel, KerasFeatureModel, open_keras
 from rfd_tf.imbalance import class_counts_of
 from rfd_tf.models import first_layer_filters
 from rfd_tf.models.inference import FEATURES, ROTATION_PROBABILITIES
-from rfd_tf.report.contents import ClassifierSection, DataFacts, KeyFigure, RunFacts, RunReport
 from rfd_tf.report.figures import (
     KNN,
+    ClassifierSection,
+    KeyFigure,
     choose_classifier,
     control_knn_accuracy,
     has_control,
@@ -31,7 +32,14 @@ from rfd_tf.report.figures import (
     read_evaluations,
 )
 from rfd_tf.report.sample import Sample, take_sample
-from rfd_tf.report.sections import feature_map, neighbour_section, rotation_section
+from rfd_tf.report.sections import (
+    MapSection,
+    NeighbourSection,
+    RotationSection,
+    feature_map,
+    neighbour_section,
+    rotation_section,
+)
 from rfd_tf.runs import provenance
 from rfd_tf.runs.build import measured_feature
 from rfd_tf.runs.images import ImageSet, open_run_images
@@ -40,6 +48,74 @@ from rfd_tf.runs.workdir import BACKBONE_FILE, HISTORY_FILE, read_history, read_
 TRAINING, VALIDATION = "training", "validation"
 _NEIGHBOURS, _TEMPERATURE = 20, 0.07  # of the kNN of a model alone
 UNREADABLE = (OSError, ValueError, ImportError, tf.errors.OpError)  # what images that have moved can raise
+
+
+@dataclasses.dataclass(frozen=True)
+class DataFacts:
+    """Images of a run: their part in it, where they are, how many (None where they cannot be opened)."""
+
+    role: str
+    location: str
+    images: int | None
+    classes: int | None
+    skipped: int
+    left_out: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFacts:
+    """What was trained, on what, when.
+
+    Attributes:
+        name, workdir: of the run's folder, or of the model.
+        finished: when the backbone was written; None for a model alone.
+        network: the backbone's name.
+        parameters: of backbone and heads.
+        feature, feature_width: the feature that sections on features are about, and its length.
+        data: the run's images.
+        config: the whole config.
+    """
+
+    name: str
+    workdir: str
+    finished: datetime.datetime | None
+    network: str
+    parameters: int
+    feature: str
+    feature_width: int
+    data: list[DataFacts]
+    config: dict
+
+
+@dataclasses.dataclass(frozen=True)
+class RunReport:
+    """A whole report; a part that could not be made is None, and `notes` say why.
+
+    Attributes:
+        facts: see there.
+        key_figures: the headline.
+        history: columns of the CSV history.
+        filters: first-layer filters, float32 [kh, kw, in, out].
+        rotations, neighbours, classifier, feature_map: see there.
+        evaluations: every result found, by name of its folder.
+        notes: section -> sentences about what is missing there.
+        sample: the images that the map shows, with their features.
+        machine, versions: where and by what the report was made.
+    """
+
+    facts: RunFacts
+    key_figures: list[KeyFigure]
+    history: dict[str, np.ndarray] | None
+    filters: np.ndarray | None
+    rotations: RotationSection | None
+    neighbours: NeighbourSection | None
+    classifier: ClassifierSection | None
+    feature_map: MapSection | None
+    evaluations: dict[str, EvaluationResult]
+    notes: dict[str, list[str]]
+    sample: Sample | None
+    machine: dict[str, str]
+    versions: dict[str, str]
 
 
 @dataclasses.dataclass
@@ -222,8 +298,11 @@ class _Collection:
             self._note("curves", "Left out: this is a model, not the folder of a run with its history.")
         else:
             history = self._or_note("curves", lambda: read_history(run.workdir / HISTORY_FILE))
-        for sign in self._signs_of_collapse(history):
-            self._note("curves", sign)
+        if history is not None:
+            last = {name: values[-1] for name, values in history.items()}
+            epoch = len(history[next(iter(history))]) - 1
+            for sign in signs_of_collapse(last, epoch, run.config.method.loss_weights).values():
+                self._note("curves", sign)
         filters = self._or_note("filters", lambda: first_layer_filters(run.feature_model.model))
         evaluations = self._evaluations()
         samples = self._samples()
@@ -245,14 +324,6 @@ class _Collection:
             machine=provenance.machine(),
             versions=provenance.versions(),
         )
-
-    def _signs_of_collapse(self, history) -> list[str]:
-        """What the last epoch says of it."""
-        if history is None:
-            return []
-        last = {name: values[-1] for name, values in history.items()}
-        weights = self.run.config.method.loss_weights
-        return list(signs_of_collapse(last, len(history[next(iter(history))]) - 1, weights).values())
 
     def _evaluations(self) -> dict[str, EvaluationResult]:
         if self.run.workdir is None:

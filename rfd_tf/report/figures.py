@@ -1,7 +1,7 @@
 """The figures that a report speaks of: evaluations, the headline, and a kNN made for the page."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
@@ -20,11 +20,41 @@ from rfd_tf.evaluation.results import (
 from rfd_tf.features import keras_feature_model
 from rfd_tf.metrics import weighted_knn_predict
 from rfd_tf.models.inference import FEATURES
-from rfd_tf.report.contents import ClassifierSection, KeyFigure
 from rfd_tf.report.sample import Sample, features_of
 from rfd_tf.runs.images import ImageSet
 
 LINEAR, KNN, ROTATION = "linear", "knn", "rotation"  # protocols
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierSection:
+    """The classifier whose mistakes are shown.
+
+    Attributes:
+        title: protocol and classifier.
+        origin: a sentence that tells where the figures come from.
+        figures: its figures.
+        class_names: C names.
+        class_counts: training images of each class.
+        test_images: how many there were.
+    """
+
+    title: str
+    origin: str
+    figures: ClassifierFigures
+    class_names: list[str]
+    class_counts: list[int]
+    test_images: int
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyFigure:
+    """An accuracy in [0, 1] (None where there is none), that of the untrained control, what it means."""
+
+    name: str
+    value: float | None
+    control: float | None
+    meaning: str
 
 
 def read_evaluations(workdir: Path) -> tuple[dict[str, EvaluationResult], list[str]]:
@@ -38,27 +68,29 @@ def read_evaluations(workdir: Path) -> tuple[dict[str, EvaluationResult], list[s
     return results, problems
 
 
-def best_of(results: dict[str, EvaluationResult], protocol: str) -> tuple[str, str, ClassifierFigures] | None:
-    """(evaluation, classifier, figures) of the highest top-1 by a protocol, but for controls."""
-    found = [
-        (name, classifier, figures)
-        for name, result in results.items()
-        if result.protocol == protocol and not is_control(result)
-        for classifier, figures in result.figures.items()
-        if isinstance(figures, ClassifierFigures)
-    ]
+Classifier = tuple[str, str, ClassifierFigures]  # evaluation, classifier, figures
+
+
+def best_of(results: dict[str, EvaluationResult], protocol: str) -> Classifier | None:
+    """That with the highest top-1 by a protocol, but for controls."""
+    found = [entry for entry in _classifiers(results) if results[entry[0]].protocol == protocol]
     return max(found, key=lambda entry: entry[2].top1, default=None)
 
 
 def control_of(results: dict[str, EvaluationResult], protocol: str, classifier: str) -> float | None:
     """Top-1 of the same classifier on an untrained control, where that was measured."""
-    found = [
-        figures.top1
-        for result in results.values()
-        if is_control(result) and result.protocol == protocol
-        if isinstance(figures := result.figures.get(classifier), ClassifierFigures)
-    ]
-    return found[0] if found else None
+    for evaluation, name, figures in _classifiers(results, of_control=True):
+        if results[evaluation].protocol == protocol and name == classifier:
+            return figures.top1
+    return None
+
+
+def _classifiers(results: dict[str, EvaluationResult], of_control: bool = False) -> Iterator[Classifier]:
+    """Those of trained models, or of untrained controls."""
+    for evaluation, result in results.items():
+        for name, figures in result.figures.items():
+            if isinstance(figures, ClassifierFigures) and is_control(result) == of_control:
+                yield evaluation, name, figures
 
 
 def has_control(results: dict[str, EvaluationResult], protocol: str) -> bool:
@@ -74,14 +106,8 @@ def is_control(result: EvaluationResult) -> bool:
 
 def choose_classifier(results: dict[str, EvaluationResult]) -> ClassifierSection | None:
     """The best linear probe, else the first classifier of object classes."""
-    others = [
-        (name, classifier, figures)
-        for name, result in results.items()
-        if result.protocol != ROTATION and not is_control(result)
-        for classifier, figures in result.figures.items()
-        if isinstance(figures, ClassifierFigures)
-    ]
-    chosen = best_of(results, LINEAR) or next(iter(others), None)
+    others = (entry for entry in _classifiers(results) if results[entry[0]].protocol != ROTATION)
+    chosen = best_of(results, LINEAR) or next(others, None)
     if chosen is None:
         return None
     name, classifier, figures = chosen
@@ -137,19 +163,11 @@ def _rotation_figures(history: dict[str, np.ndarray]) -> list[KeyFigure]:
     images = "validation" if prefix else "training"
     rotation = _last(history, f"{prefix}rotation_accuracy")
     invariant = _last(history, f"{prefix}invariant_rotation_accuracy")
+    meaning = f"{images} images, last epoch; chance is 25 %"
+    decoupled = "near 25 % where the two halves are decoupled"
     return [
-        KeyFigure(
-            "Rotation told from rotation features",
-            rotation,
-            None,
-            f"{images} images, last epoch; chance is 25 %",
-        ),
-        KeyFigure(
-            "Rotation told from invariant features",
-            invariant,
-            None,
-            "near 25 % where the two halves are decoupled",
-        ),
+        KeyFigure("Rotation told from rotation features", rotation, None, meaning),
+        KeyFigure("Rotation told from invariant features", invariant, None, decoupled),
     ]
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from rfd_tf.imbalance import shot_groups
 from rfd_tf.report import charts
 from rfd_tf.report.charts import filters_uri, history_charts, image_uri
-from rfd_tf.report.contents import ClassifierSection, RunReport
-from rfd_tf.report.figures import most_confused
+from rfd_tf.report.collect import RunReport
+from rfd_tf.report.figures import ClassifierSection, most_confused
 
 MATRIX_CLASSES = 30  # larger confusion matrices are drawn as an image
 _SHOTS = {"many": "more than 100", "medium": "20 to 100", "few": "fewer than 20"}
@@ -40,7 +40,7 @@ def report_page(report: RunReport, made: datetime.datetime, command: str) -> str
         "count": _count,
         "image": image_uri,
         "plain": _plain,
-        "fields": lambda config: list(_fields(config)),
+        "fields": _fields,
     }
     page = environment.get_template("report.html").render(
         report=report,

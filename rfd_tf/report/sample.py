@@ -1,7 +1,7 @@
 """A sample of images with their features, and its files for TensorBoard's projector."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -83,9 +83,10 @@ def take_sample(
     features, thumbnails = found
     if not np.isfinite(features).all():
         raise ValueError(f"the features of the {source} images are not finite: the training diverged")
-    origin = images.source
-    labels = None if origin.labels is None else origin.labels[chosen]
-    names = None if labels is None else class_names_of(origin)
+    origin, labels, names = images.source, None, None
+    if origin.labels is not None:
+        labels = origin.labels[chosen]
+        names = list(origin.class_names or map(str, range(origin.num_classes)))
     described = [origin.describe(int(index)) for index in chosen]
     return Sample(source, chosen, features, thumbnails, labels, names, described), bad
 
@@ -95,11 +96,6 @@ def choose(rows: np.ndarray, count: int) -> np.ndarray:
     if len(rows) <= count:
         return rows
     return np.sort(np.random.default_rng(SEED).choice(rows, count, replace=False))
-
-
-def class_names_of(source: data.Source) -> list[str]:
-    """A labelled source's class names; numbers where it has none."""
-    return list(source.class_names or map(str, range(source.num_classes)))
 
 
 def features_of(
@@ -126,9 +122,8 @@ def batches(image_set: ImageSet, indices: np.ndarray, what: str) -> Iterator[np.
             progress.update(len(images))
 
 
-def thumbnails_of(to_pixels: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> np.ndarray:
-    """uint8 [B, T, T, 3] of normalised images [B, S, S, 3]."""
-    pixels = to_pixels(images)
+def _thumbnails(pixels: np.ndarray) -> np.ndarray:
+    """uint8 [B, T, T, 3] of images uint8 [B, S, S, 3]."""
     if pixels.shape[1] <= THUMBNAIL:
         return pixels
     size = (THUMBNAIL, THUMBNAIL)
@@ -140,7 +135,7 @@ def _pass(feature_model, feature, image_set, source, indices) -> tuple[np.ndarra
     features, thumbnails = [], []
     for images in batches(image_set, indices, f"{source} images"):
         features.append(pooled(feature_model(images, [feature])[feature]))
-        thumbnails.append(thumbnails_of(feature_model.info.to_pixels, images))
+        thumbnails.append(_thumbnails(feature_model.info.to_pixels(images)))
     return np.concatenate(features), np.concatenate(thumbnails)
 
 

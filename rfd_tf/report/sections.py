@@ -1,5 +1,7 @@
 """What a report shows of images: neighbours, rotated views, and a map of the features."""
 
+import dataclasses
+
 import keras
 import numpy as np
 
@@ -7,18 +9,115 @@ from rfd_tf.features import FeatureModel
 from rfd_tf.imbalance import shot_groups
 from rfd_tf.metrics import nearest_neighbours
 from rfd_tf.models.inference import ROTATION_PROBABILITIES
-from rfd_tf.report.contents import (
-    Card,
-    MapSection,
-    Neighbour,
-    NeighbourRow,
-    NeighbourSection,
-    RotatedView,
-    RotationSection,
-)
 from rfd_tf.report.sample import SEED, Sample, batches
 from rfd_tf.rotations import NUM_ROTATIONS, four_views
 from rfd_tf.runs.images import ImageSet
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """An image as it is shown: uint8 [T, T, 3], where it is kept, and its class's name if it has one."""
+
+    pixels: np.ndarray
+    name: str
+    label: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class RotatedView:
+    """An image turned `turned` times by 90 degrees, as shown to the network, and what that made of it.
+
+    Attributes:
+        card: the image, turned.
+        turned: quarter turns, counter-clockwise, 0 to 3.
+        probabilities: float [4], of having been turned 0 to 3 times.
+    """
+
+    card: Card
+    turned: int
+    probabilities: np.ndarray
+
+    @property
+    def predicted(self) -> int:
+        return int(np.argmax(self.probabilities))
+
+    @property
+    def right(self) -> bool:
+        return self.predicted == self.turned
+
+
+@dataclasses.dataclass(frozen=True)
+class RotationSection:
+    """Predicted rotations of `images` images of `source`.
+
+    Attributes:
+        samples: the four views of some images, chosen at random.
+        mistakes: the views that the network is surest about and wrong, at most one of an image.
+        confusion: views turned `row` times that were taken for `column`, [4][4].
+        images: images that were shown four times.
+        source: `"training"` or `"validation"`.
+    """
+
+    samples: list[list[RotatedView]]
+    mistakes: list[RotatedView]
+    confusion: np.ndarray
+    images: int
+    source: str
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right views, in [0, 1]."""
+        return float(np.trace(self.confusion) / (NUM_ROTATIONS * self.images))
+
+
+@dataclasses.dataclass(frozen=True)
+class Neighbour:
+    """An image near another: `right` tells whether it has the same class, None without labels."""
+
+    card: Card
+    similarity: float  # cosine
+    right: bool | None
+
+
+@dataclasses.dataclass(frozen=True)
+class NeighbourRow:
+    """A query with its neighbours, nearest first; `group` is the shot group of its class."""
+
+    query: Card
+    group: str | None
+    neighbours: list[Neighbour]
+
+
+@dataclasses.dataclass(frozen=True)
+class NeighbourSection:
+    """Nearest neighbours of images of `query_source` among `searched` images of `searched_source`."""
+
+    rows: list[NeighbourRow]
+    query_source: str
+    searched_source: str
+    searched: int
+
+
+@dataclasses.dataclass(frozen=True)
+class MapSection:
+    """Images in the plane.
+
+    Attributes:
+        points: float [N, 2], in [0, 1].
+        labels: int64 [N], or None.
+        class_names: names that the labels point to, or None.
+        thumbnails: uint8 [N, T, T, 3].
+        source: `"training"` or `"validation"`.
+        method: how the points were found.
+    """
+
+    points: np.ndarray
+    labels: np.ndarray | None
+    class_names: list[str] | None
+    thumbnails: np.ndarray
+    source: str
+    method: str
+
 
 NEIGHBOURS = 8
 PER_GROUP, WITHOUT_GROUPS = 4, 8

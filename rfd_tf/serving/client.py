@@ -5,6 +5,7 @@ import io
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from rfd_tf.files import parse_json
 from rfd_tf.image_header import check_encoded
 from rfd_tf.serving.transport import (
     AVAILABLE,
+    Answer,
     BadInputError,
     ClientOptions,
     Retries,
@@ -281,7 +283,7 @@ class ServingClient:
 
     def status(self) -> dict[int, str]:
         """State of each version of the model, or of the address's: `START`, `LOADING`, `AVAILABLE`, ..."""
-        return self._ask(lambda transport, seconds: transport.status(seconds), self._end())
+        return self._ask(self._open.status, self._end())
 
     def ready(self) -> bool:
         """Whether the model answers now; tried only once."""
@@ -325,19 +327,13 @@ class ServingClient:
     def _end(self) -> float | None:
         return None if self.options.deadline is None else self._retries.clock() + self.options.deadline
 
-    def _ask(self, action: Callable, end: float | None):
-        transport = self._open
-        return self._retries.run(
-            lambda seconds: action(transport, seconds), self.options.timeout, end, self.address.text
-        )
+    def _ask(self, action: Callable[[float], Answer], end: float | None) -> Answer:
+        return self._retries.run(action, self.options.timeout, end, self.address.text)
 
     def _about(self, end: float | None) -> ServedModel:
         if self._model is None:
-
-            def ask(transport, seconds):
-                return transport.predict("about", "ignored", [b""], ["json"], seconds)
-
-            answer = self._ask(ask, end)
+            question = ("about", "ignored", [b""], ["json"])
+            answer = self._ask(partial(self._open.predict, *question), end)
             self._model = ServedModel(answer, self.address.text)
         return self._model
 
@@ -358,11 +354,8 @@ class ServingClient:
 
     def _predict(self, model: ServedModel, signature: str, input_name: str, values, names, end):
         wanted = list(dict.fromkeys(names))
-
-        def ask(transport, seconds):
-            return transport.predict(signature, input_name, values, wanted, seconds)
-
-        return model.check_answer(self._ask(ask, end), wanted, len(values))
+        answer = self._ask(partial(self._open.predict, signature, input_name, values, wanted), end)
+        return model.check_answer(answer, wanted, len(values))
 
 
 def _joined(parts: list[dict[str, np.ndarray]], names: Sequence[str]) -> dict[str, np.ndarray]:

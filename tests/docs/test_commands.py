@@ -103,7 +103,7 @@ def _rfd(words: list[str], whole: bool, monkeypatch) -> str | None:
     monkeypatch.setattr(command_line, "parse", parsed)
     monkeypatch.setattr(command_line, "run", lambda *_: 0)
     monkeypatch.setattr(
-        command_line, "fail", lambda program, error, status: ended.append(str(error)) or status
+        command_line, "fail", lambda program, error, status=2: ended.append(str(error)) or status
     )
     module = importlib.import_module(f"rfd_tf.cli.{name}")
     if hasattr(module, "_default_workdir"):

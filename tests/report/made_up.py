@@ -5,20 +5,10 @@ import datetime
 import numpy as np
 
 from rfd_tf.evaluation.results import EvaluationResult, classification_figures, save_result
-from rfd_tf.report.contents import (
-    Card,
-    ClassifierSection,
-    DataFacts,
-    KeyFigure,
-    MapSection,
-    RotatedView,
-    RotationSection,
-    RunFacts,
-    RunReport,
-)
-from rfd_tf.report.figures import choose_classifier
+from rfd_tf.report.collect import DataFacts, RunFacts, RunReport
+from rfd_tf.report.figures import ClassifierSection, KeyFigure, choose_classifier
 from rfd_tf.report.sample import Sample
-from rfd_tf.report.sections import neighbour_section
+from rfd_tf.report.sections import Card, MapSection, RotatedView, RotationSection, neighbour_section
 
 
 def made_up_result(protocol, classifiers, class_names, class_counts, quality=0.5, images=200, **fields):

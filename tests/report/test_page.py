@@ -11,8 +11,8 @@ import pytest
 from rfd_tf.evaluation.results import MultiLabelFigures
 from rfd_tf.report import charts
 from rfd_tf.report.charts import CHART_HEIGHT, CHART_WIDTH, Series, filters_uri, image_uri, line_chart
-from rfd_tf.report.contents import MapSection
 from rfd_tf.report.page import report_page
+from rfd_tf.report.sections import MapSection
 from tests.report.looked_at import look_at
 from tests.report.made_up import HOSTILE, made_up_report, made_up_result
 
