@@ -1,6 +1,8 @@
 """`rfd COMMAND ...`: runs one of the commands, importing only that one."""
 
 import importlib
+import os
+import signal
 import sys
 
 # One line each; `rfd --help` prints them without importing anything heavy.
@@ -33,4 +35,10 @@ def main(argv: list[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"rfd: unknown command {name!r}\n\n{usage()}", file=sys.stderr)
         return 2
-    return importlib.import_module(f"rfd_tf.cli.{name}").main([f"rfd {name}", *argv[2:]])
+    try:
+        status = importlib.import_module(f"rfd_tf.cli.{name}").main([f"rfd {name}", *argv[2:]])
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # whoever read our output, such as `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE

@@ -116,3 +116,10 @@ def test_python_dash_m_runs_a_command():
 def test_summary_of_a_run_that_has_not_finished(tmp_path, capsys):
     assert cli.main(["rfd", "report", f"--workdir={tmp_path}", "--summary"]) == 1
     assert "has not finished" in capsys.readouterr().err
+
+
+def test_output_that_nobody_reads_on_is_no_error():
+    script = f"{sys.executable} -m rfd_tf.cli train --help --config=image_folder | head -n 1"
+    run = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("rfd train --config=")
+    assert "Error" not in run.stderr
