@@ -23,7 +23,7 @@ _PUBLIC = {
     "list": ("zoo.registry", "entry_names"),
     "load": ("zoo.conversion", "load"),
     "model_card": ("zoo.registry", "model_card"),
-    "preprocessing": ("zoo.conversion", "preprocessing"),
+    "preprocessing": ("zoo.registry", "preprocessing"),
     "register": ("zoo.registry", "register"),
     "rescale": ("zoo.rescaling", "rescale"),
     "resolve_init": ("zoo.conversion", "resolve_init"),

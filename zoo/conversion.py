@@ -262,6 +262,8 @@ def load_file(
         heads_from={Path(file).name: sha256_of(file) for file in files},
         counters=counters,
     )
+    if converted is not None:  # what the network lacks was told when it was converted
+        return model, replace(report, left_out=(), unread=())
     if lacking := [name for name in built.heads if heads == "auto" and name not in chosen]:
         logging.info("%s holds no heads for %s: the network goes on without them", path, ", ".join(lacking))
     _log(path, report.left_out, report.unread)
@@ -295,39 +297,6 @@ def _read_converted(entry: Entry, path: str | Path) -> keras.Model:
     if (found := architecture_of(model).name) != entry.architecture:
         raise ZooError(f"{path}: holds {found}, but {entry.name} is {entry.architecture}")
     return model
-
-
-def preprocessing(name: str) -> keras.Model:
-    """How an entry's images are prepared, as a Keras model to put before its network.
-
-    Args:
-        name: of the entry.
-
-    Returns:
-        A functional model from RGB images [B, H, W, 3] in 0..255, whose middle square is resized to the
-        entry's size, to float32 [B, S, S, 3], normalised.
-
-    Raises:
-        ZooError: if there is no such entry, or it is data.
-
-    Example:
-        >>> features = zoo.load(NAME)(zoo.preprocessing(NAME)(images))
-    """
-    entry = info(name)
-    if entry.preprocessing is None:
-        raise ZooError(f"{name} is data and no network")
-    given = entry.preprocessing
-    low, high = given.value_range
-    images = keras.Input((None, None, 3), name="image")
-    resize = keras.layers.Resizing(
-        *given.input_size, antialias=True, crop_to_aspect_ratio=True, dtype="float32"
-    )
-    x = keras.layers.Rescaling((high - low) / 255, low, dtype="float32")(resize(images))
-    if given.channel_order == "BGR":
-        x = keras.ops.flip(x, axis=-1)
-    variance = [deviation**2 for deviation in given.std]
-    x = keras.layers.Normalization(mean=given.mean, variance=variance, dtype="float32")(x)
-    return keras.Model(images, x, name=f"{name}_preprocessing")
 
 
 def resolve_init(spec: str | Path, backbone: keras.Model) -> None:

@@ -3,8 +3,12 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zoo.errors import ZooError
+
+if TYPE_CHECKING:
+    import keras
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -236,6 +240,41 @@ def info(name: str) -> Entry:
     if name not in _entries:
         raise ZooError(f"The zoo has no entry {name!r}; it has: {', '.join(entry_names())}")
     return _entries[name]
+
+
+def preprocessing(name: str) -> "keras.Model":
+    """How an entry's images are prepared, as a Keras model to put before its network.
+
+    Args:
+        name: of the entry.
+
+    Returns:
+        A functional model from RGB images [B, H, W, 3] in 0..255, whose middle square is resized to the
+        entry's size, to float32 [B, S, S, 3], normalised.
+
+    Raises:
+        ZooError: if there is no such entry, or it is data.
+
+    Example:
+        >>> features = zoo.load(NAME)(zoo.preprocessing(NAME)(images))
+    """
+    import keras
+
+    entry = info(name)
+    if entry.preprocessing is None:
+        raise ZooError(f"{name} is data and no network")
+    given = entry.preprocessing
+    low, high = given.value_range
+    images = keras.Input((None, None, 3), name="image")
+    resize = keras.layers.Resizing(
+        *given.input_size, antialias=True, crop_to_aspect_ratio=True, dtype="float32"
+    )
+    x = keras.layers.Rescaling((high - low) / 255, low, dtype="float32")(resize(images))
+    if given.channel_order == "BGR":
+        x = keras.ops.flip(x, axis=-1)
+    variance = [deviation**2 for deviation in given.std]
+    x = keras.layers.Normalization(mean=given.mean, variance=variance, dtype="float32")(x)
+    return keras.Model(images, x, name=f"{name}_preprocessing")
 
 
 def register(entry: Entry, *, replace: bool = False) -> Entry:

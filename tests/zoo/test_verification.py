@@ -58,10 +58,12 @@ def test_compare_is_strict():
 
 
 def test_a_converted_file_is_compared_with_its_source_again(tmp_path):
-    save_torch(tmp_path / "a.pth", alexnet_state())
+    save_torch(tmp_path / "a.pth", alexnet_state(heads=True))
     save_torch(tmp_path / "b.pth", alexnet_state(seed=1))
     entry = register_narrow()
     zoo.convert("narrow", tmp_path / "a.pth", tmp_path / "a.keras")
-    assert verify_file(entry, tmp_path / "a.pth", tmp_path / "a.keras").entry == "narrow"
+    report = verify_file(entry, tmp_path / "a.pth", tmp_path / "a.keras")
+    assert report.entry == "narrow"
+    assert "left out" not in "\n".join(report.lines())
     with pytest.raises(zoo.VerificationError):
         verify_file(entry, tmp_path / "b.pth", tmp_path / "a.keras")
