@@ -187,9 +187,7 @@ def test_refused_by_the_server_in_its_own_words(address):
         client.about()
         files = [encoded(random_image()), b"no image"]
         with pytest.raises(ServingError, match=r"refused the request: image 1: neither JPEG.*WebP$"):
-            client._ask(
-                lambda transport, seconds: transport.predict("jpeg", "encoded", files, [], seconds), None
-            )
+            client._ask(lambda seconds: client._open.predict("jpeg", "encoded", files, [], seconds), None)
 
 
 @pytest.mark.skipif(
