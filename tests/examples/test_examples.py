@@ -1,0 +1,85 @@
+"""The examples run as their users run them, and print and write what they say."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.docs.documents import ROOT
+
+SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
+
+
+def run(script: str, *arguments) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / f"{script}.py", *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_the_page_lists_every_example():
+    page = (ROOT / "docs" / "examples.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"\(\.\./examples/(\w+\.py)\)", page)) == [script.name for script in SCRIPTS]
+
+
+def test_ldam_drw(tmp_path):
+    printed = run("ldam_drw", f"--out={tmp_path}", "--epochs=10")
+    assert "training images by class: [120, 86, " in printed
+    table = json.loads((tmp_path / "top1.json").read_text())
+    assert list(table) == ["cross-entropy", "ldam-drw"]
+    assert list(table["ldam-drw"]) == ["all", "many", "medium", "few"]
+    assert table["ldam-drw"]["few"] > table["cross-entropy"]["few"]
+
+
+@pytest.mark.slow
+def test_help():
+    for script in SCRIPTS:
+        assert "--out" in run(script.stem, "--help")
+
+
+@pytest.mark.slow
+def test_pretrain_own_script(tmp_path):
+    printed = run("pretrain_own_script", f"--out={tmp_path}", "--replicas=2")
+    assert "replicas: 2" in printed
+    losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", printed)]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0]
+    assert "['pool', 'fc_block']" in printed
+    assert {path.name for path in tmp_path.iterdir()} == {"backbone.keras", "heads.keras"}
+
+
+@pytest.mark.slow
+def test_features_in_ten_lines(tmp_path):
+    printed = run("features_in_ten_lines", f"--out={tmp_path}")
+    assert "features: (300, 256)" in printed
+    assert len(re.findall(r"(?m)^(?:pretrained|untrained): [\d.]+ % top-1$", printed)) == 2
+    assert (tmp_path / "run" / "backbone.keras").is_file()
+    assert {path.name for path in (tmp_path / "run" / "evaluations").iterdir()} == {"knn", "knn-control"}
+
+
+@pytest.mark.slow
+def test_finetune_zoo(tmp_path):
+    printed = run("finetune_zoo", f"--out={tmp_path}")
+    assert len(re.findall(r"(?m)^(?:pretrained|random): [\d.]+ % top-1$", printed)) == 2
+    for name in ("pretrained", "random"):
+        assert (tmp_path / name / "evaluation.json").is_file()
+
+
+@pytest.mark.slow
+def test_export_and_serve(tmp_path):
+    pytest.importorskip("onnxruntime")
+    printed = run("export_and_serve", f"--out={tmp_path}")
+    differences = dict(re.findall(r"(?m)^(\S+): features \(16, 256\), difference (\S+)$", printed))
+    assert differences.keys() == {"saved_model/1", "model.onnx"}
+    assert all(float(difference) < 1e-4 for difference in differences.values())
+    for file in ("compose.yaml", "serving/models.config", "model.onnx", "saved_model/1/saved_model.pb"):
+        assert (tmp_path / file).is_file()
