@@ -110,6 +110,7 @@ def test_evaluate_extract_and_export(run, digits, tmp_path):
     result = rfd_tf.evaluate(run, "knn", (pixels[:64], labels[:64]), (pixels[64:], labels[64:]))
     assert result.figures["features, k=20"].top1 > 0.2
     assert (run / "evaluations" / "knn" / "evaluation.json").is_file()
+    assert "top-1" in str(result)
     np.savez(tmp_path / "images.npz", images=pixels[:8])
     assert rfd_tf.extract(run, tmp_path / "images.npz", tmp_path / "out", dtype="float32") == []
     assert (tmp_path / "out" / "manifest.json").is_file()

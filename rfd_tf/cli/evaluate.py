@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _evaluate(given: flags.FlagValues, config, workdir: str | Path, command: str) -> None:
     from rfd_tf.evaluation.evaluate import evaluate, open_control
-    from rfd_tf.evaluation.results import RESULT_FILE, text_table
+    from rfd_tf.evaluation.results import RESULT_FILE
     from rfd_tf.models.inference import RESERVED
 
     def opened():
@@ -66,7 +66,7 @@ def _evaluate(given: flags.FlagValues, config, workdir: str | Path, command: str
             return open_control(Path(given.model), maps)
         return open_model(given.model, maps, heads_from=given.heads_from, given=given_preprocessing(given))
 
-    print(text_table(evaluate(given.protocol, config, workdir, opened, command)))
+    print(evaluate(given.protocol, config, workdir, opened, command))
     print(f"\nFigures: {Path(workdir) / RESULT_FILE}")
 
 

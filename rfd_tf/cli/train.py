@@ -46,10 +46,9 @@ def _train(config, workdir: str, command: str) -> None:
         trained = pretrain(config, workdir)
     else:
         from rfd_tf.evaluation.finetune import classify
-        from rfd_tf.evaluation.results import text_table
         from rfd_tf.runs.workdir import BACKBONE_FILE
 
-        print(text_table(classify(config, workdir, command)))
+        print(classify(config, workdir, command))
         trained = Path(workdir) / BACKBONE_FILE
     print(f"Trained: {trained}")
 

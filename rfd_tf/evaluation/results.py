@@ -95,6 +95,10 @@ class EvaluationResult:
     date: str
     notes: list[str] = dataclasses.field(default_factory=list)
 
+    def __str__(self) -> str:
+        """The figures as a table for a terminal."""
+        return text_table(self)
+
     @property
     def is_multi_label(self) -> bool:
         """Whether the figures are `MultiLabelFigures`."""
