@@ -19,23 +19,21 @@ from rfd_tf.cli.fields import field_names, nearest_field
 from rfd_tf.data.arrays import npz_names
 from rfd_tf.evaluation import evaluate as evaluation
 from rfd_tf.evaluation import finetune
-from rfd_tf.evaluation.results import EvaluationResult
+from rfd_tf.evaluation.results import EvaluationResult, evaluation_folder
 from rfd_tf.exporting.export_model import FORMATS, ExportOptions, export_model
 from rfd_tf.exporting.parity import bundled_images, images_at
 from rfd_tf.features import ExtractOptions, FeatureModel, KerasFeatureModel, keras_feature_model
 from rfd_tf.features import extract as extract_shards
 from rfd_tf.features.keras_feature_model import named_outputs
 from rfd_tf.features.store import LocalStorage, Skipped, describe_extraction
-from rfd_tf.files import atomic_file, atomic_path
+from rfd_tf.files import absolute_location, atomic_file, atomic_path
 from rfd_tf.image_header import MAX_PIXELS
-from rfd_tf.models import inference
+from rfd_tf.models.inference import feature_map_names
 from rfd_tf.models.keras_file import read_keras
 from rfd_tf.runs import pretrain as pretraining
 from rfd_tf.runs import rotation_probabilities
 from rfd_tf.runs.workdir import BACKBONE_FILE, CACHE_FOLDER, CONFIG_FILE, read_run_config
 
-# Short side before a crop, as a share of the image's size: ImageNet's 256 to 224.
-_RESIZE = 256 / 224
 # Fields that a backbone brings along where another training starts from it.
 _OF_BACKBONES = {
     "backbone": ("features", "feature", "width", "dense_width"),
@@ -198,13 +196,13 @@ def evaluate(
     """
     location = os.fspath(model)
     if out is None:
-        if not (Path(location) / "config.json").is_file():
+        if not Path(location, CONFIG_FILE).is_file():
             raise ValueError(f"`out` is needed, since `model` is not the folder of a run. Received: {model}")
-        out = Path(location) / "evaluations" / (f"{protocol}-control" if control else protocol)
+        out = evaluation_folder(Path(location), protocol, control)
     settings = _config("evaluate", config, fields.pop("epochs", None), fields)
     _use(settings.data, train, Path(out), "training")
     _use(settings.validation, test, Path(out), "validation")
-    maps = [name for name in settings.features if name not in inference.RESERVED] or None
+    maps = feature_map_names(settings.features) or None
 
     def opened() -> FeatureModel:
         if control:
@@ -284,21 +282,23 @@ def extract(
     Returns:
         The images that were skipped, with the reasons.
     """
-    location, collection = os.fspath(model), os.path.abspath(images)
-    settings: dict[str, Any] = {
-        "format": format,
-        "dtype": dtype,
-        "shard_size": shard_size,
-        "max_pixels": max_pixels,
-    }
+    location = os.fspath(model)
     storage = LocalStorage(out)
     with storage.locked():
         source = data_.open_images(images)
-        maps = [name for name in outputs if name not in inference.RESERVED]
-        with cli_models.open_model(location, maps) as opened:
-            location = os.path.abspath(location) if os.path.exists(location) else location
-            wanted = describe_extraction(opened, location, source, collection, list(outputs), **settings)
-            return extract_shards(opened, source, wanted, storage, ExtractOptions(batch_size, on_error))
+        with cli_models.open_model(location, feature_map_names(outputs)) as opened:
+            settings = describe_extraction(
+                opened,
+                absolute_location(location),
+                source,
+                absolute_location(os.fspath(images)),
+                list(outputs),
+                format=format,
+                dtype=dtype,
+                shard_size=shard_size,
+                max_pixels=max_pixels,
+            )
+            return extract_shards(opened, source, settings, storage, ExtractOptions(batch_size, on_error))
 
 
 def export(
@@ -358,7 +358,7 @@ def _set_network(config: ConfigDict, backbone: str, image_size: int, given: Mapp
     config.backbone.name = backbone
     config.preprocessing.image_size = image_size
     if "preprocessing.resize" not in given:
-        config.preprocessing.resize = round(image_size * _RESIZE)
+        config.preprocessing.resize = cli_models.default_resize(image_size)
     if "backbone.features" not in given and "fc_block" in config.backbone.features:
         config.backbone.features = ()
 

@@ -83,6 +83,11 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{stem}.{os.getpid()}.partial{dot}{endings}")
 
 
+def absolute_location(location: str) -> str:
+    """A path that means the same wherever a command is repeated; an address, or what is not there, stays."""
+    return os.path.abspath(location) if os.path.exists(location) else location
+
+
 def parse_json(text: str | bytes) -> Any:
     """`json.loads`; whatever is wrong with the text is a ValueError, too deep a nesting as well."""
     try:

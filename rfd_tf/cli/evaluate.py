@@ -58,10 +58,10 @@ def main(argv: list[str] | None = None) -> int:
 def _evaluate(given: flags.FlagValues, config, workdir: str | Path, command: str) -> None:
     from rfd_tf.evaluation.evaluate import evaluate, open_control
     from rfd_tf.evaluation.results import RESULT_FILE
-    from rfd_tf.models.inference import RESERVED
+    from rfd_tf.models.inference import feature_map_names
 
     def opened():
-        maps = [name for name in config.features if name not in RESERVED] or None  # None: all it has
+        maps = feature_map_names(config.features) or None  # None: all it has
         if given.control:
             return open_control(Path(given.model), maps)
         return open_model(given.model, maps, heads_from=given.heads_from, given=given_preprocessing(given))
@@ -80,12 +80,11 @@ def _problem(given: flags.FlagValues) -> str | None:
 
 
 def _default_workdir(given: flags.FlagValues) -> Path | None:
-    from rfd_tf.evaluation.results import EVALUATIONS_FOLDER
+    from rfd_tf.evaluation.results import evaluation_folder
 
     run = Path(given.model)
     is_run = (run / "backbone.keras").exists() and (run / "config.json").exists()
-    name = f"{given.protocol}-control" if given.control else given.protocol
-    return run / EVALUATIONS_FOLDER / name if is_run else None
+    return evaluation_folder(run, given.protocol, given.control) if is_run else None
 
 
 def _usage() -> str:

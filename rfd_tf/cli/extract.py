@@ -15,6 +15,7 @@ from rfd_tf.cli.models import (
     model_options,
     open_model,
 )
+from rfd_tf.files import absolute_location
 from rfd_tf.image_header import MAX_PIXELS
 
 USAGE = """rfd extract --model=X --images=FOLDER|LIST|FILE.npz --out=DIR [--outputs=features,...] [flags]
@@ -82,11 +83,12 @@ def _here(values: flags.FlagValues):
     from rfd_tf.data import open_images
     from rfd_tf.features import ExtractOptions, extract
     from rfd_tf.features.store import LocalStorage
+    from rfd_tf.models.inference import feature_map_names
 
     storage = LocalStorage(values.out)
     with storage.locked():
         source = open_images(values.images, values.images_root, values.npz_key)
-        maps = _feature_maps(values.outputs)
+        maps = feature_map_names(values.outputs)
         with open_model(values.model, maps, **model_options(values)) as feature_model:
             settings = _settings(feature_model, source, values)
             options = ExtractOptions(values.batch_size, values.on_error)
@@ -94,8 +96,10 @@ def _here(values: flags.FlagValues):
 
 
 def _on_beam(values: flags.FlagValues, beam_flags: list[str]):
-    beam = _beam()
-    model, maps = values.model, _feature_maps(values.outputs)
+    beam = _beam()  # first: it may be missing, and the rest loads Keras
+    from rfd_tf.models.inference import feature_map_names
+
+    model, maps = values.model, feature_map_names(values.outputs)
     open_worker_model = functools.partial(_open_anywhere, model, maps, model_options(values))
     if "://" in values.images:
         source = beam.open_beam_files(values.images, values.images_root)
@@ -134,27 +138,15 @@ def _settings(feature_model, source, values: flags.FlagValues):
 
     return describe_extraction(
         feature_model,
-        _absolute(values.model),
+        absolute_location(values.model),
         source,
-        _absolute(values.images),
+        absolute_location(values.images),
         values.outputs,
         format=values.format,
         dtype=values.dtype,
         shard_size=values.shard_size,
         max_pixels=values.max_pixels,
     )
-
-
-def _feature_maps(outputs: list[str]) -> list[str]:
-    """Those of the outputs that are feature maps, which opening the model is to provide."""
-    from rfd_tf.models.inference import RESERVED
-
-    return [name for name in outputs if name not in RESERVED]
-
-
-def _absolute(location: str) -> str:
-    """A path that means the same wherever the command is repeated; an address stays."""
-    return os.path.abspath(location) if os.path.exists(location) else location
 
 
 if __name__ == "__main__":

@@ -178,8 +178,12 @@ def _recipe(entry, size: int, resize: int | None, mean, std):
     statistics = {"mean": mean or known.mean, "std": std or known.std}
     if known and not resize and (known.train != "random_crop" or size == known.image_size):
         return dataclasses.replace(known, image_size=size, **statistics)
-    # The share of ImageNet's 224 in 256.
-    return Preprocessing(size, "random_crop", resize or round(size * 256 / 224), **statistics)
+    return Preprocessing(size, "random_crop", resize or default_resize(size), **statistics)
+
+
+def default_resize(size: int) -> int:
+    """The short side of which a square of `size` is cut out, in the proportion of ImageNet's 256 to 224."""
+    return round(size * 256 / 224)
 
 
 def _open_plain(path: Path, feature_maps: Sequence[str] | None, preprocessing):

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from rfd_tf.data import VOC_SOURCES, Preprocessing, clipping_note
 from rfd_tf.evaluation.results import EvaluationResult, Figures, save_result
 from rfd_tf.features import FeatureModel
+from rfd_tf.files import absolute_location
 from rfd_tf.imbalance import class_counts_of
 from rfd_tf.rotations import NUM_ROTATIONS
 from rfd_tf.runs.images import ImageSet, list_skipped, open_image_set
@@ -90,11 +91,10 @@ def measured(
 
 def owner_of(protocol: str, config: ConfigDict, feature_model: FeatureModel) -> dict:
     """What an evaluation's folder belongs to."""
-    location = feature_model.location
     return {
         **config.to_dict(),
         "protocol": protocol,
-        "model": os.path.abspath(location) if os.path.exists(location) else location,
+        "model": absolute_location(feature_model.location),
         "model_fingerprint": feature_model.fingerprint,
     }
 

@@ -281,6 +281,11 @@ def _or_none(values: np.ndarray) -> list[float | None]:
 PERCENT = ("top1", "map", "map_std")  # ends of names of further figures that are shares
 
 
+def evaluation_folder(run: Path, protocol: str, control: bool = False) -> Path:
+    """Where the evaluation of a run, or of its untrained control, is kept by default."""
+    return run / EVALUATIONS_FOLDER / (f"{protocol}-control" if control else protocol)
+
+
 def text_table(result: EvaluationResult) -> str:
     """For a terminal: one line per classifier; of multi-label figures then one per class; notes last."""
     tables = [_aligned(_rows(result))]

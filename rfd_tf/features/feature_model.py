@@ -18,7 +18,7 @@ from rfd_tf.data import ArraySource, Source, evaluation_dataset, first_bad_image
 from rfd_tf.data.image_folder import ImageFiles, has_image_ending
 from rfd_tf.data.preprocessing import Preprocessing
 from rfd_tf.files import fits, parse_json
-from rfd_tf.models.inference import RESERVED
+from rfd_tf.models.inference import feature_map_names
 
 FORMAT = 1
 NORMALIZED, UINT8 = "normalized", "uint8"
@@ -180,9 +180,9 @@ class FeatureModel(abc.ABC):
         (output,) = self.check_names([output])
         source, found = _source_of(images), []
         try:
-            for batch in evaluation_dataset(source, self.info.preprocessing, batch_size):
-                pixels = (batch[0] if isinstance(batch, tuple) else batch)["image"].numpy()
-                found.append(self(pixels, [output])[output])
+            batches = evaluation_dataset(source, self.info.preprocessing, batch_size)
+            for pixels in batches.map(lambda features, *_label: features["image"]):
+                found.append(self(pixels.numpy(), [output])[output])
         except tf.errors.OpError as error:
             raise first_bad_image(source) or error from error
         return np.concatenate(found)
@@ -261,6 +261,6 @@ def _source_of(images) -> Source:
 
 def check_feature_maps(info: ModelInfo, feature_maps: Sequence[str] | None, location: str) -> None:
     """Raises ValueError, naming `location`, where a model does not give one of `feature_maps`."""
-    maps = [name for name in info.outputs if name not in RESERVED]
+    maps = feature_map_names(info.outputs)
     if unknown := [name for name in feature_maps or () if name not in maps]:
         raise ValueError(f"{location} has no feature map {unknown[0]!r}; it has: {', '.join(maps) or 'none'}")

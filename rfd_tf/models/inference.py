@@ -13,6 +13,11 @@ ROTATION_PROBABILITIES = "rotation_probabilities"
 RESERVED = (FEATURES, ROTATION, INVARIANT, ROTATION_PROBABILITIES, "embedding")
 
 
+def feature_map_names(outputs: Iterable[str]) -> list[str]:
+    """Those of a model's outputs that are feature maps, in order."""
+    return [name for name in outputs if name not in RESERVED]
+
+
 def inference_model(
     backbone: keras.Model,
     feature_name: str | None = None,
