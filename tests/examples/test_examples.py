@@ -6,11 +6,15 @@ import re
 import subprocess
 import sys
 
+import jupytext
+import nbclient
+import nbformat
 import pytest
 
 from tests.docs.documents import ROOT
 
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 
 
 def run(script: str, *arguments) -> str:
@@ -38,6 +42,33 @@ def test_ldam_drw(tmp_path):
     assert list(table) == ["cross-entropy", "ldam-drw"]
     assert list(table["ldam-drw"]) == ["all", "many", "medium", "few"]
     assert table["ldam-drw"]["few"] > table["cross-entropy"]["few"]
+
+
+def test_there_are_notebooks():
+    assert [one.stem for one in NOTEBOOKS] == ["features_in_ten_lines", "ldam_drw"]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_its_script_without_outputs(notebook):
+    """`make notebooks` writes it."""
+    written = json.loads(notebook.read_text(encoding="utf-8"))
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in written["cells"]]
+    script = jupytext.read(notebook.with_suffix(".py"), fmt="py:percent")
+    assert cells == [(cell.cell_type, cell.source) for cell in script.cells], "run `make notebooks`"
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in written["cells"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs(notebook, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    opened = nbformat.read(notebook, as_version=4)
+    nbclient.NotebookClient(opened, timeout=500, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = [output for cell in opened.cells for output in cell.get("outputs", ())]
+    printed = "".join(output.text for output in outputs if output.get("name") == "stdout")
+    assert {"features_in_ten_lines": "untrained: ", "ldam_drw": "ldam-drw  "}[notebook.stem] in printed
+    assert any(tmp_path.iterdir())  # the default of `--out` is a folder beside the notebook
 
 
 @pytest.mark.slow
