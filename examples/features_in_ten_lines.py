@@ -3,7 +3,7 @@
 
     python examples/features_in_ten_lines.py --out=/tmp/features
 
-The images are scikit-learn's handwritten digits. Two epochs show the way, not the method's worth.
+The images are scikit-learn's handwritten digits. Ten epochs show the way, not the method's worth.
 """
 
 # %%
@@ -17,7 +17,7 @@ import rfd_tf
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--out", type=Path, default=Path("features"), help="folder to write the run into")
-parser.add_argument("--epochs", type=int, default=2, help="passes over the images")
+parser.add_argument("--epochs", type=int, default=10, help="passes over the images")
 arguments = parser.parse_args([] if "get_ipython" in globals() else None)  # a notebook takes the defaults
 
 # %% [markdown]

@@ -90,7 +90,7 @@ def test_pretrain_own_script(tmp_path):
 
 @pytest.mark.slow
 def test_features_in_ten_lines(tmp_path):
-    printed = run("features_in_ten_lines", f"--out={tmp_path}")
+    printed = run("features_in_ten_lines", f"--out={tmp_path}", "--epochs=2")
     assert "features: (300, 256)" in printed
     assert len(re.findall(r"(?m)^(?:pretrained|untrained): [\d.]+ % top-1$", printed)) == 2
     assert (tmp_path / "run" / "backbone.keras").is_file()
@@ -103,6 +103,22 @@ def test_finetune_zoo(tmp_path):
     assert len(re.findall(r"(?m)^(?:pretrained|random): [\d.]+ % top-1$", printed)) == 2
     for name in ("pretrained", "random"):
         assert (tmp_path / name / "evaluation.json").is_file()
+
+
+@pytest.mark.slow
+def test_finetune_zoo_from_a_run(tmp_path):
+    run("features_in_ten_lines", f"--out={tmp_path}", "--epochs=1")
+    printed = run("finetune_zoo", f"--out={tmp_path}", f"--init={tmp_path / 'run'}", "--epochs=1")
+    assert len(re.findall(r"(?m)^(?:pretrained|random): [\d.]+ % top-1$", printed)) == 2
+    pretrained, random = (
+        json.loads((tmp_path / name / "config.json").read_text()) for name in ("pretrained", "random")
+    )
+    assert pretrained["init"] == str(tmp_path / "run" / "backbone.keras")
+    assert not random["init"]
+    for section in ("backbone", "preprocessing"):
+        for field in ("name", "width", "features", "feature", "dense_width", "image_size", "resize"):
+            assert pretrained[section].get(field) == random[section].get(field), field
+    assert random["backbone"]["name"] == "resnet8"
 
 
 @pytest.mark.slow
