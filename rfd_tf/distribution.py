@@ -185,15 +185,11 @@ def own_part(variable):
     """The `tf.Variable` that the replica which runs this holds of a Keras variable.
 
     Rows of it can be read and written in place; a mirrored variable is read as a whole, and then copied by
-    what writes to it. The value itself on other backends, and outside a replica's step.
+    what writes to it. The variable's value on other backends, and outside a replica's step.
     """
-    if keras.backend.backend() != "tensorflow":
+    if _replica_context() is None:
         return variable.value
-    import tensorflow as tf
-
-    if tf.distribute.get_replica_context() is None:
-        return variable.value
-    parts = tf.distribute.get_strategy().experimental_local_results(variable.value)
+    parts = variable.value.distribute_strategy.experimental_local_results(variable.value)
     return parts[this_replica() % len(parts)]
 
 
@@ -238,6 +234,12 @@ class DealtVariable(keras.Variable):
         shares = strategy.experimental_local_results(self.value)
         first = worker_index(strategy) * len(shares)
         return {first + i: share for i, share in enumerate(shares)}
+
+    def own_share(self) -> tuple[int, Any]:
+        """(replica, its share) of the replica that runs this; outside its step of this process's first."""
+        shares = self.shares()
+        replica = this_replica() if _replica_context() else next(iter(shares))
+        return replica, shares[replica]
 
     def kept(self, replica: int) -> int:
         """How many of the N rows a replica keeps."""

@@ -8,7 +8,6 @@ from rfd_tf.distribution import (
     num_replicas,
     own_part,
     sum_over_replicas,
-    this_replica,
 )
 from rfd_tf.layers.cosine_dense import l2_normalize
 
@@ -127,7 +126,7 @@ class MemoryBank(keras.layers.Layer):
         if self._dealt:
             raise ValueError("Replicas that keep shares of the rows compare with drawn ones only: `contrast`")
         if index is not None:
-            return self._similarities(embeddings, self._gather(self.rows, index))
+            return self._similarities(embeddings, self._gather(own_part(self.rows), index))
         rows = ops.stop_gradient(ops.cast(ops.convert_to_tensor(self.rows), self.compute_dtype))
         return ops.matmul(embeddings, ops.transpose(rows)) / ops.convert_to_tensor(self.current_temperature)
 
@@ -147,8 +146,9 @@ class MemoryBank(keras.layers.Layer):
             if index is not None:
                 negatives = ops.concatenate([ops.cast(index, negatives.dtype)[:, None], negatives], axis=1)
             return self(embeddings, negatives)
-        kept = self.rows.kept(this_replica())
-        rows = self._gather(self.rows, ops.cast(negatives, "int64") * kept // self.num_instances)
+        replica, share = self.rows.own_share()
+        drawn = ops.cast(negatives, "int64") * self.rows.kept(replica) // self.num_instances
+        rows = self._gather(share, drawn)
         if index is not None:
             rows = ops.concatenate([self._rows_anywhere(index)[:, None], rows], axis=1)
         return self._similarities(embeddings, rows)
@@ -159,12 +159,13 @@ class MemoryBank(keras.layers.Layer):
 
     def _rows_anywhere(self, index):
         """Rows [B, D] by index [B] from the replicas that keep them; the batch's rows travel, whatever N."""
+        replica, share = self.rows.own_share()
         asked = gather_over_replicas(ops.cast(index, "int32"))
-        mine = ops.equal(asked % self.rows.num_replicas, this_replica())
-        rows = self._gather(self.rows, ops.where(mine, asked // self.rows.num_replicas, 0))
+        mine = ops.equal(asked % self.rows.num_replicas, replica)
+        rows = self._gather(share, ops.where(mine, asked // self.rows.num_replicas, 0))
         rows = sum_over_replicas(ops.where(mine[:, None], rows, ops.zeros_like(rows)))
-        start = this_replica() * ops.shape(index)[0]
-        return rows[start : start + ops.shape(index)[0]]
+        count = ops.shape(index)[0]
+        return rows[replica * count : (replica + 1) * count]
 
     def set_temperature(self, temperature: float) -> None:
         """Go on with another temperature; the next batch sets the normalizer, which belongs to one, anew.
@@ -206,16 +207,19 @@ class MemoryBank(keras.layers.Layer):
         """
         index = ops.cast(index, "int32")
         if not self._dealt:
-            new = self._blended(self._gather(self.rows, index), embeddings)
-            _scatter_rows(self.rows, gather_over_replicas(index), gather_over_replicas(new))
+            new = self._blended(self._gather(own_part(self.rows), index), embeddings)
+            self._scatter(own_part(self.rows), gather_over_replicas(index), gather_over_replicas(new))
             return
         import tensorflow as tf
 
+        replica, share = self.rows.own_share()
         index, embeddings = gather_over_replicas(index), gather_over_replicas(embeddings)
-        mine = ops.equal(index % self.rows.num_replicas, this_replica())
-        index, embeddings = tf.boolean_mask(index, mine), tf.boolean_mask(embeddings, mine)
-        place = index // self.rows.num_replicas
-        _scatter_rows(self.rows, place, self._blended(self._gather(self.rows, place), embeddings))
+        mine = ops.equal(index % self.rows.num_replicas, replica)
+        place, embeddings = (
+            tf.boolean_mask(index, mine) // self.rows.num_replicas,
+            tf.boolean_mask(embeddings, mine),
+        )
+        self._scatter(share, place, self._blended(self._gather(share, place), embeddings))
 
     def _blended(self, old, embeddings):
         new = l2_normalize(self.momentum * old + (1.0 - self.momentum) * embeddings)
@@ -223,23 +227,39 @@ class MemoryBank(keras.layers.Layer):
 
     def sample(self, count: int) -> np.ndarray:
         """About `count` rows [., D], evenly spaced; of a sharded bank those that this process keeps."""
-        if not self._dealt:
-            chosen = np.linspace(0, self.num_instances - 1, min(count, self.num_instances)).astype("int32")
-            return ops.convert_to_numpy(self._gather(self.rows, chosen))
-        shares = self.rows.shares()
-        each = -(-count // len(shares))
-        found = []
-        for replica, share in shares.items():
-            kept = self.rows.kept(replica)
-            found.append(share.sparse_read(np.linspace(0, kept - 1, min(each, kept)).astype("int32")))
-        return ops.convert_to_numpy(ops.cast(ops.concatenate(found), self.compute_dtype))
+        parts = [(own_part(self.rows), self.num_instances)]
+        if self._dealt:
+            parts = [(share, self.rows.kept(replica)) for replica, share in self.rows.shares().items()]
+        each = -(-count // len(parts))
+        chosen = [np.linspace(0, kept - 1, min(each, kept)).astype("int32") for _, kept in parts]
+        found = [self._gather(part, rows) for (part, _), rows in zip(parts, chosen, strict=True)]
+        return ops.convert_to_numpy(ops.concatenate(found))
 
     @property
     def _dealt(self) -> bool:
         return self.sharded and self.rows.num_replicas > 1
 
     def _gather(self, table, index):
-        return ops.cast(_gather_rows(table, index), self.compute_dtype)
+        """Rows of what `own_part` or `own_share` gives."""
+        if hasattr(table, "scatter_update"):  # one of TensorFlow's variables
+            import tensorflow as tf
+
+            # A plain read of the variable would hold the table, and the scatter would then copy all of it.
+            return ops.cast(tf.gather(table, index), self.compute_dtype)
+        return ops.cast(ops.take(table, index, axis=0), self.compute_dtype)
+
+    def _scatter(self, table, index, rows) -> None:
+        if hasattr(table, "scatter_update"):
+            import tensorflow as tf
+
+            table.scatter_update(tf.IndexedSlices(rows, index))
+        elif hasattr(table, "index_copy_"):  # one of PyTorch's tensors
+            import torch
+
+            with torch.no_grad():
+                table.index_copy_(0, index.long(), rows)
+        else:  # functional: XLA updates a donated buffer in place
+            self.rows.assign(ops.scatter_update(self.rows, ops.expand_dims(index, -1), rows))
 
     def get_config(self):
         config = super().get_config()
@@ -266,26 +286,3 @@ def _in_place(initializer):
     # optimizer take the table for a constant and compute it once more.
     draw = tf.function(lambda rows, width, dtype: initializer((rows, width), dtype))
     return lambda shape, dtype=None: draw(*map(tf.constant, shape), dtype)
-
-
-def _gather_rows(variable, index):
-    table = own_part(variable)
-    if hasattr(table, "sparse_read"):  # TensorFlow's variables
-        # A plain read of the variable would hold the table, and the scatter would then copy all of it.
-        return table.sparse_read(index)
-    return ops.take(variable, index, axis=0)
-
-
-def _scatter_rows(variable, index, rows) -> None:
-    table = own_part(variable)
-    if hasattr(table, "scatter_update"):  # TensorFlow's variables
-        import tensorflow as tf
-
-        table.scatter_update(tf.IndexedSlices(rows, index))
-    elif hasattr(table, "index_copy_"):  # PyTorch's tensors
-        import torch
-
-        with torch.no_grad():
-            table.index_copy_(0, index.long(), rows)
-    else:  # functional: XLA updates a donated buffer in place
-        variable.assign(ops.scatter_update(variable, ops.expand_dims(index, -1), rows))
