@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and JSON that is checked."""
+"""Files that appear whole or not at all, where they go, and JSON that is checked."""
 
 import contextlib
 import json
@@ -81,6 +81,15 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
 def _temporary(path: Path) -> Path:
     stem, dot, endings = path.name.partition(".")
     return path.with_name(f".{stem}.{os.getpid()}.partial{dot}{endings}")
+
+
+def user_cache() -> Path:
+    """`$RFD_TF_CACHE`, else the platform's cache folder of the user. Not created here."""
+    if root := os.environ.get("RFD_TF_CACHE"):
+        return Path(root).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("rfd_tf", appauthor=False))
 
 
 def absolute_location(location: str) -> str:

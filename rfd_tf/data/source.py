@@ -4,7 +4,7 @@ import abc
 import functools
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 import numpy as np
@@ -58,11 +58,15 @@ class Source(abc.ABC):
     def describe(self, index: int) -> str:
         """Where image `index` is kept, for people: a path, or `file.npz[12]`."""
 
+    def descriptions(self, indices: np.ndarray) -> Iterable[str]:
+        """`describe` of each of the images at `indices`."""
+        return map(self.describe, np.asarray(indices).tolist())
+
     def fingerprint(self, indices: np.ndarray) -> str:
         """A hash that tells whether the images at `indices` are still the same ones, in this order."""
         digest = hashlib.sha256()
-        for index in np.asarray(indices).tolist():
-            digest.update(os.fsencode(self.describe(index)) + b"\0")
+        for description in self.descriptions(indices):
+            digest.update(os.fsencode(description) + b"\0")
         return digest.hexdigest()
 
 
@@ -111,6 +115,9 @@ class Subset(Source):
 
     def describe(self, index: int) -> str:
         return self.source.describe(int(self.indices[index]))
+
+    def descriptions(self, indices: np.ndarray) -> Iterable[str]:
+        return self.source.descriptions(self.indices[indices])
 
     def fingerprint(self, indices: np.ndarray) -> str:
         return self.source.fingerprint(self.indices[indices])
