@@ -204,7 +204,8 @@ def test_an_index_that_is_not_ours_costs_one_line(root, cache, listed, caplog, d
     assert opened(root) == first
     assert len(listed) == 6
     (line,) = [r.getMessage() for r in caplog.records if "is not used" in r.getMessage()]
-    assert str(file) in line and "\n" not in line
+    assert str(file) in line
+    assert "\n" not in line
     if file.is_file():
         time.sleep(TICK)
         assert opened(root) == first  # it was written anew
