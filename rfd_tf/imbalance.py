@@ -49,6 +49,12 @@ def class_counts_of(labels: npt.ArrayLike, num_classes: int) -> np.ndarray:
     return np.bincount(labels, minlength=num_classes).astype("int64")
 
 
+def rows_by_class(labels: npt.ArrayLike, num_classes: int) -> list[np.ndarray]:
+    """The rows of each class, ascending, in one pass over `labels` [N], each in [0, num_classes)."""
+    counts = class_counts_of(labels, num_classes)
+    return np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
+
+
 def long_tailed_counts(num_classes: int, max_count: int, ratio: float, profile: str = "exp") -> np.ndarray:
     """Examples to keep of each class, int64 of shape [num_classes] (LDAM, section 4).
 

@@ -11,7 +11,7 @@ from rfd_tf.data import VOC_SOURCES, Preprocessing, clipping_note
 from rfd_tf.evaluation.results import EvaluationResult, Figures, save_result
 from rfd_tf.features import FeatureModel
 from rfd_tf.files import absolute_location
-from rfd_tf.imbalance import class_counts_of
+from rfd_tf.imbalance import class_counts_of, rows_by_class
 from rfd_tf.rotations import NUM_ROTATIONS
 from rfd_tf.runs.images import ImageSet, list_skipped, open_image_set
 from rfd_tf.runs.run import Run, start_run
@@ -186,10 +186,12 @@ def labelled_fraction(
         return np.sort(valid)
     classes = np.zeros(len(valid), "int64") if labels is None else labels[valid]
     chosen = []
-    for label in np.unique(classes):
-        rows = valid[classes == label]
+    for label, places in enumerate(rows_by_class(classes, int(classes.max(initial=0)) + 1)):
+        if not len(places):
+            continue
+        rows = valid[places]
         # A stream for each class: what one class has does not change the choice in another.
-        order = np.random.default_rng([seed, int(label)]).permutation(len(rows))
+        order = np.random.default_rng([seed, label]).permutation(len(rows))
         chosen.append(rows[order[: max(1, round(fraction * len(rows)))]])
     return np.sort(np.concatenate(chosen))
 

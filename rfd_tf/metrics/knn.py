@@ -112,7 +112,13 @@ def weighted_knn_predict(
     labels = np.asarray(labels)
     _check_temperature(temperature)
     cosines, indices = nearest_neighbours(np.asarray(reference), queries, k)
-    return weighted_votes(cosines, labels[indices], int(labels.max()) + 1, temperature).argmax(axis=1)
+    num_classes = int(labels.max()) + 1
+    predicted = np.empty(len(cosines), "int64")
+    for start in range(0, len(cosines), _BLOCK):  # all of [M, C] at once may be more than the features
+        rows = slice(start, start + _BLOCK)
+        votes = weighted_votes(cosines[rows], labels[indices[rows]], num_classes, temperature)
+        predicted[rows] = votes.argmax(axis=1)
+    return predicted
 
 
 def weighted_votes(
