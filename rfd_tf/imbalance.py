@@ -219,8 +219,11 @@ def save_rotation_probabilities(path: str | os.PathLike, probabilities: np.ndarr
         raise ValueError(f"`probabilities` must have shape [N, 4]. Received: {list(probabilities.shape)}")
     if not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise ValueError("`probabilities` must lie in [0, 1]")
+    values = probabilities.ravel()
     with atomic_file(path) as file:
-        file.writelines(b"%.9g\n" % value for value in probabilities.ravel().tolist())  # exact for float32
+        for start in range(0, len(values), 2**16):
+            part = values[start : start + 2**16].tolist()
+            file.writelines(b"%.9g\n" % value for value in part)  # exact for float32
 
 
 def _first_bad_line(path: str) -> ValueError:

@@ -69,9 +69,11 @@ def _unit(features: np.ndarray, name: str, zeros_axis: int) -> np.ndarray:
         raise ValueError(f"`{name}` holds values that are not finite")
     norms = np.linalg.norm(features, axis=1, keepdims=True)
     zero = norms == 0
-    more = np.zeros((len(features), 2), "float32")
-    more[:, zeros_axis] = zero[:, 0]
-    return np.hstack([features / np.where(zero, 1, norms), more])
+    count, width = features.shape
+    units = np.zeros((count, width + 2), "float32")
+    np.divide(features, np.where(zero, 1, norms), out=units[:, :width])
+    units[:, width + zeros_axis] = zero[:, 0]
+    return units
 
 
 def _without_themselves(cosines: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
