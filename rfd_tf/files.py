@@ -135,6 +135,9 @@ FORMER_VALUES = {
     "norm_scale_init": "ones",
     "on_collapse": "warn",
     "normalizer_momentum": 1.0,
+    "mixup_alpha": 0.2,
+    "rand_augment_magnitude": 0.5,
+    "rand_augment_ops": 2,
 }
 
 
