@@ -37,7 +37,11 @@ STEPS = {
     "rotations": "deal folds, write and read probabilities",
     "knn": f"kNN of {QUERIES:,} queries",
 }
-PANELS = (("seconds", "seconds"), ("memory_mib", "peak memory in MiB"), ("read_mib", "read in MiB"))
+PANELS = (
+    ("processor_seconds", "seconds of the processors"),
+    ("memory_mib", "peak memory in MiB"),
+    ("read_mib", "read in MiB"),
+)
 
 
 def make(root: Path, size: int) -> None:
@@ -226,7 +230,7 @@ def draw(out: Path) -> None:
 
     steps = json.loads((RESULTS / "collections.json").read_text(encoding="utf-8"))["details"]["steps"]
     plt.rcParams["svg.hashsalt"] = "collections"  # the same file from the same figures
-    figure, axes = plt.subplots(1, len(PANELS), figsize=(12, 4.2), layout="constrained")
+    figure, axes = plt.subplots(1, len(PANELS), figsize=(12, 4.6), layout="constrained")
     for axis, (field, title) in zip(axes, PANELS, strict=True):
         for step, by_size in steps.items():
             sizes = [int(size) for size in by_size]
@@ -236,7 +240,7 @@ def draw(out: Path) -> None:
         axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(out, metadata={"Date": None})
 
 
