@@ -132,7 +132,9 @@ class RoIMaxPool(keras.layers.Layer):
 
             # Eager loops know no parallel iterations, and say so.
             at_once = None if tf.executing_eagerly() else 2
-            found = tf.map_fn(block, tuple(map(split, bins)), at_once, fn_output_signature=dtype)
+            found = tf.map_fn(
+                block, tuple(map(split, bins)), parallel_iterations=at_once, fn_output_signature=dtype
+            )
             return tf.reshape(found, shape)[:count]
 
         def slow():
