@@ -86,7 +86,7 @@ class Measurement:
     def _write(self, row: dict) -> None:
         with self.out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        print(f"{row['name']}: {row.get('skipped') or format(row['images/s']['median'], ',.0f')}", flush=True)
+        print(f"{row['name']}: {row.get('skipped') or format(row['images/s']['median'], ',.4g')}", flush=True)
 
 
 def _timed(step: Callable, wait: Callable, turns: int) -> list[float]:
@@ -216,8 +216,8 @@ def measure_torch(measurement: Measurement, size: Size) -> None:
 
     if not torch.cuda.is_available() and size != TINY:
         raise SystemExit("PyTorch sees no GPU; --tiny tries this on a processor")
-    for kind in ("training", "features"):
-        for compiled in (False, True):
+    for compiled in (False, True):
+        for kind in ("training", "features"):
             for precision in size.precisions:
                 way = "torch.compile" if compiled else "torch"
                 if kind == "training":
@@ -357,7 +357,7 @@ def table(rows: list[dict]) -> str:
         others = [rates.get(f"{other}, {work}") for other in ("torch", "torch.compile")]
         over = [f"{rates[row['name']] / other:.2f}" if other and way[:3] == "jax" else "" for other in others]
         spread = row["images/s"]
-        figure = f"{spread['median']:,.0f} [{spread['low']:,.0f}, {spread['high']:,.0f}]"
+        figure = "{median:,.5g} [{low:,.5g}, {high:,.5g}]".format(**spread)
         lines.append(f"| {row['name']} | {figure} | {' | '.join(over)} |")
     return "\n".join(lines)
 
