@@ -143,7 +143,7 @@ def open_image_set(
     options = {}
     if config.source == "tfds":
         options = {"cache_dir": cache_file.parent} | ({"name": config.name} if config.name else {})
-    if config.source in ("image_folder", "flat_folder", "image_list", "places205"):
+    if config.source in ("image_folder", "flat_folder", "image_list", "places205", "prepared"):
         options["on_error"] = config.on_error
     if config.source in data.VOC_SOURCES:
         options = {name: config[name] for name in ("year", "classes", "boxes") if config.get(name)}
