@@ -1,7 +1,8 @@
 """Images to network inputs: decoding, resizing, cropping, flipping, normalising.
 
-Pixels stay in 0..255 until `normalize`. Random functions take a stateless seed (int32 or int64 of shape [2])
-and depend on nothing else. All run in graphs and eagerly; sizes are whole pixels.
+Pixels are uint8 until `normalize`: resizing rounds to whole grey levels, as PIL does. Random functions take a
+stateless seed (int32 or int64 of shape [2]) and depend on nothing else. All run in graphs and eagerly; sizes
+are whole pixels.
 """
 
 import math
@@ -58,11 +59,57 @@ def image_size(fetched: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return shape[0], shape[1]
 
 
-def resize(image: tf.Tensor, height: int, width: int) -> tf.Tensor:
-    """Bilinear with antialiasing, as PIL's; float32 of shape [height, width, 3] in 0..255."""
+def resize(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
+    """Bilinear with antialiasing, as PIL's; uint8 [H, W, 3] to uint8 [height, width, 3]."""
     if isinstance(height, int) and isinstance(width, int) and image.shape[:2] == (height, width):
-        return tf.cast(image, tf.float32)  # nothing to do, as is known before the graph runs
-    return tf.image.resize(image, [height, width], method="bilinear", antialias=True)
+        return image  # nothing to do, as is known before the graph runs
+    own_height, own_width = image_size(image)
+    resized = tf.cond(
+        (own_height <= height) & (own_width <= width),
+        lambda: resize_plainly(image, height, width),  # where nothing shrinks, antialiasing changes nothing
+        lambda: _resize_antialiased(image, height, width),
+    )
+    sides = [side if isinstance(side, int) else None for side in (height, width)]
+    return tf.ensure_shape(resized, [*sides, 3])
+
+
+def resize_plainly(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
+    """Bilinear without antialiasing; uint8 [H, W, 3] to uint8 [height, width, 3]."""
+    size = tf.stack([height, width])
+    resized = tf.raw_ops.ResizeBilinear(images=image[tf.newaxis], size=size, half_pixel_centers=True)
+    return _rounded(resized[0])
+
+
+def _resize_antialiased(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
+    """`tf.image.resize` with antialiasing, rounded, in less than half its time.
+
+    TensorFlow's operation is slow along a row, where it works on three numbers at a time. So it is given
+    columns only, whose elements are whole rows: those of the image, then those of what that gave, transposed.
+    """
+    own_height, own_width = image_size(image)
+    rows = tf.reshape(tf.cast(image, tf.float32), tf.stack([own_height, own_width * 3]))
+    rows = _resize_columns(rows, own_height, height)
+    columns = tf.transpose(tf.reshape(rows, tf.stack([height, own_width, 3])), [1, 0, 2])
+    columns = tf.reshape(columns, tf.stack([own_width, height * 3]))
+    columns = _rounded(_resize_columns(columns, own_width, width))
+    return tf.transpose(tf.reshape(columns, tf.stack([width, height, 3])), [1, 0, 2])
+
+
+def _resize_columns(rows: tf.Tensor, own_height: tf.Tensor, height: int | tf.Tensor) -> tf.Tensor:
+    """float32 [own_height, M] to [height, M]."""
+    resized = tf.raw_ops.ScaleAndTranslate(
+        images=rows[tf.newaxis, :, tf.newaxis],
+        size=tf.stack([height, 1]),
+        scale=tf.stack([tf.cast(height, tf.float32) / tf.cast(own_height, tf.float32), 1.0]),
+        translation=[0.0, 0.0],
+        kernel_type="triangle",
+        antialias=True,
+    )
+    return resized[0, :, 0]
+
+
+def _rounded(pixels: tf.Tensor) -> tf.Tensor:
+    return tf.cast(pixels + 0.5, tf.uint8)
 
 
 def resize_short_side(image: tf.Tensor, size: int) -> tf.Tensor:
@@ -98,16 +145,13 @@ def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 
 def normalize(image: tf.Tensor, mean: Sequence[float], std: Sequence[float]) -> tf.Tensor:
-    """(image / 255 - mean) / std per channel, float32."""
+    """(image / 255 - mean) / std per channel, float32 [..., H, W, 3]."""
     mean, std = tf.constant(mean, tf.float32), tf.constant(std, tf.float32)
-    image = tf.cast(image, tf.float32)
-    if image.shape.rank != 3:
-        return (image / 255.0 - mean) / std
-    # Of one image by rows: on a processor, broadcasting over three channels takes three times as long.
-    height, width, channels = tf.unstack(tf.shape(image))
-    mean, std = tf.tile(mean, [width]), tf.tile(std, [width])
-    rows = (tf.reshape(image, [height, width * channels]) / 255.0 - mean) / std
-    return tf.ensure_shape(tf.reshape(rows, [height, width, channels]), image.shape)
+    # By rows: on a processor, broadcasting over three channels takes three times as long.
+    width, channels = tf.unstack(tf.shape(image)[-2:])
+    rows = tf.cast(tf.reshape(image, tf.stack([-1, width * channels])), tf.float32)
+    rows = (rows / 255.0 - tf.tile(mean, [width])) / tf.tile(std, [width])
+    return tf.ensure_shape(tf.reshape(rows, tf.shape(image)), image.shape)
 
 
 TRIES = 10
@@ -132,38 +176,48 @@ def random_resized_crop(
         seed: stateless seed, shape [2].
         min_area: least share of the image's area.
         max_area: largest share.
-        fast: of a JPEG take `decode_window_fast`, and resize that without antialiasing.
+        fast: of a JPEG take `decode_window_fast`, and resize that by `resize_plainly`.
         exif_orientation: whether an encoded image is turned as its EXIF orientation says. The window is drawn
             in the image as it is shown; of a JPEG the same part of the stored pixels is decoded, and turned.
 
     Returns:
-        float32 of shape [size, size, 3] in 0..255.
+        uint8 of shape [size, size, 3].
     """
+    if fetched.dtype != tf.string:
+        window = tf.stack(crop_window(*image_size(fetched), seed, min_area, max_area))
+        return resize(tf.slice(fetched, *_corner_and_size(window)), size, size)
 
-    def crop(pixels: tf.Tensor) -> tf.Tensor:
-        top, left, height, width = crop_window(*image_size(pixels), seed, min_area, max_area)
-        return resize(tf.image.crop_to_bounding_box(pixels, top, left, height, width), size, size)
-
-    def crop_jpeg() -> tf.Tensor:
-        turned = orientation.exif_orientation(fetched) if exif_orientation else tf.constant(1)
-        height, width = image_size(fetched)
+    def decode_other() -> tf.Tensor:
+        image = tf.io.decode_image(fetched, channels=3, expand_animations=False)
         if exif_orientation:
-            height, width = orientation.shown_size(height, width, turned)
-        window = crop_window(height, width, seed, min_area, max_area)
-        if exif_orientation:
-            window = orientation.stored_window(window, height, width, turned)
-        if fast:
-            pixels = decode_window_fast(fetched, *window, size)
-            cropped = tf.image.resize(pixels, [size, size], "bilinear")
-        else:
-            cropped = resize(decode_window(fetched, *window), size, size)
-        # Turned last, when it is small; resizing does not tell one direction from another.
-        return orientation.upright(cropped, turned) if exif_orientation else cropped
+            image = orientation.upright(image, orientation.exif_orientation_here(fetched))
+        return image
 
-    if fetched.dtype == tf.string:
-        cropped = tf.cond(tf.io.is_jpeg(fetched), crop_jpeg, lambda: crop(decode(fetched, exif_orientation)))
+    # Few operations in few branches: TensorFlow passes over each of them, also where a branch is not taken.
+    is_jpeg = tf.io.is_jpeg(fetched)
+    no_pixels = tf.zeros([0, 0, 3], tf.uint8)
+    pixels = tf.cond(is_jpeg, lambda: no_pixels, decode_other)
+    height, width = tf.unstack(
+        tf.cond(is_jpeg, lambda: tf.stack(image_size(fetched)), lambda: tf.shape(pixels)[:2])
+    )
+    turned = tf.constant(1)
+    if exif_orientation:
+        turned = tf.cond(is_jpeg, lambda: orientation.exif_orientation_here(fetched), lambda: turned)
+        height, width = orientation.shown_size(height, width, turned)
+    window = crop_window(height, width, seed, min_area, max_area)
+    if exif_orientation:
+        window = orientation.stored_window(window, height, width, turned)
+    cut = tf.cond(
+        is_jpeg,
+        lambda: decode_window_fast(fetched, *window, size) if fast else decode_window(fetched, *window),
+        lambda: tf.slice(pixels, *_corner_and_size(tf.stack(window))),
+    )
+    if fast:
+        cropped = tf.cond(is_jpeg, lambda: resize_plainly(cut, size, size), lambda: resize(cut, size, size))
     else:
-        cropped = crop(fetched)
+        cropped = resize(cut, size, size)
+    # Turned last, when it is small; resizing does not tell one direction from another.
+    cropped = orientation.upright(cropped, turned) if exif_orientation else cropped
     return tf.ensure_shape(cropped, [size, size, 3])
 
 
@@ -201,12 +255,18 @@ def decode_window(
     A frame of one pixel is decoded around it and cut off: colour is stored at half resolution, and at the
     edge of what it decodes `decode_and_crop_jpeg` interpolates colour otherwise (by up to 46 grey levels).
     """
-    full_height, full_width = image_size(jpeg)
-    above, before = tf.minimum(top, 1), tf.minimum(left, 1)
-    bottom, right = tf.minimum(top + height + 1, full_height), tf.minimum(left + width + 1, full_width)
-    framed = tf.stack([top - above, left - before, bottom - top + above, right - left + before])
-    pixels = tf.image.decode_and_crop_jpeg(jpeg, framed, channels=3, dct_method=EXACT)
-    return tf.image.crop_to_bounding_box(pixels, above, before, height, width)
+    begin, size = tf.stack([top, left]), tf.stack([height, width])
+    framed = tf.maximum(begin - 1, 0)
+    end = tf.minimum(begin + size + 1, tf.stack(image_size(jpeg)))
+    pixels = tf.image.decode_and_crop_jpeg(
+        jpeg, tf.concat([framed, end - framed], 0), channels=3, dct_method=EXACT
+    )
+    return tf.slice(pixels, *_corner_and_size(tf.concat([begin - framed, size], 0)))
+
+
+def _corner_and_size(window: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """(top, left, height, width), int32 [4], as the arguments of `tf.slice`."""
+    return tf.concat([window[:2], [0]], 0), tf.concat([window[2:], [3]], 0)
 
 
 def decode_window_fast(

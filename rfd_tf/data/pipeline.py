@@ -74,10 +74,10 @@ def training_dataset(
         epoch, index = schedule.epoch_and_index(position)
         image_seed = stream(seed, AUGMENTATION, epoch, index)
         fetched = source.fetch(index)
-        features = {"image": preprocessing.train_image(fetched, image_seed), "index": index}
+        features = {"image": preprocessing.train_pixels(fetched, image_seed), "index": index}
         if preprocessing.crops == 2:
             second_seed = stream(seed, SECOND_CROP, epoch, index)
-            features["second_image"] = preprocessing.train_image(fetched, second_seed)
+            features["second_image"] = preprocessing.train_pixels(fetched, second_seed)
         if rotate_locally:
             patch_seed = stream(seed, LOCALIZED_ROTATION, epoch, index)
             rotated = localized_rotation(features["image"], rotate_locally, patch_seed)
@@ -87,9 +87,15 @@ def training_dataset(
             features["negatives"] = uniform([num_negatives], negatives_seed, 0, len(source), tf.int32)
         return features if labels is None else (features, tf.gather(labels, index))
 
+    def normalized(features, *label):
+        # A whole batch at once, which until then is a quarter as large.
+        images = {k: preprocessing.normalize(features[k]) for k in ("image", "second_image") if k in features}
+        return (features | images, *label) if label else features | images
+
     dataset = tf.data.Dataset.range(*schedule.positions())
     dataset = dataset.map(example, num_parallel_calls=parallel_calls, deterministic=True)
     dataset = dataset.batch(schedule.replica_batch, drop_remainder=True)
+    dataset = dataset.map(normalized, num_parallel_calls=parallel_calls, deterministic=True)
     return finished(dataset, schedule.share.replicas_per_worker)
 
 

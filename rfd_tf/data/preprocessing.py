@@ -127,6 +127,10 @@ class Preprocessing:
             fetched: what `Source.fetch` gave: a string scalar or uint8 of shape [H, W, 3].
             seed: stateless seed, shape [2].
         """
+        return self.normalize(self.train_pixels(fetched, seed))
+
+    def train_pixels(self, fetched: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """As `train_image`, before it is normalised: 0..255, uint8, or float32 where colours are changed."""
         crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
         image = self._train_crop(fetched, crop_seed)
         if self.flip:
@@ -140,7 +144,11 @@ class Preprocessing:
                 self.grayscale,
                 self.blur,
             )
-        return self._finished(image)
+        return tf.ensure_shape(image, [self.image_size, self.image_size, 3])
+
+    def normalize(self, images: tf.Tensor) -> tf.Tensor:
+        """Pixels [..., S, S, 3] in 0..255 as inputs of the network, float32."""
+        return augmentation.normalize(images, self.mean, self.std)
 
     def eval_image(self, fetched: tf.Tensor) -> tf.Tensor:
         """The input without any chance in it, float32 of shape [S, S, 3]; `fetched` as in `train_image`."""
@@ -176,8 +184,7 @@ class Preprocessing:
         return augmentation.resize(image, self.image_size, self.image_size)
 
     def _finished(self, image: tf.Tensor) -> tf.Tensor:
-        image = augmentation.normalize(image, self.mean, self.std)
-        return tf.ensure_shape(image, [self.image_size, self.image_size, 3])
+        return self.normalize(tf.ensure_shape(image, [self.image_size, self.image_size, 3]))
 
 
 # What a server's client finds in the error, once for each bad image, separated by "; ".
