@@ -77,7 +77,7 @@ def resize_plainly(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Te
     """Bilinear without antialiasing; uint8 [H, W, 3] to uint8 [height, width, 3]."""
     size = tf.stack([height, width])
     resized = tf.raw_ops.ResizeBilinear(images=image[tf.newaxis], size=size, half_pixel_centers=True)
-    return _rounded(resized[0])
+    return rounded(resized[0])
 
 
 def _resize_antialiased(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
@@ -91,7 +91,7 @@ def _resize_antialiased(image: tf.Tensor, height: int | tf.Tensor, width: int | 
     rows = _resize_columns(rows, own_height, height)
     columns = tf.transpose(tf.reshape(rows, tf.stack([height, own_width, 3])), [1, 0, 2])
     columns = tf.reshape(columns, tf.stack([own_width, height * 3]))
-    columns = _rounded(_resize_columns(columns, own_width, width))
+    columns = rounded(_resize_columns(columns, own_width, width))
     return tf.transpose(tf.reshape(columns, tf.stack([width, height, 3])), [1, 0, 2])
 
 
@@ -108,7 +108,8 @@ def _resize_columns(rows: tf.Tensor, own_height: tf.Tensor, height: int | tf.Ten
     return resized[0, :, 0]
 
 
-def _rounded(pixels: tf.Tensor) -> tf.Tensor:
+def rounded(pixels: tf.Tensor) -> tf.Tensor:
+    """Pixels in 0..255 as uint8, a half upwards, as PIL does."""
     return tf.cast(pixels + 0.5, tf.uint8)
 
 

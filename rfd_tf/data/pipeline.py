@@ -34,6 +34,7 @@ def training_dataset(
     num_negatives: int = 0,
     with_labels: bool = False,
     rotate_locally: str = "",
+    normalized: bool = True,
     parallel_calls: int = tf.data.AUTOTUNE,
 ) -> tf.data.Dataset:
     """Shuffled, augmented batches from the schedule's first step to the end of its last epoch.
@@ -50,6 +51,7 @@ def training_dataset(
         num_negatives: K instance indices to draw for each image, uniformly from all N; 0 for none.
         with_labels: whether to give labels too.
         rotate_locally: "explicit" or "implicit": turn a patch of each image, as of `localized_rotation`.
+        normalized: False gives the images in uint8, a quarter as large, to be normalised on the device.
         parallel_calls: images prepared at once.
 
     Returns:
@@ -87,7 +89,7 @@ def training_dataset(
             features["negatives"] = uniform([num_negatives], negatives_seed, 0, len(source), tf.int32)
         return features if labels is None else (features, tf.gather(labels, index))
 
-    def normalized(features, *label):
+    def normalize(features, *label):
         # A whole batch at once, which until then is a quarter as large.
         images = {k: preprocessing.normalize(features[k]) for k in ("image", "second_image") if k in features}
         return (features | images, *label) if label else features | images
@@ -95,7 +97,8 @@ def training_dataset(
     dataset = tf.data.Dataset.range(*schedule.positions())
     dataset = dataset.map(example, num_parallel_calls=parallel_calls, deterministic=True)
     dataset = dataset.batch(schedule.replica_batch, drop_remainder=True)
-    dataset = dataset.map(normalized, num_parallel_calls=parallel_calls, deterministic=True)
+    if normalized:
+        dataset = dataset.map(normalize, num_parallel_calls=parallel_calls, deterministic=True)
     return finished(dataset, schedule.share.replicas_per_worker)
 
 

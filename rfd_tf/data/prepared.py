@@ -231,9 +231,9 @@ class _Records:
         options = self.options
         stored = augmentation.decode(fetched, options.exif_orientation)
         pixels, smaller = stored, tf.constant(False)
-        if options.short_side:
-            smaller = tf.minimum(*augmentation.image_size(stored)) > options.short_side
-            pixels = tf.cond(smaller, lambda: _smaller(stored, options.short_side), lambda: stored)
+        if side := options.short_side:
+            smaller = tf.minimum(*augmentation.image_size(stored)) > side
+            pixels = tf.cond(smaller, lambda: augmentation.resize_short_side(stored, side), lambda: stored)
         if options.format == "raw":
             return pixels
 
@@ -245,12 +245,6 @@ class _Records:
         # Decoding has shown that it is whole. One with an orientation would be turned when it is read.
         unchanged = tf.io.is_jpeg(fetched) & ~smaller & (orientation.exif_orientation(fetched) == 1)
         return tf.cond(unchanged, lambda: fetched, encode)
-
-
-def _smaller(pixels: tf.Tensor, short_side: int) -> tf.Tensor:
-    """Resized and rounded, as PIL does."""
-    resized = augmentation.resize_short_side(pixels, short_side)
-    return tf.cast(tf.cast(resized, tf.float32) + 0.5, tf.uint8)
 
 
 def _record(content: bytes | np.ndarray) -> bytes:

@@ -130,7 +130,7 @@ class Preprocessing:
         return self.normalize(self.train_pixels(fetched, seed))
 
     def train_pixels(self, fetched: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """As `train_image`, before it is normalised: 0..255, uint8, or float32 where colours are changed."""
+        """As `train_image`, before it is normalised: uint8 of shape [S, S, 3]."""
         crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
         image = self._train_crop(fetched, crop_seed)
         if self.flip:
@@ -144,10 +144,11 @@ class Preprocessing:
                 self.grayscale,
                 self.blur,
             )
+            image = augmentation.rounded(tf.clip_by_value(image, 0.0, 255.0))
         return tf.ensure_shape(image, [self.image_size, self.image_size, 3])
 
     def normalize(self, images: tf.Tensor) -> tf.Tensor:
-        """Pixels [..., S, S, 3] in 0..255 as inputs of the network, float32."""
+        """Pixels, uint8 [..., S, S, 3], as inputs of the network, float32."""
         return augmentation.normalize(images, self.mean, self.std)
 
     def eval_image(self, fetched: tf.Tensor) -> tf.Tensor:

@@ -171,7 +171,7 @@ def negatives_per_image(config: ConfigDict, num_instances: int) -> int:
 
 
 def training_batches(images: ImageSet, config: ConfigDict, strategy, start_step: int, epochs: int):
-    """Batches for `fit`: `image`, `index`, and as configured `negatives` and `second_image`.
+    """Batches for `fit`: `image` in uint8, `index`, and as configured `negatives` and `second_image`.
 
     They go from `start_step` to the end of `epochs`.
     """
@@ -180,7 +180,7 @@ def training_batches(images: ImageSet, config: ConfigDict, strategy, start_step:
     def make(share: distribution.Share):
         schedule = data.Schedule(images.valid, config.seed, config.batch_size, epochs, start_step, share)
         return data.training_dataset(
-            images.source, images.preprocessing, schedule, num_negatives=num_negatives
+            images.source, images.preprocessing, schedule, num_negatives=num_negatives, normalized=False
         )
 
     return distribution.distribute_dataset(strategy, make)

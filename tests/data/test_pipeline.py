@@ -111,6 +111,15 @@ def test_an_image_is_a_function_of_seed_epoch_and_index(source, recipe):
         np.testing.assert_allclose(every["image"][place], expected, atol=1e-4)  # eager blur rounds otherwise
 
 
+@pytest.mark.parametrize("recipe", [RECIPE, TWO_CROPS])
+def test_pixels_for_the_device(source, recipe):
+    for plain, pixels in zip(batches(source, recipe), batches(source, recipe, normalized=False), strict=True):
+        for name in [name for name in pixels if "image" in name]:
+            assert pixels[name].dtype == np.uint8
+            pixels[name] = recipe.normalize(pixels[name]).numpy()
+        assert_same(plain, pixels)
+
+
 def test_two_crops_are_functions_of_seed_epoch_and_index(source):
     whole = batches(source, TWO_CROPS)
     for left, right in zip(batches(source, TWO_CROPS, start_step=7), whole[7:], strict=True):
