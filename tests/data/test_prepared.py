@@ -89,6 +89,10 @@ def test_names_labels_and_sizes_are_kept(source, tmp_path):
         image = Image.fromarray(decoded(fetched(source, index)))
         expected = np.asarray(image.resize((37, 30), Image.Resampling.BILINEAR)).astype(int)
         assert np.abs(pixels(opened, index) - expected).max() <= 1
+    recipe = Preprocessing(24, resize=30)  # evaluation resizes to the same short side: bit for bit
+    for index in (0, 3, 12):
+        of_both = [recipe.eval_image(tf.constant(fetched(of, index))) for of in (source, opened)]
+        np.testing.assert_array_equal(*of_both)
     settings = json.loads((tmp_path / "prepared.json").read_text())
     assert [shard["file"] for shard in settings["shards"]] == [
         f"images-0000{n}-of-00003.array_record" for n in range(3)
