@@ -231,21 +231,18 @@ def crop_window(
     position uniform. Of ten draws the first that fits counts; if none fits, the largest centred window
     whose aspect is in that range.
     """
-    drawn = uniform([2 * TRIES + 2], seed)
-    full_height, full_width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
-    area = full_height * full_width * (min_area + (max_area - min_area) * drawn[:TRIES])
+    drawn, full = uniform([2 * TRIES + 2], seed), tf.stack([height, width])
+    sides = tf.cast(full, tf.float32)
+    area = sides[0] * sides[1] * (min_area + (max_area - min_area) * drawn[:TRIES])
     aspect = ASPECT[0] * tf.exp(math.log(ASPECT[1] / ASPECT[0]) * drawn[TRIES:-2])
-    widths, heights = tf.round(tf.sqrt(area * aspect)), tf.round(tf.sqrt(area / aspect))
-    fits = (widths >= 1) & (widths <= full_width) & (heights >= 1) & (heights <= full_height)
-    first = tf.argmax(fits)
-    fallback_height = tf.minimum(full_height, tf.round(full_width / ASPECT[0]))
-    fallback_width = tf.minimum(full_width, tf.round(full_height * ASPECT[1]))
+    tried = tf.round(tf.sqrt(tf.stack([area / aspect, area * aspect], 1)))  # [TRIES, 2], heights and widths
+    fits = tf.reduce_all((tried >= 1) & (tried <= sides), 1)
     found = tf.reduce_any(fits)
-    crop_height = tf.cast(tf.where(found, heights[first], fallback_height), tf.int32)
-    crop_width = tf.cast(tf.where(found, widths[first], fallback_width), tf.int32)
-    rooms = tf.stack([height - crop_height, width - crop_width])
+    fallback = tf.minimum(sides, tf.round(tf.reverse(sides, [0]) * ASPECT[1]))
+    size = tf.cast(tf.where(found, tf.gather(tried, tf.argmax(fits)), fallback), tf.int32)
+    rooms = full - size
     corner = tf.where(found, pick(rooms + 1, drawn[-2:]), rooms // 2)
-    return corner[0], corner[1], crop_height, crop_width
+    return tuple(tf.unstack(tf.concat([corner, size], 0)))  # type: ignore[return-value]
 
 
 def decode_window(
