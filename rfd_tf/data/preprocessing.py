@@ -144,6 +144,7 @@ class Preprocessing:
                 self.grayscale,
                 self.blur,
             )
+        if image.dtype != tf.uint8:
             image = augmentation.rounded(tf.clip_by_value(image, 0.0, 255.0))
         return tf.ensure_shape(image, [self.image_size, self.image_size, 3])
 
