@@ -15,6 +15,7 @@ prepare what each of 8 would beside that GPU; what the GPU leaves to its host is
 """
 
 import argparse
+import dataclasses
 import functools
 import tempfile
 import time
@@ -162,10 +163,11 @@ def measure_feeding() -> None:
                     f"sleep: VOC, 500 x 375{WAYS[way]}",
                     "times",
                     ratios,
-                    goal=f"no stall: {MOST_STALL} times",
-                    met=ratios["median"] <= MOST_STALL,
-                    why="prepare the images raw, or give the GPU more cores; see NOTES.md, input",
                 )
+                if way == "raw":  # the goal is that there is a way that feeds it
+                    met, goal = ratios["median"] <= MOST_STALL, f"no stall: {MOST_STALL} times"
+                    why = "the GPU wants more cores; see NOTES.md, input"
+                    row = dataclasses.replace(row, goal=goal, met=met, why=why)
                 rows.append(row)
                 details[f"{precision}, {way}"] = measured.seconds
     save("input_pipeline-feeding", rows, details)
