@@ -128,6 +128,8 @@ def _is_number(value: Any) -> bool:
 _MISSING = object()
 # What runs did before these fields were there. Any other field that they lack was off: empty, zero, false.
 FORMER_VALUES = {
+    "bank": "replicated",
+    "bank_dtype": "float32",
     "color_jitter_probability": 1.0,
     "crops": 1,
     "instance_loss": "nce",

@@ -81,6 +81,11 @@ class Run:
                 },
             )
 
+    def workers_folders(self) -> list[Path]:
+        """Of all workers that this disk has, now or before."""
+        first = self.workdir.parent if self.worker else self.workdir
+        return [first, *first.glob("worker-*")]
+
     def part(self, name: str) -> "Run":
         """The run of a part of the work, in a folder within this one."""
         folder = self.workdir / name
