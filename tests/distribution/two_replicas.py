@@ -47,17 +47,18 @@ def train(strategy, name: str = "", epochs: int = EPOCHS) -> dict:
     from rfd_tf.optimizers import CoupledSGD
 
     source = data.Subset(data.digits("train"), np.arange(IMAGES))
-    preprocessing = data.Preprocessing(16, "resize", 16, flip=False, mean=(0.3,) * 3, std=(0.4,) * 3)
+    size = 32 if name else 16  # MobileNetV2 takes no smaller ones
+    preprocessing = data.Preprocessing(size, "resize", size, flip=False, mean=(0.3,) * 3, std=(0.4,) * 3)
     weights = rotation_instance_weights(np.random.default_rng(0).uniform(size=(IMAGES, 4)))
     with strategy.scope():
         keras.utils.set_random_seed(0)
         if name:
             backbone = create_backbone(
-                name, (16, 16, 3), ["pool"], synchronized=strategy.num_replicas_in_sync > 1
+                name, (size, size, 3), ["pool"], synchronized=strategy.num_replicas_in_sync > 1
             )
             keras.utils.set_random_seed(0)  # a copy of the network has drawn weights, too
         else:
-            backbone = resnet_cifar(8, (16, 16, 3), ["pool"], width=4, synchronized=True)
+            backbone = resnet_cifar(8, (size, size, 3), ["pool"], width=4, synchronized=True)
         model = RotationDecoupling(
             backbone,
             IMAGES,
