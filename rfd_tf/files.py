@@ -78,6 +78,25 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def locked_folder(folder: str | os.PathLike) -> Iterator[None]:
+    """Keeps other processes out of a folder, which is made if missing; OSError if one is in.
+
+    Files that killed processes left half-written are removed.
+    """
+    import filelock  # takes a while, and `--help` does without
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(folder / ".lock", timeout=0):
+            for path in folder.glob(".*.partial.*"):
+                path.unlink()
+            yield
+    except filelock.Timeout:
+        raise OSError(f"Another process writes to {folder}") from None
+
+
 def _temporary(path: Path) -> Path:
     stem, dot, endings = path.name.partition(".")
     return path.with_name(f".{stem}.{os.getpid()}.partial{dot}{endings}")

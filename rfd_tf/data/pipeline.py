@@ -36,6 +36,7 @@ def training_dataset(
     num_negatives: int = 0,
     with_labels: bool = False,
     rotate_locally: str = "",
+    normalized: bool = True,
     parallel_calls: int = tf.data.AUTOTUNE,
 ) -> tf.data.Dataset:
     """Shuffled, augmented batches from the schedule's first step to the end of its last epoch.
@@ -53,6 +54,8 @@ def training_dataset(
         num_negatives: K instance indices to draw for each image, uniformly from all N; 0 for none.
         with_labels: whether to give labels too.
         rotate_locally: "explicit" or "implicit": turn a patch of each image, as of `localized_rotation`.
+        normalized: False gives the pixels in uint8, a quarter as large, to be normalised on the device; those
+            of mixed images in float32.
         parallel_calls: images prepared at once.
 
     Returns:
@@ -80,10 +83,10 @@ def training_dataset(
         epoch, index = schedule.epoch_and_index(position)
         image_seed = stream(seed, AUGMENTATION, epoch, index)
         fetched = source.fetch(index)
-        features = {"image": preprocessing.train_image(fetched, image_seed), "index": index}
+        features = {"image": preprocessing.train_pixels(fetched, image_seed), "index": index}
         if preprocessing.crops == 2:
             second_seed = stream(seed, SECOND_CROP, epoch, index)
-            features["second_image"] = preprocessing.train_image(fetched, second_seed)
+            features["second_image"] = preprocessing.train_pixels(fetched, second_seed)
         if rotate_locally:
             patch_seed = stream(seed, LOCALIZED_ROTATION, epoch, index)
             rotated = localized_rotation(features["image"], rotate_locally, patch_seed)
@@ -93,12 +96,19 @@ def training_dataset(
             features["negatives"] = uniform([num_negatives], negatives_seed, 0, len(source), tf.int32)
         return features if labels is None else (features, tf.gather(labels, index))
 
+    def normalize(features, *label):
+        # A whole batch at once, which until then is a quarter as large.
+        images = {k: preprocessing.normalize(features[k]) for k in ("image", "second_image") if k in features}
+        return (features | images, *label) if label else features | images
+
     dataset = tf.data.Dataset.range(*schedule.positions())
     dataset = dataset.map(example, num_parallel_calls=parallel_calls, deterministic=True)
     if preprocessing.mixed:
         dataset = _mixed(dataset, preprocessing, schedule, source.num_classes, parallel_calls)
     else:
         dataset = dataset.batch(schedule.replica_batch, drop_remainder=True)
+    if normalized:
+        dataset = dataset.map(normalize, num_parallel_calls=parallel_calls, deterministic=True)
     return finished(dataset, schedule.share.replicas_per_worker)
 
 
@@ -127,7 +137,8 @@ def _mixed(
 
     def mix_batch(step: tf.Tensor, batch):
         features, labels = batch
-        image, labels = mix(features["image"], labels, stream(schedule.seed, MIXING, step))
+        image = tf.cast(features["image"], tf.float32)
+        image, labels = mix(image, labels, stream(schedule.seed, MIXING, step))
         return {**features, "image": image}, labels
 
     dataset = examples.batch(schedule.batch_size, drop_remainder=True).enumerate(schedule.start_step)

@@ -162,6 +162,10 @@ class Preprocessing:
             fetched: what `Source.fetch` gave: a string scalar or uint8 of shape [H, W, 3].
             seed: stateless seed, shape [2].
         """
+        return self.normalize(self.train_pixels(fetched, seed))
+
+    def train_pixels(self, fetched: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """As `train_image`, before it is normalised: uint8 of shape [S, S, 3]."""
         crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
         image = self._train_crop(fetched, crop_seed)
         if self.flip:
@@ -182,7 +186,13 @@ class Preprocessing:
                 self.rand_augment_ops,
                 self.rand_augment_magnitude,
             )
-        return self._finished(image)
+        if image.dtype != tf.uint8:
+            image = augmentation.rounded(tf.clip_by_value(image, 0.0, 255.0))
+        return tf.ensure_shape(image, [self.image_size, self.image_size, 3])
+
+    def normalize(self, images: tf.Tensor) -> tf.Tensor:
+        """Pixels, uint8 [..., S, S, 3], as inputs of the network, float32."""
+        return augmentation.normalize(images, self.mean, self.std)
 
     def eval_image(self, fetched: tf.Tensor) -> tf.Tensor:
         """The input without any chance in it, float32 of shape [S, S, 3]; `fetched` as in `train_image`."""
@@ -218,8 +228,7 @@ class Preprocessing:
         return augmentation.resize(image, self.image_size, self.image_size)
 
     def _finished(self, image: tf.Tensor) -> tf.Tensor:
-        image = augmentation.normalize(image, self.mean, self.std)
-        return tf.ensure_shape(image, [self.image_size, self.image_size, 3])
+        return self.normalize(tf.ensure_shape(image, [self.image_size, self.image_size, 3]))
 
 
 # What a server's client finds in the error, once for each bad image, separated by "; ".

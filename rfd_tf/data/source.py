@@ -27,10 +27,12 @@ class Source(abc.ABC):
         class_names: one name per class, or None.
         encoded: True if `fetch` gives a file's bytes, False if it gives pixels.
         left_out: of a folder, how many files are not among the N, by kind (`image_folder.kind_of_file`).
+        skipped: of a prepared collection, why images could not be used, by index; None of other sources.
     """
 
     encoded = True
     left_out: Mapping[str, int] = MappingProxyType({})
+    skipped: Mapping[int, str] | None = None
 
     def __init__(self, name: str, labels: np.ndarray | None, class_names: tuple[str, ...] | None):
         self.name = name
@@ -81,6 +83,36 @@ def host_constant(values) -> tf.Tensor:
         return tf.constant(values)
 
 
+def image_name(source: Source, index: int) -> str:
+    """The path relative to the images' root, with `/`, or `FILE.npz[12]`: text that UTF-8 can hold.
+
+    File names may be any bytes. A backslash is written `\\\\`, and a byte that is no UTF-8 `\\xNN`, so that
+    different names stay different; other names are as they are.
+    """
+    if names := getattr(source, "original_names", None):  # of a prepared collection
+        return names[index]
+    files = getattr(source, "files", None)
+    name = os.path.basename(source.describe(index)) if files is None else files[index]
+    return escaped(name)
+
+
+def escaped(name: str) -> str:
+    """A file name, as Python gives it, in UTF-8; see `image_name`."""
+    if "\\" not in name and name.isascii():
+        return name
+    return os.fsencode(name.replace("\\", "\\\\")).decode("utf-8", "backslashreplace")
+
+
+def listing_digest(source: Source) -> str:
+    """SHA-256 over the names of all images, and their labels, in order."""
+    digest = hashlib.sha256()
+    for index in range(len(source)):
+        digest.update(image_name(source, index).encode() + b"\0")
+    if source.labels is not None:
+        digest.update(source.labels.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
 class Subset(Source):
     """Chosen images of `source`, in the given order; the instance index is the position in `indices`.
 
@@ -103,6 +135,8 @@ class Subset(Source):
         labels = None if source.labels is None else source.labels[self.indices]
         super().__init__(name or source.name, labels, source.class_names)
         self.encoded, self.left_out = source.encoded, source.left_out
+        if (bad := source.skipped) is not None:
+            self.skipped = {row: bad[kept] for row, kept in enumerate(self.indices.tolist()) if kept in bad}
 
     @property
     def num_classes(self) -> int:

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from rfd_tf.data import BadImageError, Preprocessing, Source, host_constant
 from rfd_tf.data.bad_images import one_line
+from rfd_tf.data.source import image_name
 from rfd_tf.features.feature_model import FeatureModel
 from rfd_tf.features.store import (
     MANIFEST_FILE,
@@ -20,7 +21,6 @@ from rfd_tf.features.store import (
     Shard,
     Skipped,
     claim,
-    image_name,
     pending_shards,
     read_shard,
     shard_format,
