@@ -20,6 +20,7 @@ ALL = (
     "input_pipeline --training",
     "input_pipeline --epochs=10",
     "features",
+    "extraction",
     "roi_pooling",
     "detection",
 )
