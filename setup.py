@@ -42,7 +42,7 @@ EXTRAS = {
     "keras-hub": ["keras-hub>=0.32,<0.33"],
     "jax": ["jax>=0.10,<0.11"],
     "onnx": ["onnx>=1.20,<2", "onnxruntime>=1.23,<2", "tf2onnx>=1.17,<2"],
-    "openvino": ["openvino>=2026.1,<2027"],
+    "openvino": ["nncf>=3.2,<4", "openvino>=2026.1,<2027"],
     "serving": ["grpcio>=1.76,<2", "tensorflow-serving-api>=2.21,<2.22"],
     "torch": ["torch>=2.13,<2.14"],
     "lint": ["mypy==2.4.1", "ruff==0.17.6"],

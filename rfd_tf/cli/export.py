@@ -1,4 +1,4 @@
-"""`rfd export`: a model or a detector as SavedModel, ONNX and `.keras`, proven equal."""
+"""`rfd export`: a model or a detector as SavedModel, ONNX, OpenVINO and `.keras`, proven equal."""
 
 import dataclasses
 import signal
@@ -20,8 +20,9 @@ from rfd_tf.cli.models import (
 
 USAGE = """rfd export --model=MODEL --out=DIR [flags]
 
-Writes DIR/saved_model/1, DIR/model.onnx and DIR/model.keras, compares each with the model on real images,
-and leaves nothing if one of them computes something else. DIR/parity.json keeps the figures.
+Writes DIR/saved_model/1, DIR/model.onnx and DIR/model.keras (with --formats=openvino an OpenVINO model, too),
+compares each with the model on real images, and leaves nothing if one of them computes something else.
+DIR/parity.json keeps the figures.
 
 Of a detector (a run of rfd detect, or its detector.keras) DIR/saved_model/1 and DIR/detector.keras.
 """
@@ -55,7 +56,12 @@ def _define_flags() -> flags.FlagValues:
     flags.DEFINE_string(
         "input", "normalized", "of SavedModel, ONNX and OpenVINO: normalized or uint8 pixels", **define
     )
-    flags.DEFINE_string("precision", "float32", "of SavedModel and OpenVINO: float32 or bfloat16", **define)
+    flags.DEFINE_string(
+        "precision",
+        "float32",
+        "of SavedModel and OpenVINO: float32 or bfloat16; int8: of OpenVINO, besides float32",
+        **define,
+    )
     flags.DEFINE_bool(
         "fold_batch_norm", False, "ONNX with batch norms folded into the layers before", **define
     )

@@ -112,10 +112,13 @@ def _in_bfloat16(feature_model):
         logging.warning("There is no bfloat16 in this processor, nor a GPU that has it: it will be slow")
     if isinstance(feature_model, KerasFeatureModel):
         on_processor = tf.config.list_physical_devices("GPU") == [] and _on_tensorflow()
+        converted = None
         if on_processor and has_openvino():
-            converted = openvino_copy(feature_model, "bfloat16")
-        else:
-            converted = in_bfloat16(feature_model)
+            try:
+                converted = openvino_copy(feature_model, "bfloat16")
+            except ValueError as error:  # an operation that it does not have
+                logging.warning("%s. Keras computes it instead", error)
+        converted = converted or in_bfloat16(feature_model)
         check_bfloat16(converted, feature_model)
         return converted
     if isinstance(feature_model, OpenVinoFeatureModel):

@@ -23,15 +23,23 @@ from rfd_tf.exporting.parity import (
 from rfd_tf.exporting.writers import (
     OPSET,
     check_onnx_packages,
+    check_openvino_packages,
     onnx_model,
     write_onnx,
     write_openvino,
     write_saved_model,
 )
-from rfd_tf.features.feature_model import BFLOAT16, FLOAT32, INPUTS, NORMALIZED
+from rfd_tf.features.feature_model import BFLOAT16, FLOAT32, INPUTS, INT8, NORMALIZED
 from rfd_tf.features.keras_feature_model import KerasFeatureModel, in_bfloat16, open_keras, save_keras
-from rfd_tf.features.open_feature_model import ONNX_FILES, OPENVINO_FILE, REPORT, open_onnx, open_saved_model
-from rfd_tf.features.openvino_feature_model import check_openvino, open_openvino
+from rfd_tf.features.open_feature_model import (
+    ONNX_FILES,
+    OPENVINO_FILE,
+    OPENVINO_INT8_FILE,
+    REPORT,
+    open_onnx,
+    open_saved_model,
+)
+from rfd_tf.features.openvino_feature_model import open_openvino
 from rfd_tf.files import naming, parse_json, write_text
 from rfd_tf.models.folding import fold_batch_norm
 
@@ -47,7 +55,8 @@ class ExportOptions:
         formats: of `"saved_model"`, `"onnx"`, `"keras"`, `"openvino"`.
         input: what SavedModel, ONNX and OpenVINO take: `"normalized"` images or `"uint8"` pixels.
         precision: of SavedModel and OpenVINO: `"float32"`, or `"bfloat16"` where it will run on processors
-            and GPUs that have it.
+            and GPUs that have it. With `"int8"`, without SavedModel, a second file for OpenVINO is written,
+            calibrated on the images that are compared.
         onnx_precisions: of `"float32"`, `"float16"`, `"int8"`: a file each.
         fold_batch_norm: whether batch norms are folded in what becomes ONNX. The SavedModel stays as it is:
             TensorFlow 2.21's oneDNN pass crashes on a padded convolution with bias and a residual sum, which
@@ -76,9 +85,13 @@ class ExportOptions:
                 raise ValueError(f"`{field}` must be some of {', '.join(allowed)}. Received: {given}")
         if self.input not in INPUTS:
             raise ValueError(f"`input` must be one of {', '.join(INPUTS)}. Received: input={self.input!r}")
-        if self.precision not in (FLOAT32, BFLOAT16):
+        if self.precision not in (allowed := (FLOAT32, BFLOAT16, INT8)):
             raise ValueError(
-                f"`precision` must be {FLOAT32} or {BFLOAT16}. Received: precision={self.precision!r}"
+                f"`precision` must be one of {', '.join(allowed)}. Received: precision={self.precision!r}"
+            )
+        if self.precision == INT8 and ("saved_model" in self.formats or "openvino" not in self.formats):
+            raise ValueError(
+                f"`precision` int8 is for the format openvino, without saved_model. Received: {self.formats}"
             )
         if self.version < 1:
             raise ValueError(f"`version` must be at least 1. Received: version={self.version}")
@@ -213,7 +226,7 @@ def export_model(
     if "onnx" in options.formats:
         check_onnx_packages()
     if "openvino" in options.formats:
-        check_openvino()
+        check_openvino_packages(options.precision)
     if options.serving:
         from rfd_tf.exporting.serving_files import write_serving_files
     examples = bundled_images(BATCH) if examples is None else list(examples)
@@ -242,9 +255,7 @@ def export_model(
         if "onnx" in options.formats:
             forms += _write_onnx(served, staging, options)
         if "openvino" in options.formats:
-            write_openvino(served, staging / OPENVINO_FILE, options.precision)
-            opened = open_openvino(staging / OPENVINO_FILE)
-            forms.append(Form("openvino", options.precision, _on_images(opened), _on_images(served)))
+            forms += _write_openvino(served, staging, options, prepared)
         if "keras" in options.formats:
             save_keras(feature_model, staging / KERAS_FILE)
             opened = open_keras(staging / KERAS_FILE)
@@ -276,6 +287,21 @@ def _write_onnx(served: KerasFeatureModel, staging: Path, options: ExportOptions
         write_onnx(converted, staging / ONNX_FILES[precision], precision)
         opened = open_onnx(staging / ONNX_FILES[precision])
         forms.append(Form(f"onnx {precision}", precision, _on_images(opened), _on_images(served)))
+    return forms
+
+
+def _write_openvino(
+    served: KerasFeatureModel, staging: Path, options: ExportOptions, prepared: np.ndarray
+) -> list[Form]:
+    main = BFLOAT16 if options.precision == BFLOAT16 else FLOAT32
+    files = [("openvino", OPENVINO_FILE, main)]
+    if options.precision == INT8:
+        files.append(("openvino int8", OPENVINO_INT8_FILE, INT8))
+    forms = []
+    for name, file, precision in files:
+        write_openvino(served, staging / file, precision, prepared)
+        opened = open_openvino(staging / file)
+        forms.append(Form(name, precision, _on_images(opened), _on_images(served)))
     return forms
 
 

@@ -238,7 +238,7 @@ def parity_table(parities: Sequence[OutputParity]) -> str:
     return "\n".join(lines)
 
 
-_PACKAGES = ("tensorflow", "keras", "onnx", "onnxruntime", "tf2onnx", "openvino")
+_PACKAGES = ("tensorflow", "keras", "onnx", "onnxruntime", "tf2onnx", "openvino", "nncf")
 
 
 def parity_entry(

@@ -1,5 +1,6 @@
 """A feature model as a SavedModel that takes pixels or files, and as an ONNX file."""
 
+import contextlib
 import dataclasses
 import errno
 import os
@@ -11,10 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 from rfd_tf.data.preprocessing import eval_images
-from rfd_tf.features.feature_model import INFO_KEY, UINT8, ModelInfo
+from rfd_tf.features.feature_model import INFO_KEY, INT8, UINT8, ModelInfo
 from rfd_tf.features.keras_feature_model import KerasFeatureModel, inference_function
 from rfd_tf.features.open_feature_model import ONNX_FILES
-from rfd_tf.features.openvino_feature_model import openvino_model
+from rfd_tf.features.openvino_feature_model import check_openvino, openvino_model
 from rfd_tf.models.inference import ROTATION_PROBABILITIES
 from rfd_tf.terminal import only_errors_logged
 
@@ -175,22 +176,55 @@ def write_onnx(model, path: str | os.PathLike, precision: str = "float32") -> No
     onnx.save_model(changed, str(path))
 
 
+def check_openvino_packages(precision: str) -> None:
+    """Raises ImportError, naming the extra to install, where OpenVINO files cannot be written."""
+    check_openvino()
+    if precision == INT8:
+        _nncf()
+
+
 def write_openvino(
-    feature_model: KerasFeatureModel, path: str | os.PathLike, precision: str = "float32"
+    feature_model: KerasFeatureModel,
+    path: str | os.PathLike,
+    precision: str = "float32",
+    calibration: np.ndarray | None = None,
 ) -> None:
-    """Writes an OpenVINO model: `path`, an `.xml` file, and beside it the weights, in float32, as `.bin`.
+    """Writes an OpenVINO model: `path`, an `.xml` file, and beside it the weights as `.bin`.
 
     Args:
         feature_model: the model and its facts, which go inside.
         path: the file; its folder is made if missing.
-        precision: `"float32"` or `"bfloat16"`, which whoever opens it computes in by default.
+        precision: `"float32"` or `"bfloat16"`, which whoever opens it computes in by default, of the same
+            weights in float32; or `"int8"`: weights and maps, by their ranges on images (static).
+        calibration: these images for int8, prepared, float32 [N, S, S, 3].
 
     Raises:
-        ImportError: without OpenVINO.
+        ImportError: without OpenVINO, or for int8 without NNCF.
     """
-    info = dataclasses.replace(feature_model.info, precision=precision)
-    model = openvino_model(KerasFeatureModel(feature_model.model, info, feature_model.location))
+    check_openvino_packages(precision)
     import openvino
 
+    info = dataclasses.replace(feature_model.info, precision=precision)
+    model = openvino_model(KerasFeatureModel(feature_model.model, info, feature_model.location))
+    if precision == INT8:
+        assert calibration is not None
+        images = info.to_pixels(calibration) if info.input == UINT8 else calibration
+        nncf = _nncf()
+        with only_errors_logged(), contextlib.redirect_stdout(None):  # bars of progress
+            dataset = nncf.Dataset([image[None] for image in images])
+            quantized = nncf.quantize(model, dataset, subset_size=len(images))
+        quantized.set_rt_info(info.to_json(), [INFO_KEY])
+        model = quantized
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     openvino.save_model(model, str(path), compress_to_fp16=False)
+
+
+def _nncf():
+    os.environ.setdefault("NNCF_CI", "1")  # or it reports its use to its makers
+    try:
+        import nncf
+    except ImportError as error:
+        raise ImportError(
+            f"Quantising for OpenVINO needs NNCF (pip install 'rfd_tf[openvino]'): {error}"
+        ) from error
+    return nncf

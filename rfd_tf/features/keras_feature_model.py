@@ -91,7 +91,9 @@ def in_bfloat16(feature_model: KerasFeatureModel) -> KerasFeatureModel:
     norms keep theirs in float32, and all outputs are float32.
     """
 
-    def policy(layer: keras.layers.Layer) -> str:
+    def policy(layer: keras.Operation) -> str | None:
+        if not isinstance(layer, keras.layers.Layer):
+            return None  # a cast to full precision stays one
         return BFLOAT16 if isinstance(layer, _BFLOAT16_WEIGHTS) else "mixed_bfloat16"
 
     model = network_copy(feature_model.model, list(feature_model.model.output), dtype=policy)

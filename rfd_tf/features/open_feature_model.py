@@ -108,7 +108,7 @@ def _checked(opened: FeatureModel, precision: str | None) -> FeatureModel:
 
 
 # In an export's folder. Of its report, `export_model.py` writes the rest.
-OPENVINO_FILE = "openvino/model.xml"
+OPENVINO_FILE, OPENVINO_INT8_FILE = "openvino/model.xml", "openvino/model.int8.xml"
 ONNX_FILES = {FLOAT32: "model.onnx", FLOAT16: "model.float16.onnx", INT8: "model.int8.onnx"}
 REPORT = "parity.json"
 
@@ -150,6 +150,8 @@ def _fastest_form(path: Path, precision: str) -> Path | None:
             return path / OPENVINO_FILE
         if f"onnx {FLOAT32}" in forms:
             return path / ONNX_FILES[FLOAT32]
+    if f"openvino {precision}" in forms and _openvino_is_best():
+        return path / OPENVINO_INT8_FILE
     if f"onnx {precision}" in forms and importlib.util.find_spec("onnxruntime") and not _on_gpu():
         return path / ONNX_FILES[precision]
     if "saved_model" in forms and given == precision:

@@ -140,12 +140,7 @@ def open_openvino(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"No model at {path}")
-    core = _openvino(str(path)).Core()
-    try:
-        model = core.read_model(str(path))
-    except Exception as error:  # a RuntimeError of many lines, the last of which says why
-        lines = [line for line in map(str.strip, str(error).splitlines()) if line]
-        raise ValueError(f"{path}: OpenVINO cannot read it ({lines[-1] if lines else error})") from error
+    model = _read(str(path), str(path))
     place = next((place for place in ([INFO_KEY], ["framework", INFO_KEY]) if model.has_rt_info(place)), None)
     if place is None:
         raise ValueError(f"{path} has no metadata {INFO_KEY!r}: it was not exported by this package")
@@ -164,15 +159,16 @@ def openvino_model(feature_model: KerasFeatureModel):
 
     Raises:
         ImportError: without OpenVINO.
+        ValueError: if there is an operation that OpenVINO does not have.
     """
-    openvino = _openvino(feature_model.location)
+    _openvino(feature_model.location)
     _, infer = inference_function(feature_model)
     with tempfile.TemporaryDirectory() as folder:
         module = tf.Module()
         module.weights = [variable.value for variable in feature_model.model.variables]
         with only_errors_logged():
             tf.saved_model.save(module, folder, {"serving_default": infer})
-        model = openvino.Core().read_model(folder)
+        model = _read(folder, feature_model.location)
     info = feature_model.info
     model.set_rt_info(info.to_json(), [INFO_KEY])
     model.set_friendly_name(info.name)
@@ -184,7 +180,7 @@ def openvino_copy(feature_model: KerasFeatureModel, precision: str = FLOAT32) ->
 
     Raises:
         ImportError: without OpenVINO.
-        ValueError: on another precision.
+        ValueError: on another precision, or an operation that OpenVINO does not have.
     """
     info = _in_precision(feature_model.info, precision, feature_model.location)
     return OpenVinoFeatureModel(
@@ -198,6 +194,15 @@ def _in_precision(info: ModelInfo, precision: str | None, where: str) -> ModelIn
     if {precision, info.precision} != {FLOAT32, BFLOAT16}:
         raise ValueError(f"{where} computes in {info.precision}. Received: precision={precision!r}")
     return dataclasses.replace(info, precision=precision)
+
+
+def _read(path: str, where: str):
+    """An `openvino.Model` of what is at `path`; a ValueError begins with `where`."""
+    try:
+        return _openvino(where).Core().read_model(path)
+    except RuntimeError as error:  # of many lines, the last of which says why
+        lines = [line for line in map(str.strip, str(error).splitlines()) if line]
+        raise ValueError(f"{where}: OpenVINO cannot read it ({lines[-1] if lines else error})") from error
 
 
 def check_openvino() -> None:

@@ -74,7 +74,7 @@ def network_copy(
     model: keras.Model,
     names: Sequence[str],
     synchronized: bool = False,
-    dtype: str | Callable[[keras.layers.Layer], str] | None = None,
+    dtype: str | Callable[[keras.Operation], str | None] | None = None,
 ) -> keras.Model:
     """A functional model's outputs `names`, with layers and weights of its own.
 
@@ -84,15 +84,17 @@ def network_copy(
         model: functional, with a dict of outputs.
         names: those wanted.
         synchronized: whether batch norm takes its statistics over all replicas.
-        dtype: the policy of the copy's layers, or a function that tells it for each; None for that of each.
+        dtype: the policy of the copy's layers, or a function that tells it for each layer or operation; None
+            for that of each.
     """
 
     def copy(layer):
         config = layer.get_config()
         if synchronized and isinstance(layer, keras.layers.BatchNormalization):
             config["synchronized"] = True
-        if dtype is not None and "dtype" in config:
-            config["dtype"] = dtype(layer) if callable(dtype) else dtype
+        chosen = dtype(layer) if callable(dtype) else dtype
+        if chosen is not None and "dtype" in config:
+            config["dtype"] = chosen
         return layer.__class__.from_config(config)
 
     part = keras.Model(model.inputs[0], {name: model.output[name] for name in names}, name=model.name)

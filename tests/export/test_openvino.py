@@ -14,9 +14,9 @@ from rfd_tf.cli.models import open_model
 from rfd_tf.exporting.export_model import ExportOptions, export_model
 from rfd_tf.exporting.parity import LIMITS
 from rfd_tf.exporting.writers import write_openvino
-from rfd_tf.features import KerasFeatureModel, open_feature_model
+from rfd_tf.features import KerasFeatureModel, load_features, open_feature_model
 from rfd_tf.features.openvino_feature_model import OpenVinoFeatureModel, openvino_copy
-from tests.export.models import normalized, small_backbone, small_network, write_run
+from tests.export.models import encode, image, normalized, small_backbone, small_network, write_run
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,8 @@ def network():
 def exported(network, tmp_path_factory):
     """Of all forms but SavedModel, in float32."""
     out = tmp_path_factory.mktemp("export") / "net"
-    export_model(network, out, ExportOptions(formats=("onnx", "keras", "openvino")))
+    formats = ("onnx", "keras", "openvino")
+    export_model(network, out, ExportOptions(formats=formats, precision="int8"))
     return out
 
 
@@ -131,6 +132,22 @@ def test_export_with_parity_in_the_precision(network, tmp_path):
     assert kinds == {"bfloat16", "float32"}  # of convolutions, and of batch norms
 
 
+def test_int8_is_close_and_smaller(network, exported):
+    """Static quantisation, calibrated on the images that are compared."""
+    opened = open_feature_model(exported / "openvino" / "model.int8.xml")
+    assert opened.info == dataclasses.replace(network.info, precision="int8")
+    images = normalized(network)
+    found, expected = opened(images)["features"], network(images)["features"]
+    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+    assert ((found * expected).sum(axis=1) / norms).min() > 0.97
+    assert not within("float32", found, expected)  # or it was not in that precision
+    sizes = [(exported / "openvino" / name).stat().st_size for name in ("model.int8.bin", "model.bin")]
+    assert sizes[0] < sizes[1]
+    for options in ({}, {"formats": ("openvino", "saved_model")}):
+        with pytest.raises(ValueError, match="int8 is for the format openvino, without saved_model"):
+            ExportOptions(precision="int8", **options)
+
+
 def test_fastest_form_of_an_export(exported, tmp_path, monkeypatch):
     """OpenVINO's where it is installed; an older version's files are not taken."""
 
@@ -140,8 +157,9 @@ def test_fastest_form_of_an_export(exported, tmp_path, monkeypatch):
 
     assert opened(exported) == ("OpenVINO", "float32", "openvino/model.xml")
     assert opened(exported, "bfloat16") == ("OpenVINO", "bfloat16", "openvino/model.xml")
+    assert opened(exported, "int8") == ("OpenVINO", "int8", "openvino/model.int8.xml")
     with pytest.raises(ValueError, match=r"computes in float32.*'int8'"):
-        opened(exported, "int8")
+        opened(exported / "model.keras", "int8")
     report = json.loads((exported / "parity.json").read_text())
     forms = report["versions"]["1"]["forms"]
     for name in ("parity.json", "model.onnx", "model.keras"):
@@ -156,6 +174,10 @@ def test_fastest_form_of_an_export(exported, tmp_path, monkeypatch):
     assert opened(exported) == ("ONNX", "float32", "model.onnx")
 
 
+def unknown_operation(*_):
+    raise RuntimeError("Exception from core.cpp:84:\nNo conversion rule\n\n")
+
+
 def test_keras_models_in_bfloat16_keep_the_promise(network, tmp_path, monkeypatch):
     run = str(write_run(tmp_path / "run", backbone=small_backbone()))
     exact, opened = open_model(run), open_model(run, precision="bfloat16")
@@ -163,9 +185,51 @@ def test_keras_models_in_bfloat16_keep_the_promise(network, tmp_path, monkeypatc
     images = normalized(exact)
     for name, expected in exact(images).items():
         assert within("bfloat16", opened(images)[name], expected), name
+    with monkeypatch.context() as patch:
+        patch.setattr(openvino.Core, "read_model", unknown_operation)
+        assert open_model(run, precision="bfloat16").runtime == "Keras on tensorflow"
+        with pytest.raises(ValueError, match=r"run.*: OpenVINO cannot read it \(No conversion rule\)"):
+            openvino_copy(exact)
     monkeypatch.setitem(LIMITS, "bfloat16", dataclasses.replace(LIMITS["bfloat16"], difference=1e-9))
     with pytest.raises(ValueError, match=r"OpenVINO .* in bfloat16: features by"):
         open_model(run, precision="bfloat16")
+
+
+def test_extraction_takes_the_fastest_and_keeps_the_order(exported, tmp_path, capsys):
+    """Of an export, with bad images in between; in bfloat16 it is another extraction."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(11):
+        content = encode(image(30 + number))
+        (images / f"{number:02}.jpg").write_bytes(content[:200] if number in (0, 5, 6) else content)
+    flags = [
+        f"--images={images}",
+        "--format=npz",
+        "--shard_size=7",
+        "--batch_size=2",
+        "--outputs=features,conv1",
+    ]
+    found = {}
+    for name, model, more in (
+        ("keras", exported / "model.keras", []),
+        ("fastest", exported, []),
+        ("bfloat16", exported, ["--precision=bfloat16"]),
+    ):
+        arguments = [f"--model={model}", f"--out={tmp_path / name}", *flags, *more]
+        assert cli.main(["rfd", "extract", *arguments]) == 0
+        told = capsys.readouterr().out.splitlines()[0]
+        assert told.startswith("Computed by Keras" if name == "keras" else "Computed by OpenVINO")
+        assert f" in {'bfloat16' if more else 'float32'}: {exported}" in told
+        found[name] = load_features(tmp_path / name)
+    outputs, index, paths, _ = found["keras"]
+    assert index.tolist() == [1, 2, 3, 4, 7, 8, 9, 10]
+    for name, precision in (("fastest", "float32"), ("bfloat16", "bfloat16")):
+        assert found[name][1].tolist() == index.tolist()
+        assert found[name][2] == paths
+        for output, expected in outputs.items():
+            assert within(precision, found[name][0][output], expected)
+    assert cli.main(["rfd", "extract", f"--model={exported}", f"--out={tmp_path / 'bfloat16'}", *flags]) == 1
+    assert "precision" in capsys.readouterr().err
 
 
 def test_without_the_package(exported, tmp_path, monkeypatch, capsys):
