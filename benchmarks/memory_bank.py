@@ -1,6 +1,10 @@
 """Cost of the memory bank by its size: of the whole training step, and of the bank's part alone.
 
     python -m benchmarks.memory_bank [--rounds=15]
+    python -m benchmarks.memory_bank --replicas=1,2,4,8 --instances=400000
+
+With `--replicas`: what a bank takes that every replica holds whole, and one that is dealt to them, each in a
+process of its own whose CPU stands for so many devices.
 
 The bank's part: read of B x (1 + K) rows, normalizer, loss, in-place update. The whole step is that of
 `benchmarks.training_step`. The sizes take turns within each round, so that a slow moment of the machine hits
@@ -9,6 +13,8 @@ all of them; what counts is each size's time over the smallest one's in the same
 
 import argparse
 import functools
+import multiprocessing
+import statistics
 import time
 
 from benchmarks import training_step
@@ -47,7 +53,13 @@ def stepper(num_instances: int):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--replicas", help="numbers of replicas, such as 1,2,4,8")
+    parser.add_argument("--instances", type=int, default=400_000, help="rows of the bank, with --replicas")
+    arguments = parser.parse_args()
+    rounds = arguments.rounds
+    if arguments.replicas:
+        measure_replicas([int(number) for number in arguments.replicas.split(",")], arguments.instances)
+        return
     training, seconds = measure_training()  # first: it has processes of its own, and leaves this one small
     save("memory_bank", training + measure_bank(rounds), {"seconds of the whole steps": seconds})
 
@@ -66,6 +78,64 @@ def measure_bank(rounds: int) -> list[Row]:
                 step(tf.constant([number, turn]))
             seconds[size].append((time.perf_counter() - start) / STEPS)
     return [row for size in SIZES for row in _rows(size, seconds, memory)]
+
+
+def measure_replicas(numbers: list[int], num_instances: int) -> None:
+    """Print a line for each number of replicas and kind of bank."""
+    print(
+        f"{num_instances:,} rows of 128 numbers\nreplicas  bank        MiB a replica  MiB in all  ms a step"
+    )
+    processes = multiprocessing.get_context("spawn")
+    for replicas in numbers:
+        for sharded in (False, True):
+            with processes.Pool(1) as pool:
+                share, grown, seconds = pool.apply(of_replicas, (replicas, sharded, num_instances))
+            kind = "sharded" if sharded else "replicated"
+            mib = f"{share / 2**20:13.1f} {grown / 2**20:11.1f}"
+            print(f"{replicas:8}  {kind:10} {mib} {1e3 * seconds:10.1f}", flush=True)
+
+
+def of_replicas(replicas: int, sharded: bool, num_instances: int) -> tuple[int, int, float]:
+    """(bytes that a replica keeps, bytes that the process grew by, median seconds of a step)."""
+    tf = quiet_tensorflow()
+    from rfd_tf.distribution import create_strategy
+    from rfd_tf.layers import MemoryBank
+
+    strategy = create_strategy("mirrored", replicas)
+    embeddings = tf.math.l2_normalize(
+        tf.random.stateless_normal([BATCH // replicas, 128], seed=[0, 0]), axis=1
+    )
+
+    def stepper(size: int):
+        with strategy.scope():
+            bank = MemoryBank(size, sharded=sharded)
+            bank.build()
+
+        @tf.function
+        def step(seed):
+            def of_replica():
+                replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+                shape = [BATCH // replicas, NEGATIVES]
+                negatives = tf.random.stateless_uniform(shape, seed + replica, 0, size, tf.int32)
+                similarities = bank.contrast(embeddings, negatives, negatives[:, 0])
+                bank.update(embeddings, negatives[:, 0])
+                return bank.normalizer_of(similarities)
+
+            return strategy.run(of_replica)
+
+        step(tf.constant([0, 0]))
+        return bank, step
+
+    stepper(1000)  # takes the memory that any first step takes
+    before = resident_bytes()
+    bank, step = stepper(num_instances)
+    grown = resident_bytes() - before
+    seconds = []
+    for turn in range(15):
+        start = time.perf_counter()
+        step(tf.constant([1, turn]))
+        seconds.append(time.perf_counter() - start)
+    return 4 * bank.rows.shape[0] * bank.rows.shape[1], grown, statistics.median(seconds)
 
 
 def measure_training() -> tuple[list[Row], dict]:

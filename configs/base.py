@@ -80,6 +80,9 @@ def get_config() -> ConfigDict:
             # (low, high, period in epochs): swings between the two instead (Kukleva et al., ICLR 2023)
             "temperature_swing": (),
             "momentum": 0.5,  # of the memory bank
+            # "replicated"; or "sharded": each of R replicas keeps 1 / R of the rows and draws from its own
+            "bank": "replicated",
+            "bank_dtype": "float32",  # or "bfloat16", half the memory
         }
     )
 

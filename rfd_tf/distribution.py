@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -168,6 +169,81 @@ def gather_over_replicas(rows):
     context = _replica_context()
     rows = ops.stop_gradient(rows)
     return rows if context is None else context.all_gather(rows, axis=0)
+
+
+def this_replica() -> int:
+    """Number of the replica that runs this, a constant of its graph; 0 outside a replica's step."""
+    context = _replica_context()
+    if context is None:
+        return 0
+    import tensorflow as tf
+
+    return int(tf.get_static_value(context.replica_id_in_sync_group))
+
+
+def own_part(variable):
+    """The `tf.Variable` that the replica which runs this holds of a Keras variable.
+
+    Rows of it can be read and written in place; a mirrored variable is read as a whole, and then copied by
+    what writes to it. The variable's value on other backends, and outside a replica's step.
+    """
+    if _replica_context() is None:
+        return variable.value
+    parts = variable.value.distribute_strategy.experimental_local_results(variable.value)
+    return parts[this_replica() % len(parts)]
+
+
+class DealtVariable(keras.Variable):
+    """A table [N, D] of which each of R replicas keeps a share: row i is row i // R of replica i mod R.
+
+    Shares are of one size, ceil(N / R); where R does not divide N the last row of some is unused. The table
+    cannot be read as a whole. On one replica it is like any other variable. It is not trained.
+
+    Args:
+        num_rows: N.
+        width: D.
+        dtype: of the numbers.
+        draw: (replica, shape, dtype) -> what the share of that replica begins with.
+        name: of the variable.
+
+    Make it under the strategy's scope.
+    """
+
+    def __init__(self, num_rows: int, width: int, dtype: str, draw: Callable, name: str):
+        self.num_rows = num_rows
+        self.num_replicas = num_replicas()
+        many = {"aggregation": "none", "synchronization": "on_read"} if self.num_replicas > 1 else {}
+        super().__init__(
+            lambda shape, dtype: draw(0, shape, dtype),
+            shape=(-(-num_rows // self.num_replicas), width),
+            dtype=dtype,
+            trainable=False,
+            autocast=False,
+            name=name,
+            **many,
+        )
+        for replica, share in self.shares().items():
+            if replica:
+                share.assign(draw(replica, self.shape, dtype))
+
+    def shares(self) -> dict[int, Any]:
+        """Replica -> its share, a `tf.Variable`, for those of this process; on one replica the whole."""
+        if self.num_replicas == 1:
+            return {0: self}
+        strategy = self.value.distribute_strategy
+        shares = strategy.experimental_local_results(self.value)
+        first = worker_index(strategy) * len(shares)
+        return {first + i: share for i, share in enumerate(shares)}
+
+    def own_share(self) -> tuple[int, Any]:
+        """(replica, its share) of the replica that runs this; outside its step of this process's first."""
+        shares = self.shares()
+        replica = this_replica() if _replica_context() else next(iter(shares))
+        return replica, shares[replica]
+
+    def kept(self, replica: int) -> int:
+        """How many of the N rows a replica keeps."""
+        return (self.num_rows - replica - 1) // self.num_replicas + 1
 
 
 @contextlib.contextmanager

@@ -128,6 +128,8 @@ def _is_number(value: Any) -> bool:
 _MISSING = object()
 # What runs did before these fields were there. Any other field that they lack was off: empty, zero, false.
 FORMER_VALUES = {
+    "bank": "replicated",
+    "bank_dtype": "float32",
     "color_jitter_probability": 1.0,
     "crops": 1,
     "instance_loss": "nce",
@@ -135,6 +137,9 @@ FORMER_VALUES = {
     "norm_scale_init": "ones",
     "on_collapse": "warn",
     "normalizer_momentum": 1.0,
+    "mixup_alpha": 0.2,
+    "rand_augment_magnitude": 0.5,
+    "rand_augment_ops": 2,
 }
 
 

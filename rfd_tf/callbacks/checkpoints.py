@@ -1,5 +1,6 @@
 """The state of a run on disk, and stopping a run: on a signal, once that is saved, and on a bad loss."""
 
+import contextlib
 import math
 import os
 import re
@@ -7,14 +8,16 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import h5py
 import keras
+import ml_dtypes
 import numpy as np
 from absl import logging
 
+from rfd_tf.distribution import DealtVariable
 from rfd_tf.files import naming
 from rfd_tf.terminal import Stopped
 
@@ -39,13 +42,20 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         steps_per_epoch: optimizer steps of an epoch.
         every_steps: save every so many steps besides at every epoch's end; 0 for epochs only.
         keep: newest checkpoints to keep, at least 1.
+        shared_directories: those of other workers on a shared disk. `restore` looks there for the shares of a
+            dealt variable that another number of replicas kept.
 
     Raises:
         ValueError: on an argument out of range, and in `restore` on a checkpoint of another model.
     """
 
     def __init__(
-        self, directory: str | os.PathLike, steps_per_epoch: int, every_steps: int = 0, keep: int = 3
+        self,
+        directory: str | os.PathLike,
+        steps_per_epoch: int,
+        every_steps: int = 0,
+        keep: int = 3,
+        shared_directories: Sequence[str | os.PathLike] = (),
     ):
         super().__init__()
         if steps_per_epoch < 1 or every_steps < 0 or keep < 1:
@@ -57,6 +67,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self.steps_per_epoch = steps_per_epoch
         self.every_steps = every_steps
         self.keep = keep
+        self.shared_directories = [Path(other) for other in shared_directories]
         self._metrics_to_restore: list | None = None
 
     def steps(self) -> list[int]:
@@ -123,22 +134,24 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     def restore(self, model: keras.Model, step: int) -> None:
         """Set `model` and its optimizer to the state after `step`; its running metrics once `fit` begins."""
         path = self._folder(step) / "state.h5"
+        others = [other / self._folder(step).name / "state.h5" for other in self.shared_directories]
         try:
-            self._restore(model, path, self.mid_epoch(step))
+            self._restore(model, path, [other for other in others if other.exists()], self.mid_epoch(step))
         except (OSError, KeyError, RuntimeError, TypeError, AttributeError) as error:  # of h5py
             raise ValueError(f"{path} is damaged ({error}): delete its folder") from error
 
-    def _restore(self, model: keras.Model, path: Path, with_metrics: bool) -> None:
-        with h5py.File(path, "r") as file:
+    def _restore(self, model: keras.Model, path: Path, others: list[Path], with_metrics: bool) -> None:
+        with contextlib.ExitStack() as stack:
+            file, *further = (stack.enter_context(h5py.File(each, "r")) for each in (path, *others))
             groups = self._groups(model)
             del groups["metrics"]  # many metrics make their variables in the first step only
             for name, variables in groups.items():
                 _check_same(variables, file[name], path)
             for name, variables in groups.items():
-                for variable, value in zip(variables, _values(file[name]), strict=True):
-                    variable.assign(value)
+                for variable, position in zip(variables, sorted(file[name]), strict=True):
+                    _assign(variable, [each[name][position] for each in (file, *further)], path)
             if with_metrics:
-                self._metrics_to_restore = list(_values(file["metrics"]))
+                self._metrics_to_restore = [stored[()] for _, stored in sorted(file["metrics"].items())]
 
     def clean(self) -> None:
         """Remove what an interrupted process left unfinished."""
@@ -163,30 +176,87 @@ def _make_sure_of_room(folder: Path, groups) -> None:
     An HDF5 file that cannot be finished may end the process by a segmentation fault, at once or on exit.
     """
     variables = [variable for group in groups.values() for variable in group]
-    numbers = sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in variables)
+    numbers = sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize * len(_shares(v)) for v in variables)
     with tempfile.TemporaryFile(dir=folder) as file:
         os.posix_fallocate(file.fileno(), 0, numbers + _BYTES_BESIDE * (len(variables) + 16))
 
 
+def _shares(variable) -> dict:
+    return variable.shares() if isinstance(variable, DealtVariable) else {0: variable}
+
+
 def _write(group, variables) -> None:
+    """A dataset a variable; a group of datasets, by replica, of one that is dealt to several."""
     for position, variable in enumerate(variables):
-        dataset = group.create_dataset(f"{position:05d}", data=variable.numpy())
-        dataset.attrs["path"] = variable.path
+        name = f"{position:05d}"
+        if isinstance(variable, DealtVariable) and variable.num_replicas > 1:
+            stored = group.create_group(name)
+            stored.attrs.update(replicas=variable.num_replicas, shape=_whole_shape(variable))
+            for replica, share in variable.shares().items():
+                stored.create_dataset(str(replica), data=_storable(share.numpy()))
+        else:
+            stored = group.create_dataset(name, data=_storable(variable.numpy()))
+        stored.attrs["path"] = variable.path
 
 
-def _values(group):
-    return (group[name][()] for name in sorted(group))
+def _storable(value: np.ndarray) -> np.ndarray:
+    """HDF5 has no bfloat16: its bits, as integers."""
+    return value.view("uint16") if value.dtype.name == "bfloat16" else value
+
+
+def _assign(variable, stored: Sequence, path: Path) -> None:
+    """Set a variable to what is stored of it: by this worker, and after it by those whose files can be read.
+
+    A table that was dealt to another number of replicas is dealt anew.
+    """
+    if isinstance(stored[0], h5py.Dataset):
+        replicas, held = 1, {"0": stored[0]}
+    else:
+        replicas = stored[0].attrs["replicas"]
+        alike = [each for each in stored if each.attrs.get("replicas") == replicas]
+        held = {name: rows for each in reversed(alike) for name, rows in each.items()}
+    dealt_to = variable.num_replicas if isinstance(variable, DealtVariable) else 1
+    for replica, share in _shares(variable).items():
+        if replicas == dealt_to and str(replica) in held:
+            share.assign(_numbers(variable, held[str(replica)]))
+            continue
+        values = share.numpy()
+        rows = np.arange(replica, _stored_shape(stored[0])[0], dealt_to)
+        for number in np.unique(rows % replicas):
+            if str(number) not in held:
+                raise ValueError(
+                    f"{path}: {variable.path} was dealt to {replicas} replicas, and the rows of replica "
+                    f"{number} are in another worker's checkpoint, which is not beside this one"
+                )
+            of_number = np.flatnonzero(rows % replicas == number)
+            values[of_number] = _numbers(variable, held[str(number)])[rows[of_number] // replicas]
+        share.assign(values)
+
+
+def _numbers(variable, stored: h5py.Dataset) -> np.ndarray:
+    value = stored[()]
+    return value.view(ml_dtypes.bfloat16) if variable.dtype == "bfloat16" else value
+
+
+def _stored_shape(stored) -> tuple[int, ...]:
+    return stored.shape if isinstance(stored, h5py.Dataset) else tuple(stored.attrs["shape"])
 
 
 def _check_same(variables, group, path: Path) -> None:
     if len(group) != len(variables):
         raise ValueError(f"{path}: holds {len(group)} variables, this model has {len(variables)}")
     for variable, name in zip(variables, sorted(group), strict=True):
-        if group[name].shape != tuple(variable.shape):
+        stored, wanted = _stored_shape(group[name]), _whole_shape(variable)
+        if stored != wanted:
             raise ValueError(
-                f"{path}: holds {group[name].attrs['path']} {group[name].shape} where this model has "
-                f"{variable.path} {tuple(variable.shape)}"
+                f"{path}: holds {group[name].attrs['path']} {stored} where this model has "
+                f"{variable.path} {wanted}"
             )
+
+
+def _whole_shape(variable) -> tuple[int, ...]:
+    shape = tuple(variable.shape)
+    return (variable.num_rows, *shape[1:]) if isinstance(variable, DealtVariable) else shape
 
 
 def _flush_to_disk(path: Path) -> None:

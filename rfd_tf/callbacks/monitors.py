@@ -68,9 +68,7 @@ class CollapseMonitor(keras.callbacks.Callback):
 
     def measure(self) -> dict[str, float]:
         """The four figures, now."""
-        bank = self.model.memory_bank
-        sample = np.linspace(0, bank.num_instances - 1, min(_SAMPLED_ROWS, bank.num_instances))
-        rows = keras.ops.convert_to_numpy(keras.ops.take(bank.rows, sample.astype("int32"), axis=0))
+        rows = self.model.memory_bank.sample(_SAMPLED_ROWS)
         rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
         count = len(rows)
         # Of all pairs of different rows.
@@ -269,10 +267,7 @@ class TrainingSummaries(keras.callbacks.Callback):
 
     def _own_scalars(self, logs) -> dict[str, float]:
         bank = self.model.memory_bank
-        stride = max(1, bank.num_instances // _BANK_SAMPLE)
-        sample = np.arange(0, bank.num_instances, stride)
-        rows = keras.ops.convert_to_numpy(keras.ops.take(bank.rows, sample, axis=0))
-        norms = np.linalg.norm(rows, axis=1)
+        norms = np.linalg.norm(bank.sample(_BANK_SAMPLE), axis=1)
         scalars = {
             "learning_rate": float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
             "bank/norm_mean": norms.mean(),

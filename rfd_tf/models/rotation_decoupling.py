@@ -20,6 +20,7 @@ from rfd_tf.rotations import (
 
 ROTATION_HEADS = ("softmax", "cosine")
 INSTANCE_LOSSES = ("nce", "softmax")
+BANKS = ("replicated", "sharded")
 
 
 @keras.saving.register_keras_serializable(package="rfd_tf")
@@ -44,6 +45,9 @@ class RotationDecoupling(keras.Model):
         temperature: T of the contrast. `set_temperature` changes it.
         momentum: of the bank's rows.
         normalizer_momentum: of NCE's Z; 1 keeps that of the first batch (`MemoryBank`).
+        bank: `"replicated"`, every replica holds all rows; or `"sharded"`, each N / R of them, from which its
+            negatives are drawn: for banks larger than a device (`MemoryBank`). Needs `num_negatives`.
+        bank_dtype: what the rows are kept in, `"float32"` or `"bfloat16"`; by default Keras's `floatx`.
         loss_weights: of rotation, invariance and instance loss. `set_loss_weights` changes them.
         use_instance_weights: keep a table of rotation weights [N, 4] (`set_instance_weights`).
         view_margins: margins of a view of weight 0 and of one of weight 1, between which a view's is by its
@@ -89,6 +93,8 @@ class RotationDecoupling(keras.Model):
         temperature: float = 0.07,
         momentum: float = 0.5,
         normalizer_momentum: float = 1.0,
+        bank: str = "replicated",
+        bank_dtype: str | None = None,
         loss_weights: Sequence[float] = (1.0, 1.0, 1.0),
         use_instance_weights: bool = False,
         view_margins: Sequence[float] | None = None,
@@ -104,6 +110,11 @@ class RotationDecoupling(keras.Model):
             raise ValueError(
                 "`num_negatives` must be at least 1, or, for instance_loss='softmax', 0 for the whole bank. "
                 f"Received: num_negatives={num_negatives} with instance_loss={instance_loss!r}"
+            )
+        if bank not in BANKS or (bank == "sharded" and not num_negatives):
+            raise ValueError(
+                f"`bank` must be one of {BANKS}, and 'sharded' needs num_negatives > 0. "
+                f"Received: bank={bank!r} with num_negatives={num_negatives}"
             )
         if view_margins is not None and (len(view_margins) != 2 or not use_instance_weights):
             raise ValueError(
@@ -121,6 +132,8 @@ class RotationDecoupling(keras.Model):
         self.temperature = temperature
         self.momentum = momentum
         self.normalizer_momentum = normalizer_momentum
+        self.bank = bank
+        self.bank_dtype = bank_dtype
         self.loss_weights = _checked_loss_weights(loss_weights)
         self.use_instance_weights = use_instance_weights
         self.view_margins = None if view_margins is None else tuple(map(float, view_margins))
@@ -154,6 +167,8 @@ class RotationDecoupling(keras.Model):
             self.temperature,
             self.momentum,
             self.normalizer_momentum,
+            sharded=self.bank == "sharded",
+            rows_dtype=self.bank_dtype,
             name="memory_bank",
         )
         self.rotation_head.build((None, self.half_width))
@@ -260,14 +275,13 @@ class RotationDecoupling(keras.Model):
         if training and whole_bank:
             similarities, positives = bank(embedding), x["index"]
         elif training:
-            rows = ops.concatenate([ops.cast(x["index"], "int32")[:, None], self._negatives(x)], axis=1)
-            similarities = bank(embedding, rows)
+            similarities = bank.contrast(embedding, self._negatives(x), x["index"])
         else:
             by_image = ops.reshape(y_pred["invariant_features"], (-1, NUM_ROTATIONS, self.half_width))
             upright, turned = self._embed(by_image[:, 0]), self._embed(ops.mean(by_image[:, 1:], axis=1))
             positive = ops.sum(upright * turned, axis=-1, keepdims=True)
             positive = positive / ops.convert_to_tensor(bank.current_temperature)
-            negatives = bank(turned, None if whole_bank else self._negatives(x))
+            negatives = bank(turned) if whole_bank else bank.contrast(turned, self._negatives(x))
             similarities = ops.concatenate([positive, negatives], axis=1)
         if self.instance_loss == "softmax":
             loss = instance_softmax_loss(similarities, positives)
@@ -323,6 +337,8 @@ class RotationDecoupling(keras.Model):
             "temperature": self.temperature,
             "momentum": self.momentum,
             "normalizer_momentum": self.normalizer_momentum,
+            "bank": self.bank,
+            "bank_dtype": self.bank_dtype,
             "loss_weights": self.loss_weights,
             "use_instance_weights": self.use_instance_weights,
             "view_margins": self.view_margins,

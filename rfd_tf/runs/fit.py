@@ -66,7 +66,11 @@ def fit(run: Run, training: Training, ready: Callable[[], None] = lambda: None) 
     config = run.config
     steps_per_epoch = data.steps_per_epoch(training.num_examples, config.batch_size)
     checkpoint = TrainingCheckpoint(
-        run.workdir / "checkpoints", steps_per_epoch, config.checkpoint_steps, config.keep_checkpoints
+        run.workdir / "checkpoints",
+        steps_per_epoch,
+        config.checkpoint_steps,
+        config.keep_checkpoints,
+        [folder / "checkpoints" for folder in run.workers_folders() if folder != run.workdir],
     )
     checkpoint.clean()
     step = _newest_common_step(run.strategy, checkpoint)

@@ -164,10 +164,11 @@ def negatives_per_image(config: ConfigDict, num_instances: int) -> int:
     """K, the rows of the bank that are drawn for each image to contrast with; 0 for all of them.
 
     `method.num_negatives`, or, where that is 0, all rows of a bank of up to 65,536 images, and 4,096 of a
-    larger one, whose logits would take the memory of the network's own activations.
+    larger one, whose logits would take the memory of the network's own activations, and of a sharded one.
     """
-    asked = config.method.num_negatives
-    return asked if asked or num_instances <= MOST_WHOLE_BANK else DRAWN_NEGATIVES
+    method = config.method
+    whole = num_instances <= MOST_WHOLE_BANK and method.bank != "sharded"
+    return method.num_negatives if method.num_negatives or whole else DRAWN_NEGATIVES
 
 
 def training_batches(images: ImageSet, config: ConfigDict, strategy, start_step: int, epochs: int):

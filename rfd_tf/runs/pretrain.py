@@ -151,6 +151,8 @@ def build_model(
         temperature=method.temperature,
         momentum=method.momentum,
         normalizer_momentum=method.normalizer_momentum,
+        bank=method.bank,
+        bank_dtype=method.bank_dtype,
         loss_weights=method.loss_weights,
         use_instance_weights=instance_weights is not None,
         view_margins=view_margins,

@@ -83,6 +83,11 @@ class Run:
                 },
             )
 
+    def workers_folders(self) -> list[Path]:
+        """Of all workers that this disk has, now or before."""
+        first = self.workdir.parent if self.worker else self.workdir
+        return [first, *first.glob("worker-*")]
+
     def part(self, name: str) -> "Run":
         """The run of a part of the work, in a folder within this one."""
         folder = self.workdir / name
@@ -135,6 +140,12 @@ def check_run_values(config: ConfigDict) -> None:
         raise ValueError(f"`dtype_policy` must be one of {DTYPE_POLICIES}. Received: {config.dtype_policy!r}")
     if config.strategy == "multi_worker" and config.keep_checkpoints < 2:
         raise ValueError("Workers may be one checkpoint apart when they are killed: `keep_checkpoints` >= 2")
+    if config.get("kind") == "pretrain" and config.get("preprocessing", {}).get("augment"):
+        raise ValueError(
+            "`preprocessing.augment` is for training on labels (`--config=classify`, `rfd evaluate`): it "
+            "turns and mixes images, and pretraining tells rotations and instances apart. "
+            f"Received: {tuple(config.preprocessing.augment)}"
+        )
     callback_factories(config)
 
 

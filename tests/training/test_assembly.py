@@ -9,7 +9,8 @@ import rfd_tf.configs.base
 from rfd_tf.imbalance import effective_rotation_counts, rotation_instance_weights, view_margins
 from rfd_tf.losses import LDAMLoss
 from rfd_tf.runs.build import build_backbone
-from rfd_tf.runs.pretrain import build_model
+from rfd_tf.runs.pretrain import build_model, pretrain
+from rfd_tf.runs.rotation_probabilities import predict_out_of_sample
 
 FOLDER = Path(rfd_tf.configs.base.__file__).parent
 MODULES = {
@@ -29,6 +30,15 @@ def tiny_config():
     config.backbone.width = 4
     config.backbone.dense_width = 8
     return config
+
+
+def test_pretraining_is_not_augmented_as_training_on_labels(tmp_path):
+    config = tiny_config()
+    config.preprocessing.augment = ("rand_augment",)
+    for start in (pretrain, lambda *arguments: predict_out_of_sample(*arguments, folds=2)):
+        with pytest.raises(ValueError, match=r"for training on labels .* Received: \('rand_augment',\)"):
+            start(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", MODULES)

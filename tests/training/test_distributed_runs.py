@@ -79,7 +79,8 @@ def test_a_signal_to_one_worker_stops_both_at_the_same_step(tmp_path):
 
 
 @pytest.mark.slow
-def test_mirrored_on_two_logical_cpus(tmp_path):
+@pytest.mark.parametrize("bank", ["replicated", "sharded"])
+def test_mirrored_on_two_logical_cpus(bank, tmp_path):
     workdir = tmp_path / "run"
     processes.run(
         workdir,
@@ -87,6 +88,7 @@ def test_mirrored_on_two_logical_cpus(tmp_path):
         "--config.logical_cpus=2",
         "--config.epochs=1",
         "--config.tensorboard=True",
+        f"--config.method.bank={bank}",
     )
     assert (workdir / "backbone.keras").exists()
     assert (workdir / "heads.keras").exists()
