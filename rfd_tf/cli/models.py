@@ -109,7 +109,7 @@ def _in_bfloat16(feature_model):
     from rfd_tf.precision import bfloat16_device
 
     if bfloat16_device() is None:
-        logging.warning("There is no bfloat16 in this processor, nor a GPU that has it: it will be slow")
+        logging.warning("Neither the processor nor a GPU here has bfloat16: float32 is as fast or faster")
     if isinstance(feature_model, KerasFeatureModel):
         on_processor = tf.config.list_physical_devices("GPU") == [] and _on_tensorflow()
         converted = None

@@ -8,6 +8,7 @@ import importlib.util
 import itertools
 import os
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,6 @@ from rfd_tf.features.feature_model import (
 from rfd_tf.features.keras_feature_model import KerasFeatureModel, inference_function
 from rfd_tf.terminal import only_errors_logged
 
-# What OpenVINO calls them. Its own default is bfloat16 wherever the processor has it.
-_HINTS = {BFLOAT16: "bf16"}  # all else "f32": the file's own arithmetic
 _REQUESTS = 2  # in flight: one is computed while the next one's images are made ready
 
 
@@ -49,9 +48,11 @@ class OpenVinoFeatureModel(FeatureModel):
         self._model = model
         self._threads = threads
         self._compiled = functools.cache(self._compile)
+        self._own = threading.local()  # a thread's request by outputs: it cannot serve two at once
 
     def _extract(self, images: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-        request = self._request(names)
+        if (request := vars(self._own).get(repr(names))) is None:
+            request = vars(self._own)[repr(names)] = self._request(names)
         request.start_async({"image": images})
         return _finished(names, None, request)[1]
 
@@ -95,13 +96,16 @@ class OpenVinoFeatureModel(FeatureModel):
         openvino = _openvino(self.location)
         results = [self._model.output(name).get_node() for name in names]
         part = openvino.Model(results, self._model.get_parameters(), self.info.name)
+        core = openvino.Core()
+        native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         options: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": _HINTS.get(self.info.precision, "f32"),
+            # Its own default is bfloat16 wherever there is some.
+            "INFERENCE_PRECISION_HINT": "bf16" if native and self.info.precision == BFLOAT16 else "f32",
             "PERFORMANCE_HINT": "LATENCY",  # all threads work on one batch: no more memory with more cores
         }
         if self._threads:
             options["INFERENCE_NUM_THREADS"] = self._threads
-        return openvino.Core().compile_model(part, "CPU", options)
+        return core.compile_model(part, "CPU", options)
 
 
 def _finished(names: tuple[str, ...], tag: Any, request) -> tuple[Any, dict[str, np.ndarray]]:

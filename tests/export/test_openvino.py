@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import openvino
@@ -93,6 +94,15 @@ def test_batches_come_back_in_order(exported):
         list(opened.in_order([(0, images * np.nan)], ["conv1"]))
     with pytest.raises(ValueError, match="no output 'other'"):
         list(opened.in_order([], ["other"]))
+
+
+def test_threads_do_not_disturb_each_other(exported):
+    opened = open_feature_model(exported / "openvino" / "model.xml")
+    batches = list(normalized(opened, 24).reshape(12, 2, 16, 16, 3))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(opened, batches))
+    for images, outputs in zip(batches, found, strict=True):
+        np.testing.assert_array_equal(outputs["features"], opened(images)["features"])
 
 
 def test_fingerprint_tells_weights_and_precision(network, exported):
