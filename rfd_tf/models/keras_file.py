@@ -4,7 +4,7 @@ import contextlib
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -72,7 +72,10 @@ def check_archive(path: Path) -> None:
 
 
 def network_copy(
-    model: keras.Model, names: Sequence[str], synchronized: bool = False, dtype: str | None = None
+    model: keras.Model,
+    names: Sequence[str],
+    synchronized: bool = False,
+    dtype: str | Callable[[keras.Operation], str | None] | None = None,
 ) -> keras.Model:
     """A functional model's outputs `names`, with layers and weights of its own.
 
@@ -82,13 +85,15 @@ def network_copy(
         model: functional, with a dict of outputs.
         names: those wanted.
         synchronized: whether batch norm takes its statistics over all replicas, within models and layers too.
-        dtype: the policy of the copy's layers; None for that of each.
+        dtype: the policy of the copy's layers, or a function that tells it for each layer or operation; None
+            for that of each.
     """
 
     def copy(layer):
         config = layer.get_config()
-        if dtype is not None and "dtype" in config:
-            config["dtype"] = dtype
+        chosen = dtype(layer) if callable(dtype) else dtype
+        if chosen is not None and "dtype" in config:
+            config["dtype"] = chosen
         return layer.__class__.from_config(config)
 
     part = keras.Model(model.inputs[0], {name: model.output[name] for name in names}, name=model.name)
