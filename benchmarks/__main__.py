@@ -21,6 +21,7 @@ ALL = (
     "input_pipeline --feeding",
     "input_pipeline --epochs=10",
     "features",
+    "extraction",
     "roi_pooling",
     "detection",
 )

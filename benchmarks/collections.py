@@ -234,7 +234,7 @@ def draw(out: Path) -> None:
     for axis, (field, title) in zip(axes, PANELS, strict=True):
         for step, by_size in steps.items():
             sizes = [int(size) for size in by_size]
-            values = [max(by_size[str(size)][field], 1e-2) for size in sizes]
+            values = [max(by_size[str(size)][field], 1e-3) for size in sizes]
             axis.plot(sizes, values, marker="o", markersize=4, label=STEPS[step])
         axis.set(title=title, xscale="log", yscale="log", xlabel="images", xticks=sizes)
         axis.set_xticks(sizes, [f"{size:,}" for size in sizes])

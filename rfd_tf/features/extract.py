@@ -168,17 +168,20 @@ def extract_shard(
     features = {
         name: np.zeros((len(rows), *shape), settings.dtype) for name, shape in settings.outputs.items()
     }
-    for batch_index, images, bad in reader.batches(rows, options.batch_size):
-        if bad and options.on_error == "raise":
-            row, reason = next(iter(bad.items()))
-            raise BadImageError(f"{source.describe(row)}: {reason}")
-        if len(images):
-            found = feature_model(images, list(features))
-            for name, values in found.items():
-                features[name][len(index) : len(index) + len(images)] = _cast(values, settings.dtype, name)
+
+    def batches() -> Iterator[tuple[tuple[np.ndarray, dict[int, str]], np.ndarray]]:
+        for batch_index, images, bad in reader.batches(rows, options.batch_size):
+            if bad and options.on_error == "raise":
+                row, reason = next(iter(bad.items()))
+                raise BadImageError(f"{source.describe(row)}: {reason}")
+            yield (batch_index, bad), images
+
+    for (batch_index, bad), found in feature_model.in_order(batches(), list(features)):
+        for name, values in found.items():
+            features[name][len(index) : len(index) + len(values)] = _cast(values, settings.dtype, name)
         index = np.concatenate([index, batch_index])
         skipped += [Skipped(row + offset, image_name(source, row), reason) for row, reason in bad.items()]
-        on_batch(len(images) + len(bad))
+        on_batch(len(batch_index) + len(bad))
     return Shard(
         index + offset,
         [image_name(source, row) for row in index.tolist()],
