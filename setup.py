@@ -6,6 +6,7 @@ from setuptools import find_packages, setup
 
 CORE = [
     "absl-py>=2.3,<3",
+    "array-record>=0.8,<1",
     "cryptography>=45",
     "defusedxml>=0.7.1,<0.9",
     "filelock>=3.16,<5",

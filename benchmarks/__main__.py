@@ -18,6 +18,7 @@ ALL = (
     "memory_bank",
     "input_pipeline",
     "input_pipeline --training",
+    "input_pipeline --feeding",
     "input_pipeline --epochs=10",
     "features",
     "roi_pooling",

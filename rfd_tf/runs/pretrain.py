@@ -155,6 +155,7 @@ def build_model(
         loss_weights=method.loss_weights,
         use_instance_weights=instance_weights is not None,
         view_margins=view_margins,
+        normalization=(config.preprocessing.mean, config.preprocessing.std),
         seed=config.seed,
     )
     if instance_weights is not None:
