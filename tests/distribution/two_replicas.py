@@ -1,8 +1,8 @@
 """Trains the compound model in a process of its own, on one device or two; writes losses and banks.
 
 Run as `python -m tests.distribution.two_replicas OUT.npz one_device|mirrored|multi_worker [WITHOUT]`, where
-WITHOUT names a work-around of `rfd_tf.distribution` to leave out; or, to train the backbone NAME on two devices
-and on one, as `... OUT.npz backbone NAME`. OUT.npz then has `STRATEGY/WHAT`.
+WITHOUT names a work-around of `rfd_tf.distribution` to leave out; or, to train the backbone NAME on two
+devices and on one, as `... OUT.npz backbone NAME`. OUT.npz then has `STRATEGY/WHAT`.
 """
 
 import contextlib
