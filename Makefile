@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 DEMO_DIR ?= .demo
 JOBS ?= 2
 
-.PHONY: setup demo docs test test-slow test-beam bench audit lint format clean
+.PHONY: setup demo docs notebooks test test-slow test-beam bench audit lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make test-beam  extraction on Apache Beam, in an environment of its own"
 	@echo "make bench      measure speed against what else one would run, and print the table"
 	@echo "make audit      are the installed versions consistent, and free of known vulnerabilities?"
+	@echo "make notebooks  write examples/*.ipynb anew from the scripts of the same names"
 	@echo "make lint       style checks;  make format  mend what can be mended"
 
 $(BIN)/python:
@@ -79,6 +80,11 @@ $(DOCS_VENV)/.ready: docs/requirements.txt
 # Strict: a link or an anchor that leads nowhere, or a page that is in no menu, is an error. Needs no network.
 docs: $(DOCS_VENV)/.ready
 	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --quiet
+
+# Without outputs; a cell that stays as it was keeps its id.
+KERNEL := {"jupytext": null, "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+notebooks: $(VENV)/.test-ready
+	$(BIN)/python -m jupytext --quiet --update --to ipynb --update-metadata '$(KERNEL)' $(patsubst %.ipynb,%.py,$(wildcard examples/*.ipynb))
 
 lint: $(VENV)/.test-ready docs
 	$(BIN)/ruff check .

@@ -18,8 +18,10 @@ ALL = (
     "memory_bank",
     "input_pipeline",
     "input_pipeline --training",
+    "input_pipeline --feeding",
     "input_pipeline --epochs=10",
     "features",
+    "extraction",
     "roi_pooling",
     "detection",
 )

@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
     config.strategy = "one_device"  # or "mirrored", "multi_worker" (TF_CONFIG)
     config.logical_cpus = 0  # mirrored without GPUs: split the CPU into so many devices
     config.init = ""  # start from a backbone: a .keras file or zoo:NAME
-    config.dtype_policy = "float32"  # or "mixed_bfloat16"
+    config.dtype_policy = "float32"  # or "mixed_bfloat16"; "auto": that where the device has bfloat16
     config.deterministic = True  # bit-equal runs on one device; False is faster on GPUs
     config.checkpoint_steps = 0  # checkpoint every so many steps besides at every epoch's end
     config.keep_checkpoints = 3

@@ -220,17 +220,20 @@ def load(
     mean: str | Sequence[float] = "",
     std: str | Sequence[float] = "",
     feature_maps: Sequence[str] | None = None,
+    precision: str | None = None,
 ) -> FeatureModel:
     """Open a model for its features.
 
     Args:
         model: a run's folder, a `.keras` file, `zoo:NAME` or `zoo:NAME=FILE`, a SavedModel, an `.onnx` file,
-            the address of TensorFlow Serving, or a functional Keras model.
+            an OpenVINO `.xml` file, the address of TensorFlow Serving, or a functional Keras model.
         image_size, resize, mean, std: how images are prepared for a Keras model that does not tell: side in
             pixels; short side before the centre is cut out, 256/224 of `image_size` by default; and what
             RGB in [0, 1] is subtracted and divided by, each three numbers or one of `imagenet`, `unit`, `tf`
             and `pixels`.
         feature_maps: feature maps to give besides; None for all that the model has.
+        precision: of the arithmetic, `"float32"`, `"bfloat16"` or `"int8"`; None for what it was exported
+            for. What is not exported in bfloat16 is compared with float32 first.
 
     Returns:
         A feature model: `.features(images)` computes features, `.info` says what there is.
@@ -246,10 +249,11 @@ def load(
     if isinstance(model, keras.Model):
         network = named_outputs(model, model.name)
         preprocessing = cli_models.given_recipe(model.input_shape[1] or 0, given, model.name)
-        return keras_feature_model(
+        opened = keras_feature_model(
             network, preprocessing, model.name, feature_maps=feature_maps, decoupled=False
         )
-    return cli_models.open_model(os.fspath(model), feature_maps, given=given)
+        return cli_models.in_precision(opened, precision)
+    return cli_models.open_model(os.fspath(model), feature_maps, given=given, precision=precision)
 
 
 def extract(
@@ -264,6 +268,7 @@ def extract(
     dtype: str = "float32",
     shard_size: int = 4096,
     max_pixels: int = MAX_PIXELS,
+    precision: str | None = None,
 ) -> list[Skipped]:
     """Write the features of a collection of images, in shards; called again, go on with what is missing.
 
@@ -278,6 +283,7 @@ def extract(
         dtype: of the features, `"float32"` or `"float16"`.
         shard_size: images of a shard.
         max_pixels: larger images are refused before they are decoded.
+        precision: as of `load`. Of an export's folder the form is taken that is computed fastest here.
 
     Returns:
         The images that were skipped, with the reasons.
@@ -286,7 +292,8 @@ def extract(
     storage = LocalStorage(out)
     with storage.locked():
         source = data_.open_images(images)
-        with cli_models.open_model(location, feature_map_names(outputs)) as opened:
+        maps = feature_map_names(outputs)
+        with cli_models.open_model(location, maps, precision=precision, fastest=True) as opened:
             settings = describe_extraction(
                 opened,
                 absolute_location(location),
@@ -315,10 +322,10 @@ def export(
     Args:
         model: a run's folder, a `.keras` file, `zoo:NAME`, or what `load` made of a Keras model.
         out: the export's folder.
-        formats: of `"saved_model"`, `"onnx"` and `"keras"`.
+        formats: of `"saved_model"`, `"onnx"`, `"keras"` and `"openvino"`.
         images: an image, or a folder of images, to compare the forms on; by default some of scikit-learn's.
         num_images: how many to compare on.
-        **options: of `export.ExportOptions`: `input="uint8"`, `serving=True`, ...
+        **options: of `export.ExportOptions`: `precision="bfloat16"`, `input="uint8"`, `serving=True`, ...
 
     Returns:
         How far each form's outputs are from the model's, as in `out/parity.json`.

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and JSON that is checked."""
+"""Files that appear whole or not at all, where they go, and JSON that is checked."""
 
 import contextlib
 import json
@@ -78,9 +78,37 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def locked_folder(folder: str | os.PathLike) -> Iterator[None]:
+    """Keeps other processes out of a folder, which is made if missing; OSError if one is in.
+
+    Files that killed processes left half-written are removed.
+    """
+    import filelock  # takes a while, and `--help` does without
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(folder / ".lock", timeout=0):
+            for path in folder.glob(".*.partial.*"):
+                path.unlink()
+            yield
+    except filelock.Timeout:
+        raise OSError(f"Another process writes to {folder}") from None
+
+
 def _temporary(path: Path) -> Path:
     stem, dot, endings = path.name.partition(".")
     return path.with_name(f".{stem}.{os.getpid()}.partial{dot}{endings}")
+
+
+def user_cache() -> Path:
+    """`$RFD_TF_CACHE`, else the platform's cache folder of the user. Not created here."""
+    if root := os.environ.get("RFD_TF_CACHE"):
+        return Path(root).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("rfd_tf", appauthor=False))
 
 
 def absolute_location(location: str) -> str:
@@ -137,6 +165,9 @@ FORMER_VALUES = {
     "norm_scale_init": "ones",
     "on_collapse": "warn",
     "normalizer_momentum": 1.0,
+    "mixup_alpha": 0.2,
+    "rand_augment_magnitude": 0.5,
+    "rand_augment_ops": 2,
 }
 
 

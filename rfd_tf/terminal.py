@@ -1,11 +1,13 @@
 """What a command shows and is told at a terminal: progress, command lines, signals to stop."""
 
+import contextlib
 import ctypes
+import logging
 import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from tqdm import tqdm
 
@@ -108,3 +110,14 @@ def end_with_parent() -> None:
     """In a process that works for another: it shall not outlive that one, whatever ends it; on Linux."""
     if _LIBC:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def only_errors_logged() -> Iterator[None]:
+    """Within, only errors are logged: converters report each of their steps."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

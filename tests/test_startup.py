@@ -23,7 +23,17 @@ HEAVY = (
         "numpy",
         "onnx",
     ),
-    *("onnxruntime", "pandas", "pyarrow", "requests", "scipy", "sklearn", "tensorboard", "tensorflow"),
+    *(
+        "onnxruntime",
+        "openvino",
+        "pandas",
+        "pyarrow",
+        "requests",
+        "scipy",
+        "sklearn",
+        "tensorboard",
+        "tensorflow",
+    ),
     *("tensorflow_datasets", "tf2onnx", "torch"),
 )
 

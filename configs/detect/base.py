@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
     config.batch_size = 2  # images a step over all replicas
     config.strategy = "one_device"  # or "mirrored", "multi_worker" (TF_CONFIG)
     config.logical_cpus = 0  # mirrored without GPUs: split the CPU into so many devices
-    config.dtype_policy = "float32"  # or "mixed_bfloat16"
+    config.dtype_policy = "float32"  # or "mixed_bfloat16"; "auto": that where the device has bfloat16
     config.deterministic = True  # bit-equal runs on one device; False is faster on GPUs
     config.checkpoint_steps = 0  # checkpoint every so many steps besides
     config.keep_checkpoints = 2

@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
     config.batch_size = 192  # images a step over all replicas, and a batch where features are extracted
     config.strategy = "one_device"  # or "mirrored", "multi_worker" (TF_CONFIG)
     config.logical_cpus = 0  # mirrored without GPUs: split the CPU into so many devices
-    config.dtype_policy = "float32"  # or "mixed_bfloat16"; of classifiers that are trained here
+    config.dtype_policy = "float32"  # or "mixed_bfloat16", "auto"; of classifiers that are trained here
     config.deterministic = True  # bit-equal runs on one device; False is faster on GPUs
     config.checkpoint_steps = 0  # checkpoint every so many steps besides at every epoch's end
     config.keep_checkpoints = 3
@@ -47,6 +47,12 @@ def get_config() -> ConfigDict:
             "color_jitter_probability": 1.0,
             "grayscale": 0.0,  # probability
             "blur": 0.0,  # probability; Gaussian
+            # Keras's layers, for what trains on images: any of "rand_augment", "mixup" and "cutmix"; with the
+            # last two each batch gets one of them; (): off
+            "augment": (),
+            "rand_augment_ops": 2,  # operations on an image
+            "rand_augment_magnitude": 0.5,  # in (0, 1]
+            "mixup_alpha": 0.2,
         }
     )
 

@@ -1,111 +1,121 @@
-"""Draws the method: `python docs/images/method.py` writes method.svg beside this file."""
+"""Draws the method: `python docs/images/method.py` writes method.svg beside this file.
+
+Labels can be read at a phone's width, and the colours follow the reader's light or dark scheme.
+"""
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import patches, transforms
-from matplotlib import pyplot as plt
-
-INK, GREY, PAPER = "#1d2733", "#6b7785", "#ffffff"
-ROTATION, INVARIANT, SHARED = "#c45b12", "#0b6e4f", "#4a5f7f"
-PALE = {ROTATION: "#fbe9dd", INVARIANT: "#dff1ea", SHARED: "#e6ebf3"}
+WIDTH, HEIGHT = 860, 308
+STYLE = """
+  text { font: 21px system-ui, "Segoe UI", "Noto Sans", Helvetica, Arial, sans-serif; fill: #1d2733;
+         text-anchor: middle; dominant-baseline: central; }
+  .paper { fill: #ffffff; }
+  .muted { fill: #55606d; }
+  .box { fill: #e6ebf3; stroke: #4a5f7f; stroke-width: 1.5; }
+  .arrow { fill: none; stroke: #55606d; stroke-width: 1.8; marker-end: url(#head); }
+  .head { fill: #55606d; }
+  .rotation .box { fill: #fbe9dd; stroke: #c45b12; }
+  .rotation .cell { fill: #c45b12; }
+  .invariant .box { fill: #dff1ea; stroke: #0b6e4f; }
+  .invariant .cell { fill: #0b6e4f; }
+  @media (prefers-color-scheme: dark) {
+    text { fill: #e6edf3; }
+    .paper { fill: #0d1117; }
+    .muted { fill: #9aa5b1; }
+    .box { fill: #1e2a3d; stroke: #7f97bd; }
+    .arrow { stroke: #9aa5b1; }
+    .head { fill: #9aa5b1; }
+    .rotation .box { fill: #3a2213; stroke: #f0883e; }
+    .rotation .cell { fill: #f0883e; }
+    .invariant .box { fill: #0f3026; stroke: #3fb68b; }
+    .invariant .cell { fill: #3fb68b; }
+  }
+"""
+# A house, a tree and the sun, in a square from -1 to 1.
+SCENE = """
+    <rect x="-1" y="-1" width="2" height="2" fill="#cfe3f5"/>
+    <rect x="-1" y="0.35" width="2" height="0.65" fill="#9cc27c"/>
+    <rect x="-0.62" y="-0.1" width="0.86" height="0.72" fill="#f4e3c3"/>
+    <path d="M-0.75-0.1h1.12L-0.19-0.62z" fill="#b5523b"/>
+    <rect x="-0.3" y="0.22" width="0.24" height="0.4" fill="#7a4a2b"/>
+    <rect x="0.56" y="0.15" width="0.12" height="0.45" fill="#7a4a2b"/>
+    <circle cx="0.62" cy="-0.02" r="0.28" fill="#3f7d4e"/>
+    <circle cx="0.66" cy="-0.68" r="0.17" fill="#f5c242"/>
+"""
 
 
 def main() -> None:
-    plt.rcParams.update({"svg.hashsalt": "method", "svg.fonttype": "path", "font.size": 10.5})
-    figure = plt.figure(figsize=(11.2, 4.3), facecolor=PAPER)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, 112), ylim=(0, 43), aspect="equal")
-    axes.axis("off")
-
-    scene(axes, 8, 21.5, 11, 0)
-    label(axes, 8, 13.0, "an image,\nno label", GREY)
-    for quarter, height in enumerate((36, 26.5, 17, 7.5)):
-        scene(axes, 27, height, 7.6, 90 * quarter)
-        label(axes, 33.2, height, f"{90 * quarter}°", GREY)
-        arrow(axes, (14.2, 21.5), (22.7, height), GREY)
-        arrow(axes, (36.0, height), (41.2, 21.5 + (height - 21.5) * 0.25), GREY)
-
-    box(axes, 41.6, 13, 12, 17, "backbone", SHARED)
-    arrow(axes, (53.8, 21.5), (57.8, 21.5), SHARED)
-    feature(axes, 58.4, 21.5, 3.4, 12.5, ROTATION)
-    feature(axes, 58.4, 8.6, 3.4, 12.5, INVARIANT)
-    label(axes, 60.1, 36.6, "features,\nin halves", GREY)
-
-    arrow(axes, (62.2, 27.8), (68.4, 32.6), ROTATION)
-    box(axes, 68.8, 28.6, 15.5, 8, "which rotation?", ROTATION)
-    arrow(axes, (84.5, 32.6), (89.4, 32.6), ROTATION)
-    label(axes, 90, 32.6, "0°, 90°, 180° or 270°:\ncross-entropy, or LDAM\n+ DRW", ROTATION, "left")
-
-    arrow(axes, (62.2, 16.5), (68.4, 19.7), INVARIANT)
-    box(axes, 68.8, 16.2, 15.5, 7, "same for all turns", INVARIANT)
-    arrow(axes, (84.5, 19.7), (89.4, 19.7), INVARIANT)
-    label(axes, 90, 19.7, "distance to the mean\nof the four views", INVARIANT, "left")
-
-    arrow(axes, (62.2, 13.0), (68.4, 8.3), INVARIANT)
-    box(axes, 68.8, 4.8, 15.5, 7, "which image?", INVARIANT)
-    arrow(axes, (84.5, 8.3), (89.4, 8.3), INVARIANT)
-    for row in range(5):
-        axes.add_patch(
-            patches.Rectangle(
-                (90, 4.3 + 1.7 * row), 6.4, 1.3, facecolor=INVARIANT if row == 2 else PALE[INVARIANT]
-            )
-        )
-    label(axes, 97.4, 8.3, "memory bank:\na row an image", INVARIANT, "left")
-    figure.savefig(Path(__file__).with_suffix(".svg"), metadata={"Date": None}, facecolor=PAPER)
+    Path(__file__).with_suffix(".svg").write_text(drawing(), encoding="utf-8")
 
 
-def scene(axes, x: float, y: float, side: float, degrees: float) -> None:
-    """A house, a tree and the sun, turned."""
-    half = side / 2
-    turn = transforms.Affine2D().scale(half).rotate_deg(degrees).translate(x, y) + axes.transData
-
-    def add(patch):
-        patch.set_transform(turn)
-        axes.add_patch(patch)
-
-    add(patches.Rectangle((-1, -1), 2, 2, facecolor="#cfe3f5"))
-    add(patches.Rectangle((-1, -1), 2, 0.65, facecolor="#9cc27c"))
-    add(patches.Rectangle((-0.62, -0.62), 0.86, 0.72, facecolor="#f4e3c3"))
-    add(patches.Polygon([(-0.75, 0.1), (0.37, 0.1), (-0.19, 0.62)], facecolor="#b5523b"))
-    add(patches.Rectangle((-0.3, -0.62), 0.24, 0.4, facecolor="#7a4a2b"))
-    add(patches.Rectangle((0.56, -0.6), 0.12, 0.45, facecolor="#7a4a2b"))
-    add(patches.Circle((0.62, 0.02), 0.28, facecolor="#3f7d4e"))
-    add(patches.Circle((0.66, 0.68), 0.17, facecolor="#f5c242"))
-    add(patches.Rectangle((-1, -1), 2, 2, facecolor="none", edgecolor=INK, linewidth=0.8))
-
-
-def box(axes, x, y, width, height, text, color) -> None:
-    axes.add_patch(
-        patches.FancyBboxPatch(
-            (x, y), width, height, "round,pad=0,rounding_size=1.2", facecolor=PALE[color], edgecolor=color
+def drawing() -> str:
+    """The text of method.svg."""
+    middle = 154
+    parts = [scene(64, middle, 50, 0), label(64, middle + 70, "no label", "muted")]
+    for quarter, height in enumerate((40, 116, 192, 268)):
+        parts += [
+            arrow(120, middle, 170, height),
+            scene(207, height, 31, 90 * quarter),
+            label(270, height, f"{90 * quarter}°", "muted"),
+            arrow(298, height, 342, middle + (height - middle) / 3),
+        ]
+    parts += [box(348, middle - 55, 122, 110, "backbone"), arrow(474, middle, 506, middle)]
+    parts.append(group("rotation", column(512, middle - 104), box(632, 22, 206, 62, "which rotation?")))
+    parts.append(
+        group(
+            "invariant",
+            column(512, middle + 4),
+            box(632, 123, 206, 62, "alike in all four"),
+            box(632, 224, 206, 62, "which image?"),
         )
     )
-    axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", color=INK)
+    parts += [arrow(554, 94, 626, 56), arrow(554, 196, 626, 158), arrow(554, 216, 626, 252)]
+    parts.append(label(529, middle + 128, "features", "muted"))
+    body = "\n".join(f"  {part}" for part in parts)
+    size = f'width="{WIDTH}" height="{HEIGHT}"'
+    return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" {size}>
+  <title>Rotation feature decoupling</title>
+  <style>{STYLE}  </style>
+  <defs>
+    <marker id="head" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="6" markerHeight="6" orient="auto">
+      <path class="head" d="M0 0 10 5 0 10z"/>
+    </marker>
+    <g id="scene">{SCENE}    </g>
+  </defs>
+  <rect class="paper" {size} rx="10"/>
+{body}
+</svg>
+"""
 
 
-def feature(axes, x, y, width, height, color) -> None:
-    """Half of a feature, as a column of cells."""
-    for cell in range(5):
-        axes.add_patch(
-            patches.Rectangle(
-                (x, y + cell * height / 5 + 0.2),
-                width,
-                height / 5 - 0.4,
-                facecolor=color,
-                alpha=0.45 + 0.11 * ((cell * 2) % 5),
-            )
-        )
+def scene(x: float, y: float, half: float, degrees: int) -> str:
+    """The image, turned counter-clockwise."""
+    return f'<use href="#scene" transform="translate({x} {y}) rotate({-degrees}) scale({half})"/>'
 
 
-def arrow(axes, start, end, color) -> None:
-    axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": color, "linewidth": 1.2})
+def label(x: float, y: float, text: str, kind: str = "") -> str:
+    return f'<text x="{x:g}" y="{y:g}" class="{kind}">{text}</text>'
 
 
-def label(axes, x, y, text, color, ha="center") -> None:
-    axes.text(x, y, text, ha=ha, va="center", color=color, fontsize=9.5, linespacing=1.25)
+def box(x: float, y: float, width: float, height: float, text: str) -> str:
+    shape = f'<rect class="box" x="{x}" y="{y}" width="{width}" height="{height}" rx="9"/>'
+    return shape + label(x + width / 2, y + height / 2, text)
+
+
+def column(x: float, y: float) -> str:
+    """Half of a feature: five cells of various values."""
+    return "".join(
+        f'<rect class="cell" x="{x}" y="{y + 20 * cell}" width="34" height="17" opacity="{opacity}"/>'
+        for cell, opacity in enumerate((0.85, 0.55, 1, 0.7, 0.45))
+    )
+
+
+def group(kind: str, *parts: str) -> str:
+    return f'<g class="{kind}">{"".join(parts)}</g>'
+
+
+def arrow(x: float, y: float, to_x: float, to_y: float) -> str:
+    return f'<path class="arrow" d="M{x} {y} {to_x} {to_y:g}"/>'
 
 
 if __name__ == "__main__":

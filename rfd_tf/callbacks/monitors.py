@@ -1,5 +1,6 @@
 """What is measured and told while a model trains: collapse, kNN accuracy, TensorBoard, a line an epoch."""
 
+import math
 import os
 import sys
 import time
@@ -347,6 +348,8 @@ def epoch_line(epoch: int, epochs: int, logs: Mapping[str, float], seconds: floa
     names = [name for name in logs if not name.startswith("val_") or name.removeprefix("val_") not in logs]
     label = "val "  # once is enough
     for name in sorted(names, key=_rank):
+        if name.endswith(_SHARES) and math.isnan(logs[name]):
+            continue  # not measured in this epoch
         piece = f"  {name.removesuffix('_accuracy')} {_shown(name, logs[name])}"
         if f"val_{name}" in logs:
             piece += f" ({label}{_shown(name, logs[f'val_{name}'])})"

@@ -7,6 +7,7 @@ import sys
 
 # One line each; `rfd --help` prints them without importing anything heavy.
 COMMANDS = {
+    "prepare": "decode and resize a collection of images once, for quicker training",
     "train": "pretrain a backbone by rotation feature decoupling, or train on labels",
     "rotations": "find the rotation-ambiguous images, out of sample",
     "evaluate": "measure a model's features by one of the field's protocols",

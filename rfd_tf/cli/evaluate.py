@@ -9,6 +9,7 @@ from rfd_tf.cli import command_line
 from rfd_tf.cli.models import (
     MODEL_HELP,
     define_heads_from,
+    define_precision,
     define_preprocessing,
     given_preprocessing,
     open_model,
@@ -42,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     flags.DEFINE_bool(
         "control", False, "measure the untrained control of the run instead", flag_values=flag_values
     )
+    define_precision(flag_values)
     define_preprocessing(flag_values)
     if (status := command_line.parse(flag_values, argv, _usage(), "evaluate")) is not None:
         return status
@@ -64,7 +66,13 @@ def _evaluate(given: flags.FlagValues, config, workdir: str | Path, command: str
         maps = feature_map_names(config.features) or None  # None: all it has
         if given.control:
             return open_control(Path(given.model), maps)
-        return open_model(given.model, maps, heads_from=given.heads_from, given=given_preprocessing(given))
+        return open_model(
+            given.model,
+            maps,
+            heads_from=given.heads_from,
+            given=given_preprocessing(given),
+            precision=given.precision,
+        )
 
     print(evaluate(given.protocol, config, workdir, opened, command))
     print(f"\nFigures: {Path(workdir) / RESULT_FILE}")
@@ -74,6 +82,8 @@ def _problem(given: flags.FlagValues) -> str | None:
     """What is wrong with the flags; None if nothing is."""
     if problem := command_line.missing(given, "model", "protocol"):
         return problem
+    if given.control and given.precision:
+        return "--precision is for a model; its control computes in float32"
     if given.control and given.heads_from:
         return "--heads_from goes with --model=zoo:NAME, which has no control"
     return command_line.config_problem(given, "evaluate")

@@ -1,4 +1,4 @@
-"""`rfd export`: a model or a detector as SavedModel, ONNX and `.keras`, proven equal."""
+"""`rfd export`: a model or a detector as SavedModel, ONNX, OpenVINO and `.keras`, proven equal."""
 
 import signal
 import sys
@@ -21,12 +21,13 @@ from rfd_tf.cli.models import (
 
 USAGE = """rfd export --model=MODEL --out=DIR [flags]
 
-Writes DIR/saved_model/1, DIR/model.onnx and DIR/model.keras, compares each with the model on real images,
-and leaves nothing if one of them computes something else. DIR/parity.json keeps the figures.
+Writes DIR/saved_model/1, DIR/model.onnx and DIR/model.keras (with --formats=openvino an OpenVINO model, too),
+compares each with the model on real images, and leaves nothing if one of them computes something else.
+DIR/parity.json keeps the figures.
 
 Of a detector (a run of rfd detect, or its detector.keras) DIR/saved_model/1 and DIR/detector.keras.
 """
-_NOT_FOR_DETECTORS = ("features", "heads_from", "input", "fold_batch_norm", "onnx_precision")
+_NOT_FOR_DETECTORS = ("features", "heads_from", "input", "precision", "fold_batch_norm", "onnx_precision")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,10 +48,21 @@ def _define_flags() -> flags.FlagValues:
     flags.DEFINE_string("model", None, KERAS_MODEL_HELP, **define)
     define_heads_from(values)
     flags.DEFINE_string("out", None, "the export's folder", **define)
-    formats = "what to write, of saved_model, onnx, keras; by default all, of a detector all but onnx"
+    formats = (
+        "what to write, of saved_model, onnx, keras, openvino; by default all but openvino, of a detector "
+        "saved_model and keras"
+    )
     flags.DEFINE_list("formats", None, formats, **define)
     flags.DEFINE_list("features", "", "feature maps to give besides, such as conv1,conv5; or all", **define)
-    flags.DEFINE_string("input", "normalized", "of SavedModel and ONNX: normalized or uint8 pixels", **define)
+    flags.DEFINE_string(
+        "input", "normalized", "of SavedModel, ONNX and OpenVINO: normalized or uint8 pixels", **define
+    )
+    flags.DEFINE_string(
+        "precision",
+        "float32",
+        "of SavedModel and OpenVINO: float32 or bfloat16; int8: of OpenVINO, besides float32",
+        **define,
+    )
     flags.DEFINE_bool(
         "fold_batch_norm", False, "ONNX with batch norms folded into the layers before", **define
     )
@@ -94,6 +106,7 @@ def _options(given: flags.FlagValues, is_detector: bool):
     return ExportOptions(
         formats=formats if given.formats is None else tuple(given.formats),
         input=given.input,
+        precision=given.precision,
         onnx_precisions=tuple(given.onnx_precision),
         fold_batch_norm=given.fold_batch_norm,
         version=given.version,

@@ -11,6 +11,7 @@ from rfd_tf.cli.models import (
     MODEL_HELP,
     define_exif_orientation,
     define_heads_from,
+    define_precision,
     define_preprocessing,
     model_options,
     open_model,
@@ -63,6 +64,7 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "max_pixels", MAX_PIXELS, "larger images are refused before decoding", 1, flag_values=values
     )
+    define_precision(values)
     define_exif_orientation(values)
     define_preprocessing(values)
     flags.DEFINE_string("images_root", "", "what a list's paths are relative to", flag_values=values)
@@ -89,10 +91,19 @@ def _here(values: flags.FlagValues):
     with storage.locked():
         source = open_images(values.images, values.images_root, values.npz_key)
         maps = feature_map_names(values.outputs)
-        with open_model(values.model, maps, **model_options(values)) as feature_model:
+        with open_model(values.model, maps, **_model_options(values)) as feature_model:
+            print(_computed_by(feature_model))
             settings = _settings(feature_model, source, values)
             options = ExtractOptions(values.batch_size, values.on_error)
             return extract(feature_model, source, settings, storage, options)
+
+
+def _model_options(values: flags.FlagValues) -> dict:
+    return {**model_options(values), "precision": values.precision, "fastest": True}
+
+
+def _computed_by(feature_model) -> str:
+    return f"Computed by {feature_model.runtime} in {feature_model.info.precision}: {feature_model.location}"
 
 
 def _on_beam(values: flags.FlagValues, beam_flags: list[str]):
@@ -100,7 +111,7 @@ def _on_beam(values: flags.FlagValues, beam_flags: list[str]):
     from rfd_tf.models.inference import feature_map_names
 
     model, maps = values.model, feature_map_names(values.outputs)
-    open_worker_model = functools.partial(_open_anywhere, model, maps, model_options(values))
+    open_worker_model = functools.partial(_open_anywhere, model, maps, _model_options(values))
     if "://" in values.images:
         source = beam.open_beam_files(values.images, values.images_root)
     else:
@@ -108,6 +119,7 @@ def _on_beam(values: flags.FlagValues, beam_flags: list[str]):
 
         source = open_images(values.images, values.images_root, values.npz_key)
     with open_worker_model() as feature_model:
+        print(_computed_by(feature_model))
         settings = _settings(feature_model, source, values)
     return beam.extract_on_beam(
         open_worker_model,

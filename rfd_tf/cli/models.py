@@ -11,8 +11,8 @@ KERAS_MODEL_HELP = (
     "a run's folder, a .keras file, zoo:NAME, zoo:NAME=FILE with the weights in a file of yours"
 )
 MODEL_HELP = (
-    f"{KERAS_MODEL_HELP}, a SavedModel, an .onnx file, or the address of TensorFlow Serving "
-    "(grpc://HOST:PORT/NAME, http://HOST:PORT/NAME)"
+    f"{KERAS_MODEL_HELP}, a SavedModel, an .onnx file, an OpenVINO .xml file, or the address of TensorFlow "
+    "Serving (grpc://HOST:PORT/NAME, http://HOST:PORT/NAME)"
 )
 
 _ZOO = "zoo:"
@@ -43,6 +43,8 @@ def open_model(
     exif_orientation: bool | None = None,
     given: Mapping[str, object] | None = None,
     heads_from: Sequence[str] = (),
+    precision: str | None = None,
+    fastest: bool = False,
     **serving_options,
 ):
     """`features.open_feature_model`, and an entry of the zoo besides, its weights released or in a file.
@@ -54,11 +56,19 @@ def open_model(
         given: `image_size`, `mean`, `std` and `resize` of a `.keras` file that does not tell how its images
             are prepared; what is missing is taken from the zoo's report beside it, and logged.
         heads_from: PyTorch files of an entry's heads; those that its own file holds are taken anyhow.
+        precision, fastest: as of `open_feature_model`. In `"bfloat16"` a Keras model is computed by OpenVINO
+            where that is installed and there is no GPU, and whatever computes it is compared with float32.
 
     Raises:
         ValueError: if the model cannot be had, or an option is given that does not go with it.
+        ParityError: a ValueError, if in bfloat16 it computes something else.
     """
     from rfd_tf.features import open_feature_model
+    from rfd_tf.features.open_feature_model import is_keras
+
+    exact = precision
+    if precision == "bfloat16" and (location.startswith(_ZOO) or is_keras(location, precision, fastest)):
+        exact = None
 
     if location.startswith(_ZOO):
         feature_model = _open_zoo(location, feature_maps, heads_from)
@@ -67,11 +77,71 @@ def open_model(
     elif preprocessing := _plain_preprocessing(location, given or {}):
         feature_model = _open_plain(Path(location), feature_maps, preprocessing)
     else:
-        feature_model = open_feature_model(location, feature_maps, **serving_options)
+        feature_model = open_feature_model(
+            location, feature_maps, precision=exact, fastest=fastest, **serving_options
+        )
     if exif_orientation is not None:
         prepared = dataclasses.replace(feature_model.info.preprocessing, exif_orientation=exif_orientation)
         feature_model.info = dataclasses.replace(feature_model.info, preprocessing=prepared)
+    return in_precision(feature_model, precision)
+
+
+def in_precision(feature_model, precision: str | None):
+    """A feature model that computes in `precision`; None for the model as it is.
+
+    Raises:
+        ValueError: if it cannot be had so.
+        ParityError: if in bfloat16 it is not close enough to float32 on images.
+    """
+    if precision not in (None, "bfloat16", feature_model.info.precision):
+        where = f"{feature_model.location} computes in {feature_model.info.precision}"
+        raise ValueError(f"{where}. Received: precision={precision!r}")
+    return _in_bfloat16(feature_model) if precision == "bfloat16" else feature_model
+
+
+def _in_bfloat16(feature_model):
+    import tensorflow as tf
+    from absl import logging
+
+    from rfd_tf.exporting.parity import check_bfloat16
+    from rfd_tf.features.keras_feature_model import KerasFeatureModel, in_bfloat16
+    from rfd_tf.features.openvino_feature_model import OpenVinoFeatureModel, has_openvino, openvino_copy
+    from rfd_tf.precision import bfloat16_device
+
+    if bfloat16_device() is None:
+        logging.warning("Neither the processor nor a GPU here has bfloat16: float32 is as fast or faster")
+    if isinstance(feature_model, KerasFeatureModel):
+        on_processor = tf.config.list_physical_devices("GPU") == [] and _on_tensorflow()
+        converted = None
+        if on_processor and has_openvino():
+            try:
+                converted = openvino_copy(feature_model, "bfloat16")
+            except ValueError as error:  # an operation that it does not have
+                logging.warning("%s. Keras computes it instead", error)
+        converted = converted or in_bfloat16(feature_model)
+        check_bfloat16(converted, feature_model)
+        return converted
+    if isinstance(feature_model, OpenVinoFeatureModel):
+        check_bfloat16(feature_model, feature_model.in_precision("float32"))
     return feature_model
+
+
+def _on_tensorflow() -> bool:
+    import keras
+
+    return keras.backend.backend() == "tensorflow"
+
+
+def define_precision(values: flags.FlagValues) -> None:
+    """Defines the flag of the commands that compute features."""
+    flags.DEFINE_enum(
+        "precision",
+        None,
+        ["float32", "bfloat16", "int8"],
+        "of the model's arithmetic; by default what it was exported for, which is float32 unless another was "
+        "asked for",
+        flag_values=values,
+    )
 
 
 def define_preprocessing(values: flags.FlagValues) -> None:

@@ -22,6 +22,7 @@ from rfd_tf.data.pipeline import (
     random_crops_dataset,
     training_dataset,
 )
+from rfd_tf.data.prepared import PreparedSource, PrepareOptions, prepare
 from rfd_tf.data.preprocessing import Preprocessing
 from rfd_tf.data.schedule import Schedule, steps_per_epoch, training_indices
 from rfd_tf.data.source import Source, Subset, host_constant, long_tailed
@@ -42,6 +43,8 @@ __all__ = [
     "FlatFolder",
     "ImageFolder",
     "ImageList",
+    "PrepareOptions",
+    "PreparedSource",
     "Preprocessing",
     "Schedule",
     "Source",
@@ -67,6 +70,7 @@ __all__ = [
     "open_source",
     "open_voc",
     "places205",
+    "prepare",
     "random_crops_dataset",
     "save_rotation_probabilities",
     "source_kind",

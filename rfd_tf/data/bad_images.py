@@ -171,7 +171,10 @@ def valid_indices(
     Raises:
         BadImageError: if no image is usable.
     """
-    bad = {} if not source.encoded else _cached_bad_images(source, cache_file)
+    if source.skipped is not None:
+        bad = dict(source.skipped)
+    else:
+        bad = {} if not source.encoded else _cached_bad_images(source, cache_file)
     skipped = [(source.describe(index), reason) for index, reason in bad.items()]
     if len(bad) == len(source):
         raise BadImageError(f"None of the {len(bad)} images can be used, as {': '.join(skipped[0])}")

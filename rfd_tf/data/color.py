@@ -99,16 +99,16 @@ def random_color(
     """Jittered, then made grey, then blurred, each or not by its own chance.
 
     Args:
-        image: the image.
+        image: float32 or uint8.
         seed: stateless seed, shape [2]. What one change draws does not depend on whether the others are on.
         jitter: strengths as of `color_jitter`; () for none.
         jitter_probability, grayscale_probability, blur_probability: of each change, in [0, 1].
 
     Returns:
-        An image of the same shape. The blur's deviation is uniform in `SIGMA`, its kernel a tenth of the
+        float32 of the same shape. The blur's deviation is uniform in `SIGMA`, its kernel a tenth of the
         side, at least three pixels.
     """
-    drawn = uniform([9], seed)
+    image, drawn = tf.cast(image, tf.float32), uniform([9], seed)
     if jitter:
         image = _maybe(jitter_probability, drawn[0], image, lambda: color_jitter(image, jitter, drawn[1:6]))
     image = _maybe(grayscale_probability, drawn[6], image, lambda: grayscale(image))

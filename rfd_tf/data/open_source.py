@@ -9,8 +9,16 @@ import numpy as np
 from absl import logging
 
 from rfd_tf.data.arrays import digits, load_npz, npz_names
-from rfd_tf.data.image_folder import DECODABLE, UNDECODABLE, FlatFolder, ImageFolder, images_below
+from rfd_tf.data.image_folder import (
+    DECODABLE,
+    UNDECODABLE,
+    FlatFolder,
+    ImageFolder,
+    holds_image,
+    list_folder,
+)
 from rfd_tf.data.image_list import ImageList, places205
+from rfd_tf.data.prepared import SETTINGS_FILE, PreparedSource
 from rfd_tf.data.source import Source
 from rfd_tf.data.tfds_source import TfdsSource, VocTfds
 from rfd_tf.data.voc import VOC_CLASSES, VocDevkit, VocSubset, checked_classes
@@ -95,7 +103,10 @@ def clipping_note(source) -> str:
     )
 
 
-KINDS = ("image_folder", "flat_folder", "image_list", "places205", "npz", "tfds", "digits", *VOC_SOURCES)
+KINDS = (
+    *("image_folder", "flat_folder", "image_list", "places205", "npz", "tfds", "digits", "prepared"),
+    *VOC_SOURCES,
+)
 
 
 def open_source(kind: str, root: str | os.PathLike = "", split: str = "train", **options) -> Source:
@@ -112,6 +123,8 @@ def open_source(kind: str, root: str | os.PathLike = "", split: str = "train", *
             `"npz"`: `root` is the file; `images_key` is `SPLIT_images` by default, `labels_key`
                 `SPLIT_labels` if there is such an array; options of `load_npz`;
             `"tfds"`: `root` is TFDS's data_dir; the option `name` is the builder; options of `TfdsSource`;
+            `"prepared"`: what `rfd prepare` wrote, found as an `"image_folder"` is; options of
+                `PreparedSource`;
             `"voc_devkit"`, `"voc_tfds"`: as of `VocData`, with its other fields;
             `"digits"`: scikit-learn's scans, no `root`.
         root: see `kind`.
@@ -145,6 +158,8 @@ def open_source(kind: str, root: str | os.PathLike = "", split: str = "train", *
     if kind == "image_list":
         return ImageList(root, **{"list_file": _split_list(Path(root), split)} | options)
     folder = _split_folder(Path(root), split)
+    if kind == "prepared":
+        return PreparedSource(folder, **options)
     return ImageFolder(folder, **options) if kind == "image_folder" else FlatFolder(folder, **options)
 
 
@@ -161,7 +176,10 @@ def _split_folder(root: Path, split: str) -> Path:
     raise FileNotFoundError(f"{root} holds no folder for split={split!r}")
 
 
-IMAGES_HELP = "a folder of images or of one folder per class, a list of images, or an .npz file"
+IMAGES_HELP = (
+    "a folder of images, of one folder per class, or that `rfd prepare` wrote, a list of images, or an "
+    ".npz file"
+)
 
 
 def open_images(location: str | os.PathLike, root: str | os.PathLike = "", key: str = "") -> Source:
@@ -169,6 +187,7 @@ def open_images(location: str | os.PathLike, root: str | os.PathLike = "", key: 
 
     Args:
         location: one of
+            a folder that `rfd prepare` wrote: a `PreparedSource`;
             a folder with at least two folders in it, each with images below, and no image beside them:
                 an `ImageFolder`, labelled by them;
             another folder: a `FlatFolder`;
@@ -185,6 +204,8 @@ def open_images(location: str | os.PathLike, root: str | os.PathLike = "", key: 
     path = Path(location)
     if not path.exists():
         raise FileNotFoundError(f"No images at {path}: it must be {IMAGES_HELP}")
+    if (path / SETTINGS_FILE).is_file():
+        return PreparedSource(path, on_error="skip")
     if path.is_dir():
         kind = ImageFolder if _has_class_folders(path) else FlatFolder
         return kind(path, on_error="skip")
@@ -205,18 +226,19 @@ def source_kind(path: Path) -> str:
         raise FileNotFoundError(f"No images at {path}: it must be {IMAGES_HELP}")
     if path.is_dir():
         below = path / "train" if (path / "train").is_dir() else path
+        if (below / SETTINGS_FILE).is_file():
+            return "prepared"
         return "image_folder" if _has_class_folders(below) else "flat_folder"
     return "npz" if path.suffix.lower() == ".npz" else "image_list"
 
 
 def _has_class_folders(root: Path) -> bool:
     """Whether `root` holds two folders or more, images below each, and no image beside them."""
-    _, beside = next(images_below(root))
-    folders = [entry.path for entry in os.scandir(root) if entry.is_dir()]
+    found = list_folder(os.fspath(root))
     return (
-        not beside
-        and len(folders) > 1
-        and all(any(names for _, names in images_below(Path(folder))) for folder in folders)
+        not found.images
+        and len(found.folders) > 1
+        and all(holds_image(os.path.join(root, name)) for name in found.folders)
     )
 
 

@@ -1,17 +1,18 @@
 """Collections of images by index, and parts of them."""
 
 import abc
+import bisect
 import functools
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from rfd_tf.imbalance import class_counts_of, long_tailed_counts
+from rfd_tf.imbalance import class_counts_of, long_tailed_counts, rows_by_class
 
 
 class Source(abc.ABC):
@@ -26,10 +27,12 @@ class Source(abc.ABC):
         class_names: one name per class, or None.
         encoded: True if `fetch` gives a file's bytes, False if it gives pixels.
         left_out: of a folder, how many files are not among the N, by kind (`image_folder.kind_of_file`).
+        skipped: of a prepared collection, why images could not be used, by index; None of other sources.
     """
 
     encoded = True
     left_out: Mapping[str, int] = MappingProxyType({})
+    skipped: Mapping[int, str] | None = None
 
     def __init__(self, name: str, labels: np.ndarray | None, class_names: tuple[str, ...] | None):
         self.name = name
@@ -58,11 +61,15 @@ class Source(abc.ABC):
     def describe(self, index: int) -> str:
         """Where image `index` is kept, for people: a path, or `file.npz[12]`."""
 
+    def descriptions(self, indices: np.ndarray) -> Iterable[str]:
+        """`describe` of each of the images at `indices`."""
+        return map(self.describe, np.asarray(indices).tolist())
+
     def fingerprint(self, indices: np.ndarray) -> str:
         """A hash that tells whether the images at `indices` are still the same ones, in this order."""
         digest = hashlib.sha256()
-        for index in np.asarray(indices).tolist():
-            digest.update(os.fsencode(self.describe(index)) + b"\0")
+        for description in self.descriptions(indices):
+            digest.update(os.fsencode(description) + b"\0")
         return digest.hexdigest()
 
 
@@ -74,6 +81,36 @@ def host_constant(values) -> tf.Tensor:
     """
     with tf.init_scope(), tf.device("CPU:0"):
         return tf.constant(values)
+
+
+def image_name(source: Source, index: int) -> str:
+    """The path relative to the images' root, with `/`, or `FILE.npz[12]`: text that UTF-8 can hold.
+
+    File names may be any bytes. A backslash is written `\\\\`, and a byte that is no UTF-8 `\\xNN`, so that
+    different names stay different; other names are as they are.
+    """
+    if names := getattr(source, "original_names", None):  # of a prepared collection
+        return names[index]
+    files = getattr(source, "files", None)
+    name = os.path.basename(source.describe(index)) if files is None else files[index]
+    return escaped(name)
+
+
+def escaped(name: str) -> str:
+    """A file name, as Python gives it, in UTF-8; see `image_name`."""
+    if "\\" not in name and name.isascii():
+        return name
+    return os.fsencode(name.replace("\\", "\\\\")).decode("utf-8", "backslashreplace")
+
+
+def listing_digest(source: Source) -> str:
+    """SHA-256 over the names of all images, and their labels, in order."""
+    digest = hashlib.sha256()
+    for index in range(len(source)):
+        digest.update(image_name(source, index).encode() + b"\0")
+    if source.labels is not None:
+        digest.update(source.labels.astype("<i8").tobytes())
+    return digest.hexdigest()
 
 
 class Subset(Source):
@@ -98,6 +135,8 @@ class Subset(Source):
         labels = None if source.labels is None else source.labels[self.indices]
         super().__init__(name or source.name, labels, source.class_names)
         self.encoded, self.left_out = source.encoded, source.left_out
+        if (bad := source.skipped) is not None:
+            self.skipped = {row: bad[kept] for row, kept in enumerate(self.indices.tolist()) if kept in bad}
 
     @property
     def num_classes(self) -> int:
@@ -111,6 +150,9 @@ class Subset(Source):
 
     def describe(self, index: int) -> str:
         return self.source.describe(int(self.indices[index]))
+
+    def descriptions(self, indices: np.ndarray) -> Iterable[str]:
+        return self.source.descriptions(self.indices[indices])
 
     def fingerprint(self, indices: np.ndarray) -> str:
         return self.source.fingerprint(self.indices[indices])
@@ -176,15 +218,23 @@ def long_tailed(
         )
     stream = np.random.RandomState(seed)  # the stream that defines the published subsets
     kept = []
-    for label, quota in enumerate(quotas):
-        rows = np.flatnonzero(source.labels == label)
+    for rows, quota in zip(rows_by_class(source.labels, len(quotas)), quotas, strict=True):
         stream.shuffle(rows)
         kept.append(rows[:quota])
     return Subset(source, np.sort(np.concatenate(kept)), f"{source.name} ({profile}, ratio {ratio:g})")
 
 
 def _largest_max_count(available: np.ndarray, ratio: float, profile: str) -> int:
-    for max_count in range(int(available[0]), 0, -1):
-        if (long_tailed_counts(len(available), max_count, ratio, profile) <= available).all():
-            return max_count
-    raise ValueError(f"Class 0, where a long tail begins, has no image. Class sizes: {available.tolist()}")
+    def too_many(max_count: int) -> bool:
+        try:
+            return bool((long_tailed_counts(len(available), max_count, ratio, profile) > available).any())
+        except ValueError:  # too few; said below
+            return False
+
+    most = bisect.bisect_left(range(1, int(available[0]) + 1), True, key=too_many)
+    if not most:
+        raise ValueError(
+            f"Class 0, where a long tail begins, has no image. Class sizes: {available.tolist()}"
+        )
+    long_tailed_counts(len(available), most, ratio, profile)  # raises where a class would keep none
+    return most

@@ -82,6 +82,7 @@ def voc_detection(
         ValueError: on a config out of range, or a network that does not fit it.
     """
     run = start_run(in_epochs(config), workdir, command)
+    config.dtype_policy = run.config.dtype_policy
     options, saved = detection_options(config.test)
     with open_model() as feature_model:
         if not isinstance(feature_model, KerasFeatureModel):

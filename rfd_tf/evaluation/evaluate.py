@@ -15,6 +15,7 @@ from rfd_tf.evaluation.experiment import CLASSES, MULTI_LABEL, ROTATIONS, Experi
 from rfd_tf.evaluation.results import EvaluationResult, Figures
 from rfd_tf.features import FeatureModel, KerasFeatureModel, keras_feature_model
 from rfd_tf.keras_internals import all_layers
+from rfd_tf.models.libraries import MOST_MOMENTUM
 from rfd_tf.runs.build import build_backbone
 from rfd_tf.runs.images import ImageSet, open_run_images
 from rfd_tf.runs.workdir import read_run_config
@@ -109,9 +110,15 @@ def _calibrated(network: keras.Model, images: ImageSet, seed: int, batch_size: i
     # Folders come class by class, and running statistics remember the last batches best.
     shuffled = np.random.default_rng(seed).permutation(images.valid)
     images = dataclasses.replace(images, valid=shuffled)
+    norms = [layer for layer in all_layers(network) if isinstance(layer, keras.layers.BatchNormalization)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:  # at 0.999 three passes over a thousand images would change little
+        norm.momentum = min(norm.momentum, MOST_MOMENTUM)
     for _ in range(_CALIBRATION_PASSES):
         for batch in evaluation_batches(images, batch_size):
             network(batch["image"], training=True)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
     return network
 
 

@@ -21,20 +21,30 @@ from rfd_tf.exporting.parity import (
     parity_entry,
 )
 from rfd_tf.exporting.writers import (
-    ONNX_FILES,
     OPSET,
     check_onnx_packages,
+    check_openvino_packages,
     onnx_model,
     write_onnx,
+    write_openvino,
     write_saved_model,
 )
-from rfd_tf.features.feature_model import INPUTS, NORMALIZED
-from rfd_tf.features.keras_feature_model import KerasFeatureModel, open_keras, save_keras
-from rfd_tf.features.open_feature_model import open_onnx, open_saved_model
+from rfd_tf.features.feature_model import BFLOAT16, FLOAT32, INPUTS, INT8, NORMALIZED
+from rfd_tf.features.keras_feature_model import KerasFeatureModel, in_bfloat16, open_keras, save_keras
+from rfd_tf.features.open_feature_model import (
+    ONNX_FILES,
+    OPENVINO_FILE,
+    OPENVINO_INT8_FILE,
+    REPORT,
+    open_onnx,
+    open_saved_model,
+)
+from rfd_tf.features.openvino_feature_model import open_openvino
 from rfd_tf.files import naming, parse_json, write_text
 from rfd_tf.models.folding import fold_batch_norm
 
-FORMATS = ("saved_model", "onnx", "keras")
+FORMATS = ("saved_model", "onnx", "keras")  # by default
+ALL_FORMATS = (*FORMATS, "openvino")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +52,11 @@ class ExportOptions:
     """What an export consists of.
 
     Attributes:
-        formats: of `"saved_model"`, `"onnx"`, `"keras"`.
-        input: what SavedModel and ONNX take: `"normalized"` images or `"uint8"` pixels.
+        formats: of `"saved_model"`, `"onnx"`, `"keras"`, `"openvino"`.
+        input: what SavedModel, ONNX and OpenVINO take: `"normalized"` images or `"uint8"` pixels.
+        precision: of SavedModel and OpenVINO: `"float32"`, or `"bfloat16"` where it will run on processors
+            and GPUs that have it. With `"int8"`, without SavedModel, a second file for OpenVINO is written,
+            calibrated on the images that are compared.
         onnx_precisions: of `"float32"`, `"float16"`, `"int8"`: a file each.
         fold_batch_norm: whether batch norms are folded in what becomes ONNX. The SavedModel stays as it is:
             TensorFlow 2.21's oneDNN pass crashes on a padded convolution with bias and a residual sum, which
@@ -58,6 +71,7 @@ class ExportOptions:
 
     formats: tuple[str, ...] = FORMATS
     input: str = NORMALIZED
+    precision: str = FLOAT32
     onnx_precisions: tuple[str, ...] = ("float32",)
     fold_batch_norm: bool = False
     version: int = 1
@@ -65,19 +79,26 @@ class ExportOptions:
     serving: bool = False
 
     def __post_init__(self):
-        for field, allowed in (("formats", FORMATS), ("onnx_precisions", tuple(ONNX_FILES))):
+        for field, allowed in (("formats", ALL_FORMATS), ("onnx_precisions", tuple(ONNX_FILES))):
             given = getattr(self, field)
             if not given or set(given) - set(allowed) or len(set(given)) < len(given):
                 raise ValueError(f"`{field}` must be some of {', '.join(allowed)}. Received: {given}")
         if self.input not in INPUTS:
             raise ValueError(f"`input` must be one of {', '.join(INPUTS)}. Received: input={self.input!r}")
+        if self.precision not in (allowed := (FLOAT32, BFLOAT16, INT8)):
+            raise ValueError(
+                f"`precision` must be one of {', '.join(allowed)}. Received: precision={self.precision!r}"
+            )
+        if self.precision == INT8 and ("saved_model" in self.formats or "openvino" not in self.formats):
+            raise ValueError(
+                f"`precision` int8 is for the format openvino, without saved_model. Received: {self.formats}"
+            )
         if self.version < 1:
             raise ValueError(f"`version` must be at least 1. Received: version={self.version}")
         if self.serving and "saved_model" not in self.formats:
             raise ValueError(f"`serving` needs the format saved_model. Received: formats={self.formats}")
 
 
-REPORT = "parity.json"
 SAVED_MODEL = "saved_model"
 MERGED = (SAVED_MODEL, "serving")  # containers mount these and would not see a new folder
 FORMAT = 1
@@ -185,8 +206,8 @@ def export_model(
     Args:
         feature_model: the model.
         out: the export's folder; it may hold other versions of the same model. In the end it holds, as
-            asked for, `saved_model/VERSION`, `model.onnx` and those of other precisions, `model.keras`, and
-            `parity.json`.
+            asked for, `saved_model/VERSION`, `model.onnx` and those of other precisions, `model.keras`,
+            `openvino/model.xml` with its `.bin`, and `parity.json`.
         options: see there; by default all formats.
         examples: (name, an image file's bytes) to compare on; by default crops of scikit-learn's photographs.
 
@@ -197,12 +218,15 @@ def export_model(
         ParityError: if a format computes something else; then `out` is as it was.
         FileExistsError: if the version is there, unless `options.overwrite`.
         ValueError: if `out` holds something else, or there are no examples.
-        ImportError: where ONNX is asked for without the extra `onnx`, or `serving` without that one.
+        ImportError: where ONNX is asked for without the extra `onnx`, OpenVINO without `openvino`, or
+            `serving` without that one.
     """
     options, out = options or ExportOptions(), Path(out)
     check_target(out, feature_model.info.name, options.version, options.overwrite)
     if "onnx" in options.formats:
         check_onnx_packages()
+    if "openvino" in options.formats:
+        check_openvino_packages(options.precision)
     if options.serving:
         from rfd_tf.exporting.serving_files import write_serving_files
     examples = bundled_images(BATCH) if examples is None else list(examples)
@@ -222,14 +246,16 @@ def export_model(
         forms = []
         if "saved_model" in options.formats:
             folder = staging / SAVED_MODEL / str(options.version)
-            write_saved_model(served, folder)
+            write_saved_model(in_bfloat16(served) if options.precision == BFLOAT16 else served, folder)
             opened = open_saved_model(folder)
             forms += [
-                Form("saved_model", "float32", _on_images(opened), _on_images(served)),
-                Form("saved_model jpeg", "float32", _on_files(opened), _on_images(served)),
+                Form("saved_model", options.precision, _on_images(opened), _on_images(served)),
+                Form("saved_model jpeg", options.precision, _on_files(opened), _on_images(served)),
             ]
         if "onnx" in options.formats:
             forms += _write_onnx(served, staging, options)
+        if "openvino" in options.formats:
+            forms += _write_openvino(served, staging, options, prepared)
         if "keras" in options.formats:
             save_keras(feature_model, staging / KERAS_FILE)
             opened = open_keras(staging / KERAS_FILE)
@@ -244,6 +270,7 @@ def export_model(
             staging,
             source=feature_model.location,
             input=options.input,
+            precision=options.precision,
             onnx_opset=OPSET if "onnx" in options.formats else None,
         )
         write_report(staging, out, feature_model.info.name, options.version, entry)
@@ -260,6 +287,21 @@ def _write_onnx(served: KerasFeatureModel, staging: Path, options: ExportOptions
         write_onnx(converted, staging / ONNX_FILES[precision], precision)
         opened = open_onnx(staging / ONNX_FILES[precision])
         forms.append(Form(f"onnx {precision}", precision, _on_images(opened), _on_images(served)))
+    return forms
+
+
+def _write_openvino(
+    served: KerasFeatureModel, staging: Path, options: ExportOptions, prepared: np.ndarray
+) -> list[Form]:
+    main = BFLOAT16 if options.precision == BFLOAT16 else FLOAT32
+    files = [("openvino", OPENVINO_FILE, main)]
+    if options.precision == INT8:
+        files.append(("openvino int8", OPENVINO_INT8_FILE, INT8))
+    forms = []
+    for name, file, precision in files:
+        write_openvino(served, staging / file, precision, prepared)
+        opened = open_openvino(staging / file)
+        forms.append(Form(name, precision, _on_images(opened), _on_images(served)))
     return forms
 
 

@@ -14,6 +14,7 @@ from absl import logging
 
 from rfd_tf import data
 from rfd_tf.data.bad_images import unusable_image
+from rfd_tf.features import FeatureModel
 from rfd_tf.files import parse_json
 from rfd_tf.models.parity import Difference, ParityError
 from rfd_tf.runs.provenance import now
@@ -105,6 +106,7 @@ class Limit:
 LIMITS = {
     "float32": Limit(1e-4, 0.9999),
     "float16": Limit(2e-2, 0.999),
+    "bfloat16": Limit(5e-2, 0.999),
     "int8": Limit(float("inf"), 0.9),
 }
 
@@ -215,6 +217,14 @@ def check_parity(parities: Sequence[OutputParity]) -> None:
         raise ParityError(f"The export does not compute what the model computes. {listed}")
 
 
+def check_bfloat16(feature_model: FeatureModel, exact: FeatureModel, count: int = 8) -> None:
+    """Raises ParityError where a model in bfloat16 is not close to the `exact` one, on bundled images."""
+    prepare = exact.info.preprocessing.eval_image
+    images = np.stack([prepare(tf.constant(content)).numpy() for _, content in bundled_images(count)])
+    name = f"{feature_model.runtime} in bfloat16"
+    check_parity(measure_parity([Form(name, "bfloat16", feature_model, exact)], [images]))
+
+
 def parity_table(parities: Sequence[OutputParity]) -> str:
     """The figures as text, one line for each output of each form."""
     lines = [f"{'form':<20}{'output':<26}{'difference':>12}{'of':>12}{'cosine':>12}{'limit':>9}"]
@@ -228,7 +238,7 @@ def parity_table(parities: Sequence[OutputParity]) -> str:
     return "\n".join(lines)
 
 
-_PACKAGES = ("tensorflow", "keras", "onnx", "onnxruntime", "tf2onnx")
+_PACKAGES = ("tensorflow", "keras", "onnx", "onnxruntime", "tf2onnx", "openvino", "nncf")
 
 
 def parity_entry(

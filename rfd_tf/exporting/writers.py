@@ -1,28 +1,27 @@
 """A feature model as a SavedModel that takes pixels or files, and as an ONNX file."""
 
 import contextlib
+import dataclasses
 import errno
-import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from rfd_tf.data.augmentation import normalize
 from rfd_tf.data.preprocessing import eval_images
-from rfd_tf.features.feature_model import UINT8
-from rfd_tf.features.keras_feature_model import KerasFeatureModel
-from rfd_tf.features.open_feature_model import INFO_KEY
+from rfd_tf.features.feature_model import INFO_KEY, INT8, UINT8, ModelInfo
+from rfd_tf.features.keras_feature_model import KerasFeatureModel, inference_function
+from rfd_tf.features.open_feature_model import ONNX_FILES
+from rfd_tf.features.openvino_feature_model import check_openvino, openvino_model
 from rfd_tf.models.inference import ROTATION_PROBABILITIES
+from rfd_tf.terminal import only_errors_logged
 
 INFO_ASSET = "model.json"
 JPEG, ABOUT = "jpeg", "about"  # signatures, besides `serving_default` and `rotation_probabilities`
 OPSET = 17  # the newest that tf2onnx writes without warnings; ONNX Runtime 1.13 and later read it
-ONNX_FILES = {"float32": "model.onnx", "float16": "model.float16.onnx", "int8": "model.int8.onnx"}
 MAX_WEIGHT_BYTES = 2**31 - 2**20  # protobuf's limit of one message, less the graph
 
 
@@ -43,7 +42,7 @@ def write_saved_model(feature_model: KerasFeatureModel, folder: str | os.PathLik
     """
     info = feature_model.info
     preprocessing = info.preprocessing
-    image, infer = _inference(feature_model)  # traced once for all signatures
+    image, infer = inference_function(feature_model)  # traced once for all signatures
     texts = [tf.TensorSpec([None], tf.string, name=name) for name in ("encoded", "ignored")]
 
     @tf.function(autograph=False, input_signature=[image])
@@ -92,7 +91,7 @@ def save_functions(
         module.facts = tf.saved_model.Asset(str(file))
         module.weights = [variable.value for variable in model.variables]
         try:
-            with _quiet():
+            with only_errors_logged():
                 tf.saved_model.save(module, str(folder), signatures)
         except tf.errors.OpError as error:  # of a full disk, mostly
             number = errno.ENOSPC if isinstance(error, tf.errors.ResourceExhaustedError) else errno.EIO
@@ -128,8 +127,8 @@ def onnx_model(feature_model: KerasFeatureModel):
         raise ValueError(
             f"{feature_model.location}: its weights take {size / 1e9:.1f} GB, an ONNX file holds 2 GB at most"
         )
-    image, infer = _inference(feature_model)
-    with _quiet():
+    image, infer = inference_function(feature_model)
+    with only_errors_logged():
         model, _ = tf2onnx.convert.from_function(infer, input_signature=[image], opset=OPSET)
     order = {name: position for position, name in enumerate(feature_model.info.outputs)}
     outputs = sorted(model.graph.output, key=lambda output: order[output.name])
@@ -160,6 +159,8 @@ def write_onnx(model, path: str | os.PathLike, precision: str = "float32") -> No
         raise ValueError(f"`precision` must be one of {', '.join(ONNX_FILES)}. Received: {precision!r}")
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
+    info = ModelInfo.from_json(model.metadata_props[0].value, str(path))
+    facts = {INFO_KEY: dataclasses.replace(info, precision=precision).to_json()}
     if precision == "float16":
         from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -167,37 +168,63 @@ def write_onnx(model, path: str | os.PathLike, precision: str = "float32") -> No
     if precision == "int8":
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
-        with _quiet():
+        with only_errors_logged():
             # Unsigned weights: products of unsigned with signed bytes overflow on processors before VNNI.
             quantize_dynamic(changed, str(path), weight_type=QuantType.QUInt8)
         changed = onnx.load_model(str(path))
-        onnx.helper.set_model_props(changed, {entry.key: entry.value for entry in model.metadata_props})
+    onnx.helper.set_model_props(changed, facts)
     onnx.save_model(changed, str(path))
 
 
-def _inference(feature_model: KerasFeatureModel) -> tuple[tf.TensorSpec, Callable]:
-    """The spec of the input `image`, and a `tf.function` from it to all outputs in float32."""
-    info, model = feature_model.info, feature_model.model
-    is_uint8 = info.input == UINT8
-    spec = tf.TensorSpec((None, *info.image_shape), tf.uint8 if is_uint8 else tf.float32, name="image")
-
-    @tf.function(autograph=False, input_signature=[spec])
-    def infer(image):
-        image = tf.ensure_shape(image, spec.shape)  # servers check types only
-        if is_uint8:
-            image = normalize(image, info.preprocessing.mean, info.preprocessing.std)
-        outputs = model(image, training=False)
-        return {name: tf.cast(outputs[name], tf.float32) for name in info.outputs}
-
-    return spec, infer
+def check_openvino_packages(precision: str) -> None:
+    """Raises ImportError, naming the extra to install, where OpenVINO files cannot be written."""
+    check_openvino()
+    if precision == INT8:
+        _nncf()
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Only errors are logged: converters report each of their steps."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+def write_openvino(
+    feature_model: KerasFeatureModel,
+    path: str | os.PathLike,
+    precision: str = "float32",
+    calibration: np.ndarray | None = None,
+) -> None:
+    """Writes an OpenVINO model: `path`, an `.xml` file, and beside it the weights as `.bin`.
+
+    Args:
+        feature_model: the model and its facts, which go inside.
+        path: the file; its folder is made if missing.
+        precision: `"float32"` or `"bfloat16"`, which whoever opens it computes in by default, of the same
+            weights in float32; or `"int8"`: weights and maps, by their ranges on images (static).
+        calibration: these images for int8, prepared, float32 [N, S, S, 3].
+
+    Raises:
+        ImportError: without OpenVINO, or for int8 without NNCF.
+    """
+    check_openvino_packages(precision)
+    import openvino
+
+    info = dataclasses.replace(feature_model.info, precision=precision)
+    model = openvino_model(KerasFeatureModel(feature_model.model, info, feature_model.location))
+    if precision == INT8:
+        assert calibration is not None
+        images = info.to_pixels(calibration) if info.input == UINT8 else calibration
+        nncf = _nncf()
+        with only_errors_logged(), contextlib.redirect_stdout(None):  # bars of progress
+            dataset = nncf.Dataset([image[None] for image in images])
+            quantized = nncf.quantize(model, dataset, subset_size=len(images))
+        quantized.set_rt_info(info.to_json(), [INFO_KEY])
+        model = quantized
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    openvino.save_model(model, str(path), compress_to_fp16=False)
+
+
+def _nncf():
+    os.environ.setdefault("NNCF_CI", "1")  # or it reports its use to its makers
     try:
-        yield
-    finally:
-        logging.disable(before)
+        import nncf
+    except ImportError as error:
+        raise ImportError(
+            f"Quantising for OpenVINO needs NNCF (pip install 'rfd_tf[openvino]'): {error}"
+        ) from error
+    return nncf

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from rfd_tf.data import BadImageError, Preprocessing, Source, host_constant
 from rfd_tf.data.bad_images import one_line
+from rfd_tf.data.source import image_name
 from rfd_tf.features.feature_model import FeatureModel
 from rfd_tf.features.store import (
     MANIFEST_FILE,
@@ -20,7 +21,6 @@ from rfd_tf.features.store import (
     Shard,
     Skipped,
     claim,
-    image_name,
     pending_shards,
     read_shard,
     shard_format,
@@ -168,17 +168,20 @@ def extract_shard(
     features = {
         name: np.zeros((len(rows), *shape), settings.dtype) for name, shape in settings.outputs.items()
     }
-    for batch_index, images, bad in reader.batches(rows, options.batch_size):
-        if bad and options.on_error == "raise":
-            row, reason = next(iter(bad.items()))
-            raise BadImageError(f"{source.describe(row)}: {reason}")
-        if len(images):
-            found = feature_model(images, list(features))
-            for name, values in found.items():
-                features[name][len(index) : len(index) + len(images)] = _cast(values, settings.dtype, name)
+
+    def batches() -> Iterator[tuple[tuple[np.ndarray, dict[int, str]], np.ndarray]]:
+        for batch_index, images, bad in reader.batches(rows, options.batch_size):
+            if bad and options.on_error == "raise":
+                row, reason = next(iter(bad.items()))
+                raise BadImageError(f"{source.describe(row)}: {reason}")
+            yield (batch_index, bad), images
+
+    for (batch_index, bad), found in feature_model.in_order(batches(), list(features)):
+        for name, values in found.items():
+            features[name][len(index) : len(index) + len(values)] = _cast(values, settings.dtype, name)
         index = np.concatenate([index, batch_index])
         skipped += [Skipped(row + offset, image_name(source, row), reason) for row, reason in bad.items()]
-        on_batch(len(images) + len(bad))
+        on_batch(len(batch_index) + len(bad))
     return Shard(
         index + offset,
         [image_name(source, row) for row in index.tolist()],
@@ -290,12 +293,25 @@ def load_features(
     outputs = list(settings.outputs) if outputs is None else list(outputs)
     if unknown := [name for name in outputs if name not in settings.outputs]:
         raise ValueError(f"{folder} has no output {unknown[0]!r}; it has {', '.join(settings.outputs)}")
-    shards = [read_shard(storage, settings, number, outputs) for number in range(settings.num_shards)]
+    # Filled shard by shard: all of these and then one array of all would be held twice.
+    features = {
+        name: np.empty((settings.num_images, *settings.outputs[name]), settings.dtype) for name in outputs
+    }
+    indices, labels = [], []
+    paths: list[str] = []
+    for number in range(settings.num_shards):
+        shard = read_shard(storage, settings, number, outputs)
+        for name in outputs:
+            features[name][len(paths) : len(paths) + len(shard.index)] = shard.features[name]
+        paths += shard.paths
+        indices.append(shard.index)
+        if shard.labels is not None:
+            labels.append(shard.labels)
     return (
-        {name: np.concatenate([shard.features[name] for shard in shards]) for name in outputs},
-        np.concatenate([shard.index for shard in shards]),
-        [path for shard in shards for path in shard.paths],
-        np.concatenate([shard.labels for shard in shards]) if settings.labelled else None,
+        {name: values[: len(paths)] for name, values in features.items()},
+        np.concatenate(indices),
+        paths,
+        np.concatenate(labels) if settings.labelled else None,
     )
 
 

@@ -8,8 +8,9 @@ import itertools
 import json
 import os
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -23,9 +24,18 @@ from rfd_tf.models.inference import feature_map_names
 FORMAT = 1
 NORMALIZED, UINT8 = "normalized", "uint8"
 INPUTS = (NORMALIZED, UINT8)
-# Fields of `Preprocessing` that came after the first release: false where a description lacks them, and left
-# out where they are false, so that what was written before stays the same, fingerprints included.
-_ADDED = ("exif_orientation",)
+FLOAT32, FLOAT16, BFLOAT16, INT8 = PRECISIONS = ("float32", "float16", "bfloat16", "int8")
+INFO_KEY = "rfd_tf_model"  # of the facts in the metadata of ONNX and OpenVINO files
+THREADS_VARIABLE = "RFD_TF_ONNX_THREADS"  # of ONNX Runtime and OpenVINO
+# Fields of `Preprocessing` that came after the first release, and what they are where a description lacks
+# them. It leaves them out where they are that: what was written before stays the same, fingerprints included.
+_ADDED: dict[str, typing.Any] = {
+    "exif_orientation": False,
+    "augment": (),
+    "rand_augment_ops": 2,
+    "rand_augment_magnitude": 0.5,
+    "mixup_alpha": 0.2,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +50,7 @@ class ModelInfo:
         input: `"normalized"`: float32 [B, S, S, 3], prepared entirely; `"uint8"`: RGB pixels [B, S, S, 3] of
             the resized and cropped image, normalised inside.
         class_names: of the C classes that an output `logits` [C] scores, in order; () if unknown.
+        precision: that its arithmetic is done in, one of `PRECISIONS`.
 
     Raises:
         ValueError: on a value out of range.
@@ -50,12 +61,15 @@ class ModelInfo:
     outputs: dict[str, tuple[int, ...]]
     input: str = NORMALIZED
     class_names: tuple[str, ...] = ()
+    precision: str = FLOAT32
 
     def __post_init__(self):
         if not self.name or not all(c.isalnum() or c in "_-." for c in self.name):
             raise ValueError(f"`name` must be of letters, digits, '_', '-' and '.'. Received: {self.name!r}")
         if self.input not in INPUTS:
             raise ValueError(f"`input` must be one of {INPUTS}. Received: input={self.input!r}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"`precision` must be one of {PRECISIONS}. Received: {self.precision!r}")
         if not self.outputs or min(itertools.chain(*self.outputs.values()), default=1) < 1:
             raise ValueError(f"`outputs` needs shapes of positive sizes. Received: {self.outputs}")
 
@@ -81,11 +95,13 @@ class ModelInfo:
     def to_json(self) -> str:
         """One line of JSON, which `from_json` reads."""
         fields = dataclasses.asdict(self)
-        for name in _ADDED:
-            if not fields["preprocessing"][name]:
+        for name, left_out in _ADDED.items():
+            if fields["preprocessing"][name] == left_out:
                 del fields["preprocessing"][name]
         if not self.class_names:
             del fields["class_names"]  # earlier versions read what has none
+        if self.precision == FLOAT32:
+            del fields["precision"]
         return json.dumps({"format": FORMAT, **fields})
 
     @classmethod
@@ -103,11 +119,12 @@ class ModelInfo:
             fields = parse_json(text)
             if fields.pop("format") > FORMAT:
                 raise ValueError("it was written by a newer version")
-            preprocessing = dict.fromkeys(_ADDED, False) | fields.pop("preprocessing")
+            preprocessing = _ADDED | fields.pop("preprocessing")
             check_preprocessing(preprocessing)
             for statistic in ("mean", "std"):
                 preprocessing[statistic] = tuple(map(float, preprocessing[statistic]))
-            preprocessing["color_jitter"] = tuple(preprocessing.get("color_jitter", ()))
+            for name in ("color_jitter", "augment"):
+                preprocessing[name] = tuple(preprocessing.get(name, ()))
             outputs = {name: tuple(map(int, shape)) for name, shape in fields.pop("outputs").items()}
             if not fits(class_names := fields.pop("class_names", []), list[str]):
                 raise ValueError(f"its class_names are {class_names!r:.80}")
@@ -134,7 +151,10 @@ class FeatureModel(abc.ABC):
     Attributes:
         info: the model's facts.
         location: where the model is, as the user gave it.
+        runtime: what computes the features, for people.
     """
+
+    runtime = "Python"
 
     def __init__(self, info: ModelInfo, location: str):
         self.info = info
@@ -155,11 +175,23 @@ class FeatureModel(abc.ABC):
             ValueError: on an empty batch, another shape or dtype, values that are not finite, unknown names.
         """
         names = self.check_names(names)
-        images = self._checked(images)
-        if self.info.input == UINT8:
-            images = self.info.to_pixels(images)
-        found = self._extract(images, names)
+        found = self._extract(self._input(images), names)
         return {name: np.asarray(found[name], dtype="float32") for name in names}
+
+    def in_order(
+        self, batches: Iterable[tuple[Any, np.ndarray]], names: Sequence[str]
+    ) -> Iterator[tuple[Any, dict[str, np.ndarray]]]:
+        """Features of one batch after the other; forms that can compute one while the next is made ready.
+
+        Args:
+            batches: anything, and images as of a call; or none of them, [0, S, S, 3].
+            names: the outputs wanted.
+
+        Yields:
+            The same thing, and the features as of a call; without images {}.
+        """
+        for tag, images in batches:
+            yield tag, self(images, names) if len(images) else {}
 
     def features(self, images, output: str = "features", batch_size: int = 64) -> np.ndarray:
         """Features of images as they are: read, resized, cut out and normalised as the model wants them.
@@ -199,6 +231,11 @@ class FeatureModel(abc.ABC):
                 f"{self.location} has no output {unknown[0]!r}; it has {', '.join(self.info.outputs)}"
             )
         return names
+
+    def _input(self, images) -> np.ndarray:
+        """What `_extract` is given of the images of a call."""
+        images = self._checked(images)
+        return self.info.to_pixels(images) if self.info.input == UINT8 else images
 
     def _checked(self, images) -> np.ndarray:
         images = np.asarray(images)
@@ -264,3 +301,18 @@ def check_feature_maps(info: ModelInfo, feature_maps: Sequence[str] | None, loca
     maps = feature_map_names(info.outputs)
     if unknown := [name for name in feature_maps or () if name not in maps]:
         raise ValueError(f"{location} has no feature map {unknown[0]!r}; it has: {', '.join(maps) or 'none'}")
+
+
+def processor_threads(threads: int | None) -> int:
+    """`threads`, else what the variable `RFD_TF_ONNX_THREADS` says; 0 lets the runtime choose.
+
+    Raises:
+        ValueError: below 1.
+    """
+    given = os.environ.get(THREADS_VARIABLE, "") if threads is None else str(threads)
+    if not given:
+        return 0
+    if not given.isdigit() or int(given) < 1:
+        name = THREADS_VARIABLE if threads is None else "threads"
+        raise ValueError(f"`{name}` must be a whole number from 1 on. Received: {name}={given}")
+    return int(given)

@@ -1,6 +1,7 @@
 """A feature model by its location; the forms that `rfd export` writes: SavedModel, ONNX, on a server."""
 
 import functools
+import importlib.util
 import json
 import os
 import re
@@ -11,8 +12,21 @@ import numpy as np
 import tensorflow as tf
 
 from rfd_tf.data.preprocessing import Preprocessing
-from rfd_tf.features.feature_model import FeatureModel, ModelInfo, check_feature_maps
-from rfd_tf.features.keras_feature_model import open_keras
+from rfd_tf.features.feature_model import (
+    BFLOAT16,
+    FLOAT16,
+    FLOAT32,
+    INFO_KEY,
+    INT8,
+    PRECISIONS,
+    FeatureModel,
+    ModelInfo,
+    check_feature_maps,
+    processor_threads,
+)
+from rfd_tf.features.keras_feature_model import in_bfloat16, open_keras
+from rfd_tf.features.openvino_feature_model import has_openvino, open_openvino
+from rfd_tf.files import parse_json
 from rfd_tf.serving import ServingClient
 
 SERVING_SCHEMES = ("grpc://", "grpcs://", "http://", "https://")
@@ -22,6 +36,9 @@ def open_feature_model(
     location: str | os.PathLike,
     feature_maps: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
+    *,
+    precision: str | None = None,
+    fastest: bool = False,
     **serving_options,
 ) -> FeatureModel:
     """Opens a feature model.
@@ -30,41 +47,116 @@ def open_feature_model(
         location: one of
             the folder of a finished `rfd train` run, or a `.keras` file;
             a SavedModel: its folder, or the folder that holds its numbered versions (the newest counts);
-            an `.onnx` file;
-            the folder of an `rfd export`: its SavedModel, else its `.keras` file, else its `.onnx` file;
+            an `.onnx` file, or an OpenVINO `.xml` file;
+            the folder of an `rfd export`: its SavedModel, else its `.keras`, its `.onnx`, its `.xml` file;
             TensorFlow Serving: `grpc://HOST:PORT/NAME`, `http://HOST:PORT/NAME`, with an `s` for TLS.
         preprocessing: how images are prepared for a `.keras` file that does not tell, such as any functional
             model of yours.
         feature_maps: feature maps that are wanted besides the features; None for all there are. Exports give
             those that they were exported with.
+        precision: of the arithmetic: `"float32"`, or `"bfloat16"`, which Keras models, `.onnx` and `.xml`
+            files can be opened in; None for what it was exported for.
+        fastest: open an `.onnx` file with OpenVINO if that is installed, and of an export's folder the form
+            that the installed packages compute fastest. On a GPU it makes no difference.
         **serving_options: of `rfd_tf.serving.ServingClient`, for an address.
 
     Raises:
         FileNotFoundError: if there is nothing.
-        ValueError: if what is there is no feature model, or lacks a feature map.
+        ValueError: if what is there is no feature model, lacks a feature map, or is of another precision.
+        ImportError: without the package that computes it.
     """
     location = os.fspath(location)
+    if precision is not None and precision not in PRECISIONS:
+        raise ValueError(f"`precision` must be one of {', '.join(PRECISIONS)}. Received: {precision!r}")
     if location.startswith(SERVING_SCHEMES):
-        return open_serving(location, feature_maps, **serving_options)
+        return _checked(open_serving(location, feature_maps, **serving_options), precision)
     if serving_options:
         raise ValueError(
             f"{', '.join(serving_options)} are for a server's address only. Received: {location}"
         )
-    path = _within_export(Path(location))
+    path = _form(Path(location), precision, fastest)
     if not path.exists():
         raise FileNotFoundError(f"No model at {path}")
+    by_openvino = precision == BFLOAT16 or (fastest and precision != INT8 and _openvino_is_best())
+    if path.suffix == ".xml" or (path.suffix == ".onnx" and by_openvino):
+        return open_openvino(path, feature_maps, precision)
     if path.suffix == ".onnx":
-        return open_onnx(path, feature_maps)
-    if path.is_dir() and not (path / "config.json").exists():
-        return open_saved_model(path, feature_maps)
-    return open_keras(path, feature_maps, preprocessing)
+        return _checked(open_onnx(path, feature_maps), precision)
+    if not _is_keras(path):
+        return _checked(open_saved_model(path, feature_maps), precision)
+    opened = open_keras(path, feature_maps, preprocessing)
+    return in_bfloat16(opened) if precision == BFLOAT16 else _checked(opened, precision)
+
+
+def is_keras(location: str, precision: str | None = None, fastest: bool = False) -> bool:
+    """Whether `open_feature_model` opens a Keras model: a run's folder, a `.keras` file, an export."""
+    return not location.startswith(SERVING_SCHEMES) and _is_keras(_form(Path(location), precision, fastest))
+
+
+def _is_keras(path: Path) -> bool:
+    return path.suffix not in (".onnx", ".xml") and (not path.is_dir() or (path / "config.json").exists())
+
+
+def _checked(opened: FeatureModel, precision: str | None) -> FeatureModel:
+    if precision not in (None, opened.info.precision):
+        opened.close()
+        raise ValueError(
+            f"{opened.location} computes in {opened.info.precision} with {opened.runtime}. "
+            f"Received: precision={precision!r}"
+        )
+    return opened
+
+
+# In an export's folder. Of its report, `export_model.py` writes the rest.
+OPENVINO_FILE, OPENVINO_INT8_FILE = "openvino/model.xml", "openvino/model.int8.xml"
+ONNX_FILES = {FLOAT32: "model.onnx", FLOAT16: "model.float16.onnx", INT8: "model.int8.onnx"}
+REPORT = "parity.json"
+
+
+def _form(path: Path, precision: str | None, fastest: bool) -> Path:
+    """The file or folder to open; of an export's folder one of its forms."""
+    return (_fastest_form(path, precision or FLOAT32) if fastest else None) or _within_export(path)
+
+
+def _on_gpu() -> bool:
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def _openvino_is_best() -> bool:
+    return has_openvino() and not _on_gpu()
 
 
 def _within_export(path: Path) -> Path:
     """The file to open in an export's folder without SavedModel; any other path as it is."""
     if (path / "config.json").exists() or (path / "saved_model").exists():
         return path
-    return next((file for name in ("model.keras", "model.onnx") if (file := path / name).is_file()), path)
+    names = ("model.keras", ONNX_FILES[FLOAT32], OPENVINO_FILE)
+    return next((file for name in names if (file := path / name).is_file()), path)
+
+
+def _fastest_form(path: Path, precision: str) -> Path | None:
+    """What of an export's newest version is computed fastest; None if that is not known.
+
+    Each form was compared with the model when it was written; older versions' files may lie beside them.
+    """
+    try:
+        versions = parse_json((path / REPORT).read_text(encoding="utf-8"))["versions"]
+        newest = versions[max(versions, key=int)]
+        forms, given = set(newest["forms"]), newest.get("precision", FLOAT32)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    if precision in (FLOAT32, BFLOAT16) and _openvino_is_best():
+        if "openvino" in forms:
+            return path / OPENVINO_FILE
+        if f"onnx {FLOAT32}" in forms:
+            return path / ONNX_FILES[FLOAT32]
+    if f"openvino {precision}" in forms and _openvino_is_best():
+        return path / OPENVINO_INT8_FILE
+    if f"onnx {precision}" in forms and importlib.util.find_spec("onnxruntime") and not _on_gpu():
+        return path / ONNX_FILES[precision]
+    if "saved_model" in forms and given == precision:
+        return path
+    return path / "model.keras" if "keras" in forms else None
 
 
 _ASSERTION = re.compile(r"assertion failed: \[(.*)\]")
@@ -74,6 +166,8 @@ _FACTS = ("assets/model.json", "assets.extra/model.json")
 
 class SavedModelFeatureModel(FeatureModel):
     """Features by the signature `serving_default` of what `tf.saved_model.load` gave, in this process."""
+
+    runtime = "TensorFlow"
 
     def __init__(self, model, info: ModelInfo, location: str):
         super().__init__(info, location)
@@ -156,13 +250,13 @@ def find_saved_model(path: str | os.PathLike) -> Path | None:
     return find_saved_model(below) if below.is_dir() else None
 
 
-INFO_KEY = "rfd_tf_model"  # of the file's metadata_props
-THREADS_VARIABLE = "RFD_TF_ONNX_THREADS"
 _PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")  # by preference
 
 
 class OnnxFeatureModel(FeatureModel):
     """Features by an `onnxruntime.InferenceSession`, in this process."""
+
+    runtime = "ONNX Runtime"
 
     def __init__(self, session, info: ModelInfo, location: str):
         super().__init__(info, location)
@@ -192,7 +286,7 @@ def open_onnx(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"No model at {path}")
-    session = _session(path, _threads(threads))
+    session = _session(path, processor_threads(threads))
     facts = session.get_modelmeta().custom_metadata_map.get(INFO_KEY)
     if facts is None:
         raise ValueError(f"{path} has no metadata {INFO_KEY!r}: it was not exported by this package")
@@ -221,17 +315,6 @@ def _session(path: Path, threads: int):
         raise ValueError(f"{path}: ONNX Runtime cannot read it ({reason})") from error
 
 
-def _threads(threads: int | None) -> int:
-    """0 lets ONNX Runtime choose."""
-    given = os.environ.get(THREADS_VARIABLE, "") if threads is None else str(threads)
-    if not given:
-        return 0
-    if not given.isdigit() or int(given) < 1:
-        name = THREADS_VARIABLE if threads is None else "threads"
-        raise ValueError(f"`{name}` must be a whole number from 1 on. Received: {name}={given}")
-    return int(given)
-
-
 # Options that commands, which know the address only, take from the environment.
 ENVIRONMENT = {
     "token": "RFD_TF_SERVING_TOKEN",
@@ -251,6 +334,8 @@ class ServingFeatureModel(FeatureModel):
         ServingError: if the server cannot be reached or has no such model.
         ValueError: if it is not an exported model of this package.
     """
+
+    runtime = "TensorFlow Serving"
 
     def __init__(self, client: ServingClient):
         where = client.address.text

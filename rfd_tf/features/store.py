@@ -4,7 +4,6 @@ import abc
 import contextlib
 import dataclasses
 import datetime
-import hashlib
 import importlib.metadata
 import json
 import math
@@ -14,41 +13,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
-import filelock
 import numpy as np
 
 from rfd_tf.data import BadImageError, Source
+from rfd_tf.data.source import listing_digest
 from rfd_tf.features.feature_model import FeatureModel, ModelInfo
 from rfd_tf.features.shard_formats import shard_format
-from rfd_tf.files import atomic_file, differences, fits, parse_json
-
-
-def image_name(source: Source, index: int) -> str:
-    """The path relative to the images' root, with `/`, or `FILE.npz[12]`: text that UTF-8 can hold.
-
-    File names may be any bytes. A backslash is written `\\\\`, and a byte that is no UTF-8 `\\xNN`, so that
-    different names stay different; other names are as they are.
-    """
-    files = getattr(source, "files", None)
-    name = os.path.basename(source.describe(index)) if files is None else files[index]
-    return escaped(name)
-
-
-def escaped(name: str) -> str:
-    """A file name, as Python gives it, in UTF-8; see `image_name`."""
-    if "\\" not in name and name.isascii():
-        return name
-    return os.fsencode(name.replace("\\", "\\\\")).decode("utf-8", "backslashreplace")
-
-
-def listing_digest(source: Source) -> str:
-    """SHA-256 over the names of all images, and their labels, in order."""
-    digest = hashlib.sha256()
-    for index in range(len(source)):
-        digest.update(image_name(source, index).encode() + b"\0")
-    if source.labels is not None:
-        digest.update(source.labels.astype("<i8").tobytes())
-    return digest.hexdigest()
+from rfd_tf.files import atomic_file, differences, fits, locked_folder, parse_json
 
 
 class Storage(abc.ABC):
@@ -111,14 +82,9 @@ class LocalStorage(Storage):
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other processes out, and removes what killed ones left half-written; OSError if one is in."""
-        try:
-            with filelock.FileLock(self._folder / ".lock", timeout=0):
-                for path in self._folder.glob(".*.partial.*"):
-                    path.unlink()
-                yield
-        except filelock.Timeout:
-            raise OSError(f"Another process writes to {self.location}") from None
+        """As `files.locked_folder`."""
+        with locked_folder(self._folder):
+            yield
 
 
 SETTINGS_FILE = "settings.json"

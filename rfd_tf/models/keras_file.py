@@ -4,13 +4,14 @@ import contextlib
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
 
 from rfd_tf.files import atomic_path
+from rfd_tf.keras_internals import all_layers
 
 # What Python's reader of archives raises on damaged, encrypted and unknown ones.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError, OSError, EOFError)
@@ -71,7 +72,10 @@ def check_archive(path: Path) -> None:
 
 
 def network_copy(
-    model: keras.Model, names: Sequence[str], synchronized: bool = False, dtype: str | None = None
+    model: keras.Model,
+    names: Sequence[str],
+    synchronized: bool = False,
+    dtype: str | Callable[[keras.Operation], str | None] | None = None,
 ) -> keras.Model:
     """A functional model's outputs `names`, with layers and weights of its own.
 
@@ -80,20 +84,24 @@ def network_copy(
     Args:
         model: functional, with a dict of outputs.
         names: those wanted.
-        synchronized: whether batch norm takes its statistics over all replicas.
-        dtype: the policy of the copy's layers; None for that of each.
+        synchronized: whether batch norm takes its statistics over all replicas, within models and layers too.
+        dtype: the policy of the copy's layers, or a function that tells it for each layer or operation; None
+            for that of each.
     """
 
     def copy(layer):
         config = layer.get_config()
-        if synchronized and isinstance(layer, keras.layers.BatchNormalization):
-            config["synchronized"] = True
-        if dtype is not None and "dtype" in config:
-            config["dtype"] = dtype
+        chosen = dtype(layer) if callable(dtype) else dtype
+        if chosen is not None and "dtype" in config:
+            config["dtype"] = chosen
         return layer.__class__.from_config(config)
 
     part = keras.Model(model.inputs[0], {name: model.output[name] for name in names}, name=model.name)
     again = keras.models.clone_model(part, clone_function=copy, recursive=True)
+    if synchronized:
+        for layer in all_layers(again):  # a layer of the user's need not pass it on to those within it
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.synchronized = True
     again.set_weights(part.get_weights())
     return again
 

@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 import keras
 from keras import layers
 
-from rfd_tf.keras_internals import consumers
+from rfd_tf.keras_internals import all_layers, consumers
 from rfd_tf.models.backbone import check_feature_names, dense_block
 from rfd_tf.models.keras_file import network_copy
 
 STAGES = {4: "stage2", 8: "stage3", 16: "stage4", 32: "stage5"}  # by stride
 DENSE_WIDTH = 256  # of fc_block, as on top of the CIFAR ResNets
+MOST_MOMENTUM = 0.9  # of batch norm's running statistics, as in our own networks
 # Both libraries would download these numbers: (blocks of each stage, whether they are bottlenecks).
 _RESNETS = {
     "ResNet18": ((2, 2, 2, 2), False),
@@ -138,7 +139,8 @@ def _bottlenecks(model: keras.Model) -> list:
 def library_model(name: str, input_shape: tuple[int, int, int]) -> keras.Model | None:
     """A freshly initialised network of `keras.applications`, `keras_cv`, `keras_hub`, or `module:function`.
 
-    None for any other name.
+    None for any other name. Batch norms of the libraries' networks take at least a tenth of each batch into
+    their running statistics, as ours; those of one's own function stay as they are.
 
     Raises:
         ImportError: if the library or module is not there.
@@ -146,7 +148,7 @@ def library_model(name: str, input_shape: tuple[int, int, int]) -> keras.Model |
     """
     for prefix, build in _LIBRARIES.items():
         if name.startswith(prefix):
-            return build(name.removeprefix(prefix), input_shape)
+            return _of_prompt_statistics(build(name.removeprefix(prefix), input_shape))
     if ":" in name:
         return imported(name, "backbone.name")(input_shape)
     return None
@@ -200,6 +202,16 @@ def _of_normalized_images(model: keras.Model) -> keras.Model:
         return type(layer).from_config(layer.get_config())
 
     return keras.models.clone_model(model, clone_function=bypassed)
+
+
+def _of_prompt_statistics(model: keras.Model) -> keras.Model:
+    """The model, just made, with batch norms that settle within some dozens of steps."""
+    # At 0.999, as in MobileNet, a third of the initial statistics is left after 1,000 steps, and inference
+    # differs from training as long.
+    for layer in all_layers(model):
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = min(layer.momentum, MOST_MOMENTUM)
+    return model
 
 
 def _keras_cv(name: str, input_shape) -> keras.Model:

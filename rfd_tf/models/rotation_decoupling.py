@@ -53,14 +53,17 @@ class RotationDecoupling(keras.Model):
         view_margins: margins of a view of weight 0 and of one of weight 1, between which a view's is by its
             weight (`imbalance.view_margins`); taken off the logit of its rotation, besides the loss's own.
             From the first step on; in validation, where no weight is known, every view's is 1.
+        normalization: (mean, std), three values each, of RGB in [0, 1], by which images that come as uint8
+            are normalised on the device; None takes all images as they come.
         seed: of the negatives drawn on the device.
 
     Call args:
-        inputs: dict of `image` [B, S, S, C] normalised, `index` [B] instance indices in [0, N), and
-            optionally `negatives` [B, K] rows to contrast with. Without `negatives` they are drawn on the
-            device; a pipeline that draws them by (seed, epoch, index) makes a run independent of batching
-            and replicas. With `second_image`, another crop of the same images, the views turned by 90 and 270
-            degrees are the second crop's: what the invariant half keeps is then invariant to the crop, too.
+        inputs: dict of `image` [B, S, S, C], normalised or uint8 (see `normalization`), `index` [B] instance
+            indices in [0, N), and optionally `negatives` [B, K] rows to contrast with. Without `negatives`
+            they are drawn on the device; a pipeline that draws them by (seed, epoch, index) makes a run
+            independent of batching and replicas. With `second_image`, another crop of the same images, the
+            views turned by 90 and 270 degrees are the second crop's: what the invariant half keeps is then
+            invariant to the crop, too.
 
     Returns:
         dict of `rotation_logits` and `invariant_rotation_logits` [4B, 4] (the head on either half),
@@ -98,6 +101,7 @@ class RotationDecoupling(keras.Model):
         loss_weights: Sequence[float] = (1.0, 1.0, 1.0),
         use_instance_weights: bool = False,
         view_margins: Sequence[float] | None = None,
+        normalization: Sequence[Sequence[float]] | None = None,
         seed: int = 0,
         **kwargs,
     ):
@@ -137,6 +141,7 @@ class RotationDecoupling(keras.Model):
         self.loss_weights = _checked_loss_weights(loss_weights)
         self.use_instance_weights = use_instance_weights
         self.view_margins = None if view_margins is None else tuple(map(float, view_margins))
+        self.normalization = None if normalization is None else tuple(map(tuple, normalization))
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.half_width = half_width(backbone, self.feature_name)
@@ -215,11 +220,22 @@ class RotationDecoupling(keras.Model):
         self.current_loss_weights.assign(_checked_loss_weights(loss_weights))
 
     def call(self, inputs, training=False):
+        image = self._normalized(inputs["image"])
         if "second_image" in inputs:
-            views = four_views_of_two_crops(inputs["image"], inputs["second_image"])
+            views = four_views_of_two_crops(image, self._normalized(inputs["second_image"]))
         else:
-            views = four_views(inputs["image"])
+            views = four_views(image)
         return self.outputs_of(self.backbone(views, training=training)[self.feature_name])
+
+    def _normalized(self, images):
+        if self.normalization is None or keras.backend.standardize_dtype(images.dtype) != "uint8":
+            return images
+        # By rows: on a processor, broadcasting over three channels takes three times as long.
+        height, width, channels = images.shape[1:]
+        mean, std = (np.tile(np.asarray(values, "float32"), width) for values in self.normalization)
+        rows = ops.cast(ops.reshape(images, (-1, height, width * channels)), "float32")
+        rows = ops.cast((rows / 255.0 - mean) / std, self.compute_dtype)
+        return ops.reshape(rows, (-1, height, width, channels))
 
     def outputs_of(self, features):
         """What `call` returns, of the split feature [4B, D] of the views."""
@@ -342,6 +358,7 @@ class RotationDecoupling(keras.Model):
             "loss_weights": self.loss_weights,
             "use_instance_weights": self.use_instance_weights,
             "view_margins": self.view_margins,
+            "normalization": self.normalization,
             "seed": self.seed,
         }
 

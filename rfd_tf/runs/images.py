@@ -143,7 +143,7 @@ def open_image_set(
     options = {}
     if config.source == "tfds":
         options = {"cache_dir": cache_file.parent} | ({"name": config.name} if config.name else {})
-    if config.source in ("image_folder", "flat_folder", "image_list", "places205"):
+    if config.source in ("image_folder", "flat_folder", "image_list", "places205", "prepared"):
         options["on_error"] = config.on_error
     if config.source in data.VOC_SOURCES:
         options = {name: config[name] for name in ("year", "classes", "boxes") if config.get(name)}
@@ -172,7 +172,7 @@ def negatives_per_image(config: ConfigDict, num_instances: int) -> int:
 
 
 def training_batches(images: ImageSet, config: ConfigDict, strategy, start_step: int, epochs: int):
-    """Batches for `fit`: `image`, `index`, and as configured `negatives` and `second_image`.
+    """Batches for `fit`: `image` in uint8, `index`, and as configured `negatives` and `second_image`.
 
     They go from `start_step` to the end of `epochs`.
     """
@@ -181,7 +181,7 @@ def training_batches(images: ImageSet, config: ConfigDict, strategy, start_step:
     def make(share: distribution.Share):
         schedule = data.Schedule(images.valid, config.seed, config.batch_size, epochs, start_step, share)
         return data.training_dataset(
-            images.source, images.preprocessing, schedule, num_negatives=num_negatives
+            images.source, images.preprocessing, schedule, num_negatives=num_negatives, normalized=False
         )
 
     return distribution.distribute_dataset(strategy, make)

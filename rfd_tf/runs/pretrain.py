@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from rfd_tf import callbacks, data, imbalance
 from rfd_tf.data import steps_per_epoch
 from rfd_tf.files import atomic_path
+from rfd_tf.keras_internals import all_layers
 from rfd_tf.losses import LDAMLoss
 from rfd_tf.models import RotationDecoupling
 from rfd_tf.models.backbone import check_feature_names
@@ -34,6 +35,7 @@ from rfd_tf.runs.workdir import BACKBONE_FILE, HEADS_FILE
 ROTATION_HEADS = ("softmax", "ldam")
 # Training images that are watched for collapse, and how many of them TensorBoard shows.
 _EXAMPLES, _SHOWN_EXAMPLES = 32, 8
+_MOST_LEFT = 0.05  # of batch norm's initial statistics after a run
 
 
 def pretrain(config: ConfigDict, workdir: str | os.PathLike) -> Path:
@@ -75,14 +77,11 @@ def _training(run: Run, training: ImageSet, validation: ImageSet | None) -> Trai
     logging.info("Instance loss: %s over %s", config.method.instance_loss, compared)
 
     def build(synchronized: bool, resumed: bool) -> RotationDecoupling:
-        return build_model(
-            config,
-            num_instances,
-            steps_per_epoch(len(training.valid), config.batch_size),
-            instance_weights,
-            synchronized,
-            resumed,
-        )
+        steps = steps_per_epoch(len(training.valid), config.batch_size)
+        model = build_model(config, num_instances, steps, instance_weights, synchronized, resumed)
+        if not resumed:
+            warn_of_slow_statistics(model.backbone, steps * config.epochs)
+        return model
 
     def held_out():
         return validation and validation_batches(validation, config, run.strategy, num_instances)
@@ -156,6 +155,7 @@ def build_model(
         loss_weights=method.loss_weights,
         use_instance_weights=instance_weights is not None,
         view_margins=view_margins,
+        normalization=(config.preprocessing.mean, config.preprocessing.std),
         seed=config.seed,
     )
     if instance_weights is not None:
@@ -163,6 +163,32 @@ def build_model(
     model.compile(build_optimizer(config.optimizer, steps_per_epoch))
     model.optimizer.build(model.trainable_variables)
     return model
+
+
+def warn_of_slow_statistics(backbone: keras.Model, steps: int) -> None:
+    """Warn if batch norm's running statistics will not have settled after that many steps.
+
+    Networks of one's own have Keras's momentum of 0.99 by default. After some dozen steps they are far from
+    what was trained, in inference: the views look alike to them, and rotations are told at chance.
+    """
+    # Published weights bring statistics that mean something.
+    momenta = [
+        layer.momentum
+        for layer in all_layers(backbone)
+        if isinstance(layer, keras.layers.BatchNormalization)
+        and layer.trainable
+        and not keras.ops.convert_to_numpy(layer.moving_mean).any()
+    ]
+    left = max(momenta, default=0.0) ** steps
+    if left > _MOST_LEFT:
+        logging.warning(
+            "Batch norm's running statistics (momentum %g) will keep %.0f %% of their initial values over "
+            "the %d steps of this run, and inference will differ from training. Lower the layers' "
+            "`momentum`, or train longer",
+            max(momenta),
+            100 * left,
+            steps,
+        )
 
 
 def _rotation_head(config: ConfigDict, num_instances: int, instance_weights):

@@ -12,11 +12,13 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from rfd_tf import distribution
+from rfd_tf.files import parse_json
 from rfd_tf.models.libraries import imported
+from rfd_tf.precision import AUTO, resolved_policy
 from rfd_tf.runs.provenance import here_and_now, stopwatch
-from rfd_tf.runs.workdir import CACHE_FOLDER, check_workdir, claim_workdir, lock_workdir
+from rfd_tf.runs.workdir import CACHE_FOLDER, CONFIG_FILE, check_workdir, claim_workdir, lock_workdir
 
-DTYPE_POLICIES = ("float32", "mixed_bfloat16")
+DTYPE_POLICIES = ("float32", "mixed_bfloat16", AUTO)
 _SECONDS_FILE = "seconds.txt"
 
 
@@ -97,7 +99,8 @@ def start_run(config: ConfigDict, workdir: str | os.PathLike, command: str = "")
     """Set up devices, seeds, precision and determinism as configured; nothing is written yet.
 
     Args:
-        config: the run's.
+        config: the run's. Its `dtype_policy="auto"` becomes what that is here, or what the run in `workdir`
+            began with.
         workdir: the run's folder. Workers other than the first have theirs in `workdir/worker-N`.
         command: the command line, for the record.
 
@@ -107,14 +110,26 @@ def start_run(config: ConfigDict, workdir: str | os.PathLike, command: str = "")
     check_run_values(config)
     strategy = distribution.create_strategy(config.strategy, config.logical_cpus)
     keras.utils.set_random_seed(config.seed)
+    worker = distribution.worker_index(strategy)
+    folder = Path(workdir) / (f"worker-{worker}" if worker else "")
+    if config.dtype_policy == AUTO:
+        config.dtype_policy = _policy_of_run(folder) or resolved_policy(AUTO)
     keras.config.set_dtype_policy(config.dtype_policy)
     if config.deterministic:
         # A scatter's order does not matter to the bank: the rows of a batch are distinct. TensorFlow's
         # deterministic one would copy the whole table to the host and back in every step on a GPU.
         os.environ["TF_DISABLE_SCATTER_OP_DETERMINISM"] = "1"
         tf.config.experimental.enable_op_determinism()
-    worker = distribution.worker_index(strategy)
-    return Run(config, Path(workdir) / (f"worker-{worker}" if worker else ""), strategy, worker, command)
+    return Run(config, folder, strategy, worker, command)
+
+
+def _policy_of_run(workdir: Path) -> str | None:
+    """The dtype policy that the run in a folder began with; None where there is none to be read."""
+    try:
+        policy = parse_json((workdir / CONFIG_FILE).read_bytes())["dtype_policy"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None  # `check_workdir` says what is wrong with it
+    return policy if policy in DTYPE_POLICIES else None
 
 
 def check_run_values(config: ConfigDict) -> None:
@@ -125,6 +140,12 @@ def check_run_values(config: ConfigDict) -> None:
         raise ValueError(f"`dtype_policy` must be one of {DTYPE_POLICIES}. Received: {config.dtype_policy!r}")
     if config.strategy == "multi_worker" and config.keep_checkpoints < 2:
         raise ValueError("Workers may be one checkpoint apart when they are killed: `keep_checkpoints` >= 2")
+    if config.get("kind") == "pretrain" and config.get("preprocessing", {}).get("augment"):
+        raise ValueError(
+            "`preprocessing.augment` is for training on labels (`--config=classify`, `rfd evaluate`): it "
+            "turns and mixes images, and pretraining tells rotations and instances apart. "
+            f"Received: {tuple(config.preprocessing.augment)}"
+        )
     callback_factories(config)
 
 

@@ -1,6 +1,7 @@
 """`rfd train`: callbacks of one's own, the list of fields, nearest names, and one line an epoch."""
 
 import csv
+import math
 import re
 import sys
 
@@ -143,6 +144,7 @@ def test_the_line_of_an_epoch_fits_a_terminal():
     }
     line = "Epoch 1/2 10s  loss 5.443 (val 4.015)  rotation 47.8% (27.4%)  knn 69.9%"
     assert epoch_line(0, 2, logs, 10.2) == line
+    assert epoch_line(0, 2, {"loss": 1.0, "knn_accuracy": math.nan}, 1.0) == "Epoch 1/2 1s  loss 1"
     assert epoch_line(119, 245, logs, 754.2).startswith("Epoch 120/245 12m34s  loss ")
     assert len(epoch_line(119, 245, logs, 754.2)) < 80
     assert epoch_line(0, 1, {"conv1_top1": 0.5, "conv1_loss": 1e-5, "loss": 1.0}, 7200.0) == (

@@ -39,7 +39,7 @@ def test_digits():
 
 def test_errors():
     with pytest.raises(
-        ValueError, match=r"image_folder, .*digits, voc_devkit, voc_tfds\. Received: kind='csv'"
+        ValueError, match=r"image_folder, .*digits, prepared, voc_devkit, voc_tfds\. Received: kind='csv'"
     ):
         open_source("csv")
     with pytest.raises(ValueError, match="needs a `root`"):

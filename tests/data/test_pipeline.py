@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from rfd_tf.data import ArraySource, ImageFolder, Preprocessing, evaluation_dataset
+from rfd_tf.data.schedule import AUGMENTATION, stream
 from tests.data.datasets import training_dataset
 from tests.data.images import write
 
@@ -97,6 +98,26 @@ def test_the_first_of_two_crops_is_the_only_one_of_one(source):
         assert second.shape == (4, 12, 12, 3)
         assert second.dtype == np.float32
         assert all(not np.allclose(a, b) for a, b in zip(second, two["image"], strict=True))
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, COLORS])
+def test_an_image_is_a_function_of_seed_epoch_and_index(source, recipe):
+    """That one alone, and normalised alone."""
+    every = joined(batches(source, recipe))
+    for place in (0, 9, 21, 50):
+        index = tf.constant(every["index"][place])
+        seed = stream(5, AUGMENTATION, tf.constant(place // 20, tf.int64), index)
+        expected = recipe.train_image(source.fetch(index), seed)
+        np.testing.assert_allclose(every["image"][place], expected, atol=1e-4)  # eager blur rounds otherwise
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, TWO_CROPS])
+def test_pixels_for_the_device(source, recipe):
+    for plain, pixels in zip(batches(source, recipe), batches(source, recipe, normalized=False), strict=True):
+        for name in [name for name in pixels if "image" in name]:
+            assert pixels[name].dtype == np.uint8
+            pixels[name] = recipe.normalize(pixels[name]).numpy()
+        assert_same(plain, pixels)
 
 
 def test_two_crops_are_functions_of_seed_epoch_and_index(source):

@@ -60,7 +60,7 @@ def test_colors_leave_crop_and_flip_as_they_are(colors):
         expected = augmentation.random_flip(random_resized_crop(fetched, 24, crop_seed), flip_seed)
         if colors:
             color_seed = tf.random.fold_in(seed, tf.constant(2, tf.int64))
-            expected = color.random_color(expected, color_seed, (0.4,) * 4, 1.0, 0.5, 1.0)
+            expected = np.floor(color.random_color(expected, color_seed, (0.4,) * 4, 1.0, 0.5, 1.0) + 0.5)
         expected = augmentation.normalize(expected, recipe.mean, recipe.std)
         np.testing.assert_array_equal(recipe.train_image(fetched, seed), expected)
 

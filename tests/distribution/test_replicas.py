@@ -16,13 +16,12 @@ ROOT = Path(__file__).parents[2]
 LIMIT = 600
 
 
-def start(path: Path, strategy: str, tf_config: dict | None = None, without: str = "") -> subprocess.Popen:
+def start(path: Path, strategy: str, *names: str, tf_config: dict | None = None) -> subprocess.Popen:
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""}
     environment.pop("TF_CONFIG", None)
     if tf_config:
         environment["TF_CONFIG"] = json.dumps(tf_config)
-    arguments = [str(path), strategy, *([without] if without else [])]
-    command = [sys.executable, "-m", "tests.distribution.two_replicas", *arguments]
+    command = [sys.executable, "-m", "tests.distribution.two_replicas", str(path), strategy, *names]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -61,10 +60,33 @@ def test_two_mirrored_replicas_learn_what_one_device_learns(one_device, tmp_path
     assert_same(found, one_device)
 
 
-def start_two_workers(folder: Path, without: str = "") -> dict[Path, subprocess.Popen]:
+LIBRARIES = ("keras_cv.ResNet18", "keras_hub.ResNet18", "keras.applications.MobileNetV2")
+NESTED = ("tests.distribution.two_replicas:nested_network",)
+
+
+@pytest.mark.parametrize("names", [NESTED, pytest.param(LIBRARIES, marks=pytest.mark.slow)])
+def test_other_backbones_learn_on_two_replicas_what_they_learn_on_one(names, tmp_path):
+    if names is LIBRARIES:
+        pytest.importorskip("keras_hub")
+    path = tmp_path / "out.npz"
+    found = result(start(path, "backbones", *names), path)
+    for name in names:
+        of_two, of_one = (
+            {
+                key.rpartition("/")[2]: value
+                for key, value in found.items()
+                if key.startswith(f"{name}/{kind}/")
+            }
+            for kind in ("mirrored", "one_device")
+        )
+        assert "weight003" in of_one
+        assert_same(of_two, of_one)
+
+
+def start_two_workers(folder: Path, *without: str) -> dict[Path, subprocess.Popen]:
     paths = [folder / f"worker{index}.npz" for index in range(2)]
     return {
-        path: start(path, "multi_worker", tf_config, without)
+        path: start(path, "multi_worker", *without, tf_config=tf_config)
         for path, tf_config in zip(paths, two_worker_configs(), strict=True)
     }
 
@@ -87,7 +109,7 @@ def test_two_worker_processes_learn_what_one_device_learns(one_device, tmp_path)
 )
 def test_each_workaround_is_still_needed(workaround, failure, tmp_path):
     """Where this fails because the run succeeded, remove the work-around."""
-    workers = start_two_workers(tmp_path, without=workaround)
+    workers = start_two_workers(tmp_path, workaround)
     outputs = []
     for process in workers.values():
         try:

@@ -6,11 +6,15 @@ import re
 import subprocess
 import sys
 
+import jupytext
+import nbclient
+import nbformat
 import pytest
 
 from tests.docs.documents import ROOT
 
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 
 
 def run(script: str, *arguments) -> str:
@@ -40,6 +44,33 @@ def test_ldam_drw(tmp_path):
     assert table["ldam-drw"]["few"] > table["cross-entropy"]["few"]
 
 
+def test_there_are_notebooks():
+    assert [one.stem for one in NOTEBOOKS] == ["features_in_ten_lines", "ldam_drw"]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_its_script_without_outputs(notebook):
+    """`make notebooks` writes it."""
+    written = json.loads(notebook.read_text(encoding="utf-8"))
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in written["cells"]]
+    script = jupytext.read(notebook.with_suffix(".py"), fmt="py:percent")
+    assert cells == [(cell.cell_type, cell.source) for cell in script.cells], "run `make notebooks`"
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in written["cells"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs(notebook, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    opened = nbformat.read(notebook, as_version=4)
+    nbclient.NotebookClient(opened, timeout=500, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = [output for cell in opened.cells for output in cell.get("outputs", ())]
+    printed = "".join(output.text for output in outputs if output.get("name") == "stdout")
+    assert {"features_in_ten_lines": "untrained: ", "ldam_drw": "ldam-drw  "}[notebook.stem] in printed
+    assert any(tmp_path.iterdir())  # the default of `--out` is a folder beside the notebook
+
+
 @pytest.mark.slow
 def test_help():
     for script in SCRIPTS:
@@ -59,7 +90,7 @@ def test_pretrain_own_script(tmp_path):
 
 @pytest.mark.slow
 def test_features_in_ten_lines(tmp_path):
-    printed = run("features_in_ten_lines", f"--out={tmp_path}")
+    printed = run("features_in_ten_lines", f"--out={tmp_path}", "--epochs=2")
     assert "features: (300, 256)" in printed
     assert len(re.findall(r"(?m)^(?:pretrained|untrained): [\d.]+ % top-1$", printed)) == 2
     assert (tmp_path / "run" / "backbone.keras").is_file()
@@ -72,6 +103,22 @@ def test_finetune_zoo(tmp_path):
     assert len(re.findall(r"(?m)^(?:pretrained|random): [\d.]+ % top-1$", printed)) == 2
     for name in ("pretrained", "random"):
         assert (tmp_path / name / "evaluation.json").is_file()
+
+
+@pytest.mark.slow
+def test_finetune_zoo_from_a_run(tmp_path):
+    run("features_in_ten_lines", f"--out={tmp_path}", "--epochs=1")
+    printed = run("finetune_zoo", f"--out={tmp_path}", f"--init={tmp_path / 'run'}", "--epochs=1")
+    assert len(re.findall(r"(?m)^(?:pretrained|random): [\d.]+ % top-1$", printed)) == 2
+    pretrained, random = (
+        json.loads((tmp_path / name / "config.json").read_text()) for name in ("pretrained", "random")
+    )
+    assert pretrained["init"] == str(tmp_path / "run" / "backbone.keras")
+    assert not random["init"]
+    for section in ("backbone", "preprocessing"):
+        for field in ("name", "width", "features", "feature", "dense_width", "image_size", "resize"):
+            assert pretrained[section].get(field) == random[section].get(field), field
+    assert random["backbone"]["name"] == "resnet8"
 
 
 @pytest.mark.slow

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from rfd_tf.data import open_images
+from rfd_tf.data.source import escaped, listing_digest
 from rfd_tf.features import load_features
-from rfd_tf.features.store import escaped, listing_digest
 from tests.data.images import write
 from tests.extraction.tiny import by_hand, run_extract
 

@@ -215,6 +215,12 @@ COMMANDS: dict[str, Command] = {
         ),
         "net/parity.json",
     ),
+    "prepare": Command(
+        lambda world, out: _rfd(
+            *("prepare", f"--root={world.images}", f"--out={out / 'prepared'}", "--shard_size=4")
+        ),
+        "prepared/index.npz",
+    ),
     "extract npz": Command(_extract("npz"), "npz/manifest.json"),
     "extract parquet": Command(_extract("parquet"), "parquet/manifest.json"),
     "propose": Command(

@@ -54,6 +54,7 @@ def test_stages_of_a_library(name, widths, tmp_path):
     norms = [layer for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert len(norms) > 10
     assert all(norm.synchronized for norm in norms)
+    assert all(norm.momentum == 0.9 for norm in norms)  # in KerasCV 0.99, in MobileNet 0.999
     images = rng.normal(size=(2, 64, 64, 3)).astype("float32")
     backbone.save(tmp_path / "backbone.keras")
     again = keras.saving.load_model(tmp_path / "backbone.keras")
@@ -96,6 +97,7 @@ def test_a_model_of_the_users_is_not_changed():
     backbone = create_backbone(own, synchronized=True)
     assert backbone.get_layer("stem_bn").synchronized
     assert not own.get_layer("stem_bn").synchronized
+    assert backbone.get_layer("stem_bn").momentum == 0.99
     for ours, theirs in zip(backbone.get_weights(), before, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     backbone.set_weights([weight + 1 for weight in before])

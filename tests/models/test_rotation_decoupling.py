@@ -122,6 +122,19 @@ def small_data():
     return {"image": rng.normal(size=(SMALL_N, 8, 8, 3)).astype("float32"), "index": np.arange(SMALL_N)}
 
 
+def test_pixels_are_normalized_on_the_device():
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
+    pixels = rng.integers(0, 256, (SMALL_N, 8, 8, 3), dtype="uint8")
+    normalized = ((pixels / 255 - mean) / std).astype("float32")
+    model, inputs = small_model(normalization=(mean, std)), small_data()
+    expected = model(inputs | {"image": normalized, "second_image": normalized[::-1]})
+    found = model(inputs | {"image": pixels, "second_image": pixels[::-1].copy()})
+    for name, values in expected.items():
+        np.testing.assert_allclose(to_numpy(found[name]), to_numpy(values), atol=1e-4)
+    assert RotationDecoupling.from_config(model.get_config()).normalization == (mean, std)
+    model.fit(inputs | {"image": pixels}, batch_size=8, validation_data=(inputs,), verbose=0)
+
+
 def test_fit_logs_every_loss_and_both_accuracies():
     history = small_model().fit(
         small_data(), batch_size=8, epochs=1, validation_data=(small_data(),), verbose=0

@@ -11,7 +11,8 @@ from rfd_tf.imbalance import effective_rotation_counts, rotation_instance_weight
 from rfd_tf.losses import LDAMLoss
 from rfd_tf.models import alexnet
 from rfd_tf.runs.build import build_backbone, specialize_for_device
-from rfd_tf.runs.pretrain import build_model
+from rfd_tf.runs.pretrain import build_model, pretrain, warn_of_slow_statistics
+from rfd_tf.runs.rotation_probabilities import predict_out_of_sample
 
 FOLDER = Path(rfd_tf.configs.base.__file__).parent
 MODULES = {
@@ -31,6 +32,15 @@ def tiny_config():
     config.backbone.width = 4
     config.backbone.dense_width = 8
     return config
+
+
+def test_pretraining_is_not_augmented_as_training_on_labels(tmp_path):
+    config = tiny_config()
+    config.preprocessing.augment = ("rand_augment",)
+    for start in (pretrain, lambda *arguments: predict_out_of_sample(*arguments, folds=2)):
+        with pytest.raises(ValueError, match=r"for training on labels .* Received: \('rand_augment',\)"):
+            start(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -111,6 +121,22 @@ def test_init_sets_the_backbone_unless_a_checkpoint_will(tmp_path, resumed):
     backbone = build_model(config, 50, 3, None, synchronized=False, resumed=resumed).backbone
     same = [np.array_equal(*pair) for pair in zip(backbone.get_weights(), other.get_weights(), strict=True)]
     assert all(same) is not resumed
+
+
+@pytest.mark.parametrize(
+    ("momentum", "steps", "warned"),
+    [(0.99, 100, "momentum 0.99) will keep 37 %"), (0.99, 1000, ""), (0.9, 100, ""), (0.9, 20, "keep 12 %")],
+)
+def test_statistics_that_will_not_settle_are_warned_of(momentum, steps, warned, caplog):
+    inputs = keras.Input((4, 4, 3))
+    norm = keras.layers.BatchNormalization(momentum=momentum)
+    network = keras.Model(inputs, keras.Sequential([norm])(inputs))
+    warn_of_slow_statistics(network, steps)
+    assert (warned in caplog.text) if warned else not caplog.records
+    norm.moving_mean.assign([1.0, 0.0, 0.0])  # as of published weights
+    caplog.clear()
+    warn_of_slow_statistics(network, steps)
+    assert not caplog.records
 
 
 def test_the_rate_follows_the_milestones():
