@@ -21,6 +21,7 @@ from benchmarks.roi_pooling import random_boxes
 PROPOSALS, SHORT_SIDE, LONGEST, PER_STEP = 2000, 600, 1000, 2
 GROWTH_SIDES, GROWTH_WIDTH = (240, 288, 344), 512  # smaller, so that many steps take minutes
 STEPS, IMAGES, MEBIBYTE = 2, 2, 2**20
+RANKS = (1024, 256)  # of fc6 and fc7, those of Fast R-CNN's section 3.1
 
 
 def devkit():
@@ -29,7 +30,7 @@ def devkit():
     return VocDevkit(needed_data() / "VOCdevkit", "trainval")
 
 
-def detector(dense_width: int = 4096):
+def detector(dense_width: int = 4096, ranks=None):
     import keras
 
     from rfd_tf.detection.fast_rcnn import FastRCNN
@@ -39,7 +40,8 @@ def detector(dense_width: int = 4096):
     keras.utils.set_random_seed(0)
     network = alexnet((None, None, 3), ["conv5"], use_batch_norm=False)
     network.get_layer("conv1_conv").trainable = False
-    model = FastRCNN(keras.Model(network.inputs[0], network.output["conv5"]), 20, dense_width=dense_width)
+    trunk = keras.Model(network.inputs[0], network.output["conv5"])
+    model = FastRCNN(trunk, 20, dense_width=dense_width, ranks=ranks)
     model.compile(CoupledSGD(1e-3, 0.9, coupled_weight_decay=5e-4))
     return model
 
@@ -69,6 +71,15 @@ def training():
 
 def testing():
     """`Detector` in `IMAGES` images."""
+    return detecting(None)
+
+
+def truncated():
+    """The same with fc6 and fc7 of the ranks of `RANKS`; the speed is that of any weights."""
+    return detecting(RANKS)
+
+
+def detecting(ranks):
     tf = quiet_tensorflow()
     from rfd_tf.data.augmentation import IMAGENET_MEAN, IMAGENET_STD, decode
     from rfd_tf.data.voc import VOC_CLASSES
@@ -78,7 +89,7 @@ def testing():
     source = devkit()
     # An untrained network's probabilities are all near 1/21: of those nothing would be left to suppress.
     options = DetectionOptions((SHORT_SIDE,), LONGEST, score=0.045)
-    detect = Detector(detector(), VOC_CLASSES, IMAGENET_MEAN, IMAGENET_STD, options)
+    detect = Detector(detector(ranks=ranks), VOC_CLASSES, IMAGENET_MEAN, IMAGENET_STD, options)
     cases = [
         (decode(source.fetch(tf.constant(row, tf.int64))).numpy(), proposals(source, row))
         for row in range(IMAGES)
@@ -119,12 +130,22 @@ def growth(steps: int) -> dict:
 
 
 def measure_speed() -> None:
-    found = measure({"training": training, "testing": testing}, rounds=ROUNDS, limit_seconds=130)
-    train, test = found["training"], found["testing"]
+    candidates = {"training": training, "testing": testing, "truncated": truncated}
+    found = measure(candidates, rounds=ROUNDS, limit_seconds=180)
+    train, test, less = (found[name] for name in candidates)
     size = f"at short side {SHORT_SIDE}, {PROPOSALS:,} proposals"
     rows = [
-        Row(6, f"Fast R-CNN training {size}", "pictures/s", train.per_second(STEPS * PER_STEP)),
-        Row(6, f"Fast R-CNN detection {size}", "pictures/s", test.per_second(IMAGES)),
+        Row(6, f"Fast R-CNN training {size}", "images/s", train.per_second(STEPS * PER_STEP)),
+        Row(6, f"Fast R-CNN detection {size}", "images/s", test.per_second(IMAGES)),
+        Row(
+            6,
+            f"the same with fc6 and fc7 truncated to {RANKS[0]} and {RANKS[1]}",
+            "images/s",
+            less.per_second(IMAGES),
+            test.per_second(IMAGES),
+            "whole",
+            test.median / less.median,
+        ),
         Row(6, "peak memory, training", "MiB", spread([train.memory / MEBIBYTE])),
         Row(6, "peak memory, detection", "MiB", spread([test.memory / MEBIBYTE])),
     ]

@@ -49,7 +49,7 @@ def main() -> None:
     if not records:
         raise SystemExit(f"Nothing was measured yet: {RESULTS} is empty. `make bench` measures.")
     print(table(records))
-    print("\nMedians [least, most] of the rounds. 7, GPU: not measured, none was at hand.\n")
+    print("\nMedians [least, most] of the rounds. 7, GPU: `python -m benchmarks.gpu`.\n")
     for place in sorted({_place(record) for record in records}):
         print(place)
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and JSON that is checked."""
+"""Files that appear whole or not at all, where they go, and JSON that is checked."""
 
 import contextlib
 import json
@@ -102,6 +102,15 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{stem}.{os.getpid()}.partial{dot}{endings}")
 
 
+def user_cache() -> Path:
+    """`$RFD_TF_CACHE`, else the platform's cache folder of the user. Not created here."""
+    if root := os.environ.get("RFD_TF_CACHE"):
+        return Path(root).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("rfd_tf", appauthor=False))
+
+
 def absolute_location(location: str) -> str:
     """A path that means the same wherever a command is repeated; an address, or what is not there, stays."""
     return os.path.abspath(location) if os.path.exists(location) else location
@@ -156,6 +165,9 @@ FORMER_VALUES = {
     "norm_scale_init": "ones",
     "on_collapse": "warn",
     "normalizer_momentum": 1.0,
+    "mixup_alpha": 0.2,
+    "rand_augment_magnitude": 0.5,
+    "rand_augment_ops": 2,
 }
 
 

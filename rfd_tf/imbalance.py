@@ -49,6 +49,12 @@ def class_counts_of(labels: npt.ArrayLike, num_classes: int) -> np.ndarray:
     return np.bincount(labels, minlength=num_classes).astype("int64")
 
 
+def rows_by_class(labels: npt.ArrayLike, num_classes: int) -> list[np.ndarray]:
+    """The rows of each class, ascending, in one pass over `labels` [N], each in [0, num_classes)."""
+    counts = class_counts_of(labels, num_classes)
+    return np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
+
+
 def long_tailed_counts(num_classes: int, max_count: int, ratio: float, profile: str = "exp") -> np.ndarray:
     """Examples to keep of each class, int64 of shape [num_classes] (LDAM, section 4).
 
@@ -213,8 +219,11 @@ def save_rotation_probabilities(path: str | os.PathLike, probabilities: np.ndarr
         raise ValueError(f"`probabilities` must have shape [N, 4]. Received: {list(probabilities.shape)}")
     if not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise ValueError("`probabilities` must lie in [0, 1]")
+    values = probabilities.ravel()
     with atomic_file(path) as file:
-        file.writelines(b"%.9g\n" % value for value in probabilities.ravel().tolist())  # exact for float32
+        for start in range(0, len(values), 2**16):
+            part = values[start : start + 2**16].tolist()
+            file.writelines(b"%.9g\n" % value for value in part)  # exact for float32
 
 
 def _first_bad_line(path: str) -> ValueError:

@@ -17,7 +17,7 @@ import urllib3
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from rfd_tf.files import atomic_path
+from rfd_tf.files import atomic_path, user_cache
 from zoo.errors import DownloadError, TransientDownloadError
 from zoo.mega import BLOCK, MegaLink, check_mac, decryptor, file_name, is_mega, locate
 from zoo.registry import Entry, info
@@ -59,11 +59,7 @@ def sha256_of(path: str | Path) -> str:
 
 def cache_dir() -> Path:
     """`$RFD_TF_CACHE/zoo`, else the platform's cache folder of the user. Not created here."""
-    if root := os.environ.get("RFD_TF_CACHE"):
-        return Path(root).expanduser() / "zoo"
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("rfd_tf", appauthor=False)) / "zoo"
+    return user_cache() / "zoo"
 
 
 def download(name: str, *, network: Network | None = None) -> Path:

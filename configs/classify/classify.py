@@ -26,7 +26,7 @@ from rfd_tf.configs.pretrain import cifar10_lt
 def get_config():
     config = base.get_config()
     config.kind = "classify"
-    colors = config.preprocessing  # as of evaluations: off
+    augmentation = config.preprocessing  # as of evaluations: off
     for field in ("features", "input", "pool_sizes", "nonlinear", "knn", "rotation", "logistic"):
         del config[field]  # of other protocols
     config.init = ""  # start from a backbone: a .keras file or zoo:NAME
@@ -39,8 +39,11 @@ def get_config():
     config.validation = pretraining.validation  # what it is measured on, after every epoch
     config.preprocessing = pretraining.preprocessing  # how images are prepared, training images augmented
     config.backbone = pretraining.backbone
-    for field in ("color_jitter", "color_jitter_probability", "grayscale", "blur"):
-        config.preprocessing[field] = colors[field]  # not pretraining's
+    for field in (
+        *("color_jitter", "color_jitter_probability", "grayscale", "blur"),  # not pretraining's
+        *("augment", "rand_augment_ops", "rand_augment_magnitude", "mixup_alpha"),
+    ):
+        config.preprocessing[field] = augmentation[field]
     del config.preprocessing.crops
     config.preprocessing.train = "pad_crop"  # 4 pixels a side
     config.preprocessing.min_area = 0.08  # of "random_resized_crop", if that is asked for

@@ -47,6 +47,12 @@ def get_config() -> ConfigDict:
             "color_jitter_probability": 1.0,
             "grayscale": 0.0,  # probability
             "blur": 0.0,  # probability; Gaussian
+            # Keras's layers, for what trains on images: any of "rand_augment", "mixup" and "cutmix"; with the
+            # last two each batch gets one of them; (): off
+            "augment": (),
+            "rand_augment_ops": 2,  # operations on an image
+            "rand_augment_magnitude": 0.5,  # in (0, 1]
+            "mixup_alpha": 0.2,
         }
     )
 

@@ -1,6 +1,5 @@
 """`rfd export`: a model or a detector as SavedModel, ONNX and `.keras`, proven equal."""
 
-import dataclasses
 import signal
 import sys
 from pathlib import Path
@@ -14,7 +13,9 @@ from rfd_tf.cli.models import (
     define_exif_orientation,
     define_heads_from,
     define_preprocessing,
+    define_svd,
     model_options,
+    open_any_detector,
     open_model,
 )
 
@@ -59,6 +60,7 @@ def _define_flags() -> flags.FlagValues:
     flags.DEFINE_bool("serving", False, "add what TensorFlow Serving wants, see docs/serving.md", **define)
     flags.DEFINE_string("images", None, "an image, or a folder of images, to compare on", **define)
     define_exif_orientation(values)
+    define_svd(values)
     define_preprocessing(values)
     flags.DEFINE_integer("num_images", 16, "how many to compare on", lower_bound=1, **define)
     return values
@@ -87,6 +89,8 @@ def _options(given: flags.FlagValues, is_detector: bool):
         formats = DETECTOR_FORMATS
         if changed := [name for name in _NOT_FOR_DETECTORS if not given[name].using_default_value]:
             raise ValueError(f"--{changed[0]} is not for detectors, which {given.model} is one of")
+    elif given.svd is not None:
+        raise ValueError(f"--svd is for detectors, which {given.model} is not one of")
     return ExportOptions(
         formats=formats if given.formats is None else tuple(given.formats),
         input=given.input,
@@ -99,13 +103,10 @@ def _options(given: flags.FlagValues, is_detector: bool):
 
 
 def _export_detector(given: flags.FlagValues, options, images):
-    from rfd_tf.detection.detector import open_detector
     from rfd_tf.detection.proposals import SelectiveSearch
     from rfd_tf.exporting.detector import export_detector, searched_examples
 
-    detector = open_detector(given.model)
-    if given.exif_orientation is not None:
-        detector = dataclasses.replace(detector, exif_orientation=given.exif_orientation)
+    detector = open_any_detector(given)
     examples = searched_examples(images, SelectiveSearch(exif_orientation=detector.exif_orientation))
     return detector.name, export_detector(detector, given.out, options, examples, source=given.model)
 

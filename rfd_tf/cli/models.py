@@ -105,6 +105,31 @@ def model_options(values: flags.FlagValues) -> dict:
     }
 
 
+def define_svd(values: flags.FlagValues) -> None:
+    """Defines the flag of the commands that use a trained detector."""
+    flags.DEFINE_list(
+        "svd",
+        None,
+        "of a detector: ranks to truncate fc6 and fc7 to, such as 1024,256, for speed; see docs/voc.md",
+        flag_values=values,
+    )
+
+
+def open_any_detector(values: flags.FlagValues):
+    """The detector that --model names, as --svd and --exif_orientation have it."""
+    from rfd_tf.detection.detector import open_detector
+    from rfd_tf.detection.fast_rcnn import truncated_svd
+
+    detector, changes = open_detector(values.model), {}
+    if values.exif_orientation is not None:
+        changes["exif_orientation"] = values.exif_orientation
+    if values.svd is not None:
+        if not all(rank.strip().isdigit() for rank in values.svd):
+            raise ValueError(f"--svd must be two ranks, such as 1024,256. Received: {','.join(values.svd)}")
+        changes["model"] = truncated_svd(detector.model, [int(rank) for rank in values.svd])
+    return dataclasses.replace(detector, **changes)
+
+
 def define_exif_orientation(values: flags.FlagValues) -> None:
     """Defines the flag of the commands that read images for a model."""
     flags.DEFINE_bool(

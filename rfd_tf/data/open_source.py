@@ -9,7 +9,14 @@ import numpy as np
 from absl import logging
 
 from rfd_tf.data.arrays import digits, load_npz, npz_names
-from rfd_tf.data.image_folder import DECODABLE, UNDECODABLE, FlatFolder, ImageFolder, images_below
+from rfd_tf.data.image_folder import (
+    DECODABLE,
+    UNDECODABLE,
+    FlatFolder,
+    ImageFolder,
+    holds_image,
+    list_folder,
+)
 from rfd_tf.data.image_list import ImageList, places205
 from rfd_tf.data.prepared import SETTINGS_FILE, PreparedSource
 from rfd_tf.data.source import Source
@@ -227,12 +234,11 @@ def source_kind(path: Path) -> str:
 
 def _has_class_folders(root: Path) -> bool:
     """Whether `root` holds two folders or more, images below each, and no image beside them."""
-    _, beside = next(images_below(root))
-    folders = [entry.path for entry in os.scandir(root) if entry.is_dir()]
+    found = list_folder(os.fspath(root))
     return (
-        not beside
-        and len(folders) > 1
-        and all(any(names for _, names in images_below(Path(folder))) for folder in folders)
+        not found.images
+        and len(found.folders) > 1
+        and all(holds_image(os.path.join(root, name)) for name in found.folders)
     )
 
 

@@ -1,18 +1,20 @@
 """Batches for training and evaluation.
 
 Everything random is a function of (seed, epoch, instance index): which image comes when, how it is
-augmented, which negatives are drawn. A run resumed at any step, or spread over workers and replicas, sees
-what one uninterrupted device would have seen.
+augmented, which negatives are drawn; how a batch is mixed is one of (seed, global step). A run resumed at any
+step, or spread over workers and replicas, sees what one uninterrupted device would have seen.
 """
 
 import numpy as np
 import tensorflow as tf
 
 from rfd_tf.data.augmentation import pick, uniform
+from rfd_tf.data.keras_augmentation import mixing
 from rfd_tf.data.preprocessing import Preprocessing
 from rfd_tf.data.schedule import (
     AUGMENTATION,
     LOCALIZED_ROTATION,
+    MIXING,
     NEGATIVES,
     SECOND_CROP,
     TEST_CROPS,
@@ -45,29 +47,34 @@ def training_dataset(
 
     Args:
         source: the images, N of them.
-        preprocessing: how an image becomes an input of side S; with `crops=2`, two of them.
+        preprocessing: how an image becomes an input of side S; with `crops=2`, two of them. Its `augment` may
+            mix the images of a global batch with each other; that needs labels, and a single worker.
         schedule: which images come when. Its seed, any integer in [-2**63, 2**63), is that of everything
             random; steps before its `start_step` cost nothing.
         num_negatives: K instance indices to draw for each image, uniformly from all N; 0 for none.
         with_labels: whether to give labels too.
         rotate_locally: "explicit" or "implicit": turn a patch of each image, as of `localized_rotation`.
-        normalized: False gives the images in uint8, a quarter as large, to be normalised on the device.
+        normalized: False gives the pixels in uint8, a quarter as large, to be normalised on the device; those
+            of mixed images in float32.
         parallel_calls: images prepared at once.
 
     Returns:
         A dataset of `{"image": float32 [b, S, S, 3], "index": int64 [b]}`, with `"negatives"` int32 [b, K]
         if any and `"localized_rotation"` int32 [b] if asked for, or of (that, labels int64 [b]); b is
-        the share of one replica. With two crops also `"second_image"`, like `"image"`:
-        another crop of the same image, augmented independently. The first is what one crop gives.
+        the share of one replica. Labels of mixed images are float32 [b, C], the shares of the classes.
+        With two crops also `"second_image"`, like `"image"`: another crop of the same image, augmented
+        independently. The first is what one crop gives.
 
     Raises:
-        ValueError: on images that the source does not have, labels that it does not have, or a number out of
-            range.
+        ValueError: on images that the source does not have, labels that it does not have, a number out of
+            range, or images that cannot be mixed.
     """
     if num_negatives < 0:
         raise ValueError(f"`num_negatives` must not be negative. Received: num_negatives={num_negatives}")
     if rotate_locally:
         check_localized_rotation(rotate_locally, preprocessing.image_size)
+    if preprocessing.mixed:
+        _check_mixing(preprocessing, schedule, with_labels, rotate_locally)
     checked_rows(schedule.valid, len(source))
     seed = schedule.seed
     labels = _labels(source) if with_labels else None
@@ -96,10 +103,49 @@ def training_dataset(
 
     dataset = tf.data.Dataset.range(*schedule.positions())
     dataset = dataset.map(example, num_parallel_calls=parallel_calls, deterministic=True)
-    dataset = dataset.batch(schedule.replica_batch, drop_remainder=True)
+    if preprocessing.mixed:
+        dataset = _mixed(dataset, preprocessing, schedule, source.num_classes, parallel_calls)
+    else:
+        dataset = dataset.batch(schedule.replica_batch, drop_remainder=True)
     if normalized:
         dataset = dataset.map(normalize, num_parallel_calls=parallel_calls, deterministic=True)
     return finished(dataset, schedule.share.replicas_per_worker)
+
+
+def _check_mixing(preprocessing: Preprocessing, schedule: Schedule, with_labels: bool, rotated: str) -> None:
+    named = f"Received: augment={preprocessing.augment}"
+    if not with_labels:
+        raise ValueError(f"`augment` mixes labels with the images, so that it needs them. {named}")
+    if rotated or preprocessing.crops == 2:
+        raise ValueError(f"`augment` mixes neither locally rotated images nor two crops of each. {named}")
+    if schedule.share.num_workers > 1:
+        raise ValueError(
+            "`augment` mixes the images of a global batch, of which each worker has a part only: use one "
+            f"worker, with any number of replicas. {named}, {schedule.share.num_workers} workers"
+        )
+
+
+def _mixed(
+    examples: tf.data.Dataset,
+    preprocessing: Preprocessing,
+    schedule: Schedule,
+    num_classes: int,
+    parallel_calls: int,
+) -> tf.data.Dataset:
+    """Global batches of examples, mixed, in as many parts as there are replicas."""
+    mix = mixing(preprocessing.mixed, num_classes, preprocessing.mixup_alpha)
+
+    def mix_batch(step: tf.Tensor, batch):
+        features, labels = batch
+        image = tf.cast(features["image"], tf.float32)
+        image, labels = mix(image, labels, stream(schedule.seed, MIXING, step))
+        return {**features, "image": image}, labels
+
+    dataset = examples.batch(schedule.batch_size, drop_remainder=True).enumerate(schedule.start_step)
+    dataset = dataset.map(mix_batch, num_parallel_calls=parallel_calls, deterministic=True)
+    if schedule.share.num_replicas > 1:
+        dataset = dataset.rebatch(schedule.replica_batch, drop_remainder=True)
+    return dataset
 
 
 def evaluation_dataset(

@@ -11,6 +11,7 @@ from rfd_tf.data import augmentation
 from rfd_tf.data.augmentation import random_resized_crop
 from rfd_tf.data.bad_images import DAMAGED, image_problem
 from rfd_tf.data.color import random_color
+from rfd_tf.data.keras_augmentation import AUGMENTATIONS, MIXED, rand_augment, rand_augment_layer
 
 RECIPES = ("random_resized_crop", "random_crop", "pad_crop", "resize")
 
@@ -45,6 +46,12 @@ class Preprocessing:
         crops: augmented crops of each training image, 1 or 2; for `training_dataset`.
         exif_orientation: whether encoded images are turned as their EXIF orientation says, or taken as they
             are stored.
+        augment: for training on labels, any of `AUGMENTATIONS`: `"rand_augment"` changes each training image,
+            after its colours; `"mixup"` and `"cutmix"` let `training_dataset` mix the images of a batch, and
+            their labels. () for none.
+        rand_augment_ops: operations of RandAugment on an image, at least 1.
+        rand_augment_magnitude: their strength, in (0, 1].
+        mixup_alpha: of MixUp's Beta(alpha, alpha), positive.
 
     Raises:
         ValueError: on a value out of range.
@@ -67,6 +74,10 @@ class Preprocessing:
     blur: float = 0.0
     crops: int = 1
     exif_orientation: bool = True
+    augment: tuple[str, ...] = ()
+    rand_augment_ops: int = 2
+    rand_augment_magnitude: float = 0.5
+    mixup_alpha: float = 0.2
 
     def __post_init__(self):
         if self.image_size < 1:
@@ -94,6 +105,9 @@ class Preprocessing:
         self._check_colors()
         if self.crops not in (1, 2):
             raise ValueError(f"`crops` must be 1 or 2. Received: crops={self.crops}")
+        self._check_augment()
+        if "rand_augment" in self.augment:  # made here, as a layer cannot be made within a graph
+            rand_augment_layer(self.rand_augment_ops, self.rand_augment_magnitude)
 
     def _check_colors(self):
         jitter = self.color_jitter
@@ -107,6 +121,27 @@ class Preprocessing:
         for name in ("color_jitter_probability", "grayscale", "blur"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must be in [0, 1]. Received: {name}={getattr(self, name)}")
+
+    def _check_augment(self):
+        if isinstance(self.augment, str) or any(name not in AUGMENTATIONS for name in self.augment):
+            raise ValueError(
+                f"`augment` must be a tuple of some of {AUGMENTATIONS}. Received: augment={self.augment!r}"
+            )
+        if self.rand_augment_ops < 1 or not 0 < self.rand_augment_magnitude <= 1:
+            raise ValueError(
+                "`rand_augment_ops` must be at least 1, and `rand_augment_magnitude` in (0, 1]. Received: "
+                f"rand_augment_ops={self.rand_augment_ops}, "
+                f"rand_augment_magnitude={self.rand_augment_magnitude}"
+            )
+        if not 0 < self.mixup_alpha < math.inf:
+            raise ValueError(
+                f"`mixup_alpha` must be positive and finite. Received: mixup_alpha={self.mixup_alpha}"
+            )
+
+    @property
+    def mixed(self) -> tuple[str, ...]:
+        """Those of `augment` that mix images."""
+        return tuple(name for name in MIXED if name in self.augment)
 
     @classmethod
     def of_config(cls, config: Mapping) -> "Preprocessing":
@@ -143,6 +178,13 @@ class Preprocessing:
                 self.color_jitter_probability,
                 self.grayscale,
                 self.blur,
+            )
+        if "rand_augment" in self.augment:
+            image = rand_augment(
+                tf.ensure_shape(tf.cast(image, tf.float32), [self.image_size, self.image_size, 3]),
+                tf.random.fold_in(seed, tf.constant(3, tf.int64), alg="philox"),
+                self.rand_augment_ops,
+                self.rand_augment_magnitude,
             )
         if image.dtype != tf.uint8:
             image = augmentation.rounded(tf.clip_by_value(image, 0.0, 255.0))

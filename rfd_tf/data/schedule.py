@@ -14,7 +14,7 @@ from rfd_tf.data.source import checked_rows, host_constant
 from rfd_tf.distribution import Share
 
 # Independent random streams.
-ORDER, AUGMENTATION, NEGATIVES, SAMPLING, LOCALIZED_ROTATION, TEST_CROPS, SECOND_CROP = range(7)
+ORDER, AUGMENTATION, NEGATIVES, SAMPLING, LOCALIZED_ROTATION, TEST_CROPS, SECOND_CROP, MIXING = range(8)
 
 
 def steps_per_epoch(num_valid: int, batch_size: int) -> int:

@@ -1,17 +1,18 @@
 """Collections of images by index, and parts of them."""
 
 import abc
+import bisect
 import functools
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from rfd_tf.imbalance import class_counts_of, long_tailed_counts
+from rfd_tf.imbalance import class_counts_of, long_tailed_counts, rows_by_class
 
 
 class Source(abc.ABC):
@@ -60,11 +61,15 @@ class Source(abc.ABC):
     def describe(self, index: int) -> str:
         """Where image `index` is kept, for people: a path, or `file.npz[12]`."""
 
+    def descriptions(self, indices: np.ndarray) -> Iterable[str]:
+        """`describe` of each of the images at `indices`."""
+        return map(self.describe, np.asarray(indices).tolist())
+
     def fingerprint(self, indices: np.ndarray) -> str:
         """A hash that tells whether the images at `indices` are still the same ones, in this order."""
         digest = hashlib.sha256()
-        for index in np.asarray(indices).tolist():
-            digest.update(os.fsencode(self.describe(index)) + b"\0")
+        for description in self.descriptions(indices):
+            digest.update(os.fsencode(description) + b"\0")
         return digest.hexdigest()
 
 
@@ -146,6 +151,9 @@ class Subset(Source):
     def describe(self, index: int) -> str:
         return self.source.describe(int(self.indices[index]))
 
+    def descriptions(self, indices: np.ndarray) -> Iterable[str]:
+        return self.source.descriptions(self.indices[indices])
+
     def fingerprint(self, indices: np.ndarray) -> str:
         return self.source.fingerprint(self.indices[indices])
 
@@ -210,15 +218,23 @@ def long_tailed(
         )
     stream = np.random.RandomState(seed)  # the stream that defines the published subsets
     kept = []
-    for label, quota in enumerate(quotas):
-        rows = np.flatnonzero(source.labels == label)
+    for rows, quota in zip(rows_by_class(source.labels, len(quotas)), quotas, strict=True):
         stream.shuffle(rows)
         kept.append(rows[:quota])
     return Subset(source, np.sort(np.concatenate(kept)), f"{source.name} ({profile}, ratio {ratio:g})")
 
 
 def _largest_max_count(available: np.ndarray, ratio: float, profile: str) -> int:
-    for max_count in range(int(available[0]), 0, -1):
-        if (long_tailed_counts(len(available), max_count, ratio, profile) <= available).all():
-            return max_count
-    raise ValueError(f"Class 0, where a long tail begins, has no image. Class sizes: {available.tolist()}")
+    def too_many(max_count: int) -> bool:
+        try:
+            return bool((long_tailed_counts(len(available), max_count, ratio, profile) > available).any())
+        except ValueError:  # too few; said below
+            return False
+
+    most = bisect.bisect_left(range(1, int(available[0]) + 1), True, key=too_many)
+    if not most:
+        raise ValueError(
+            f"Class 0, where a long tail begins, has no image. Class sizes: {available.tolist()}"
+        )
+    long_tailed_counts(len(available), most, ratio, profile)  # raises where a class would keep none
+    return most

@@ -1,6 +1,8 @@
 """`rfd detect`: Fast R-CNN from a config and a pretrained network to figures on PASCAL VOC."""
 
 import dataclasses
+import hashlib
+import json
 import math
 import os
 from collections.abc import Callable
@@ -37,11 +39,12 @@ from rfd_tf.detection.voc_metrics import (
 from rfd_tf.evaluation.experiment import owner_of
 from rfd_tf.evaluation.results import EvaluationResult, MultiLabelFigures, figures_of, save_result
 from rfd_tf.features import FeatureModel, KerasFeatureModel
-from rfd_tf.files import write_text
+from rfd_tf.files import absolute_location, write_text
 from rfd_tf.metrics.voc_average_precision import RULES
 from rfd_tf.models import dense_weights
 from rfd_tf.models.backbone import any_size
 from rfd_tf.models.folding import fold_batch_norm
+from rfd_tf.models.keras_file import digest_weights
 from rfd_tf.optimizers import CoupledSGD
 from rfd_tf.runs import build
 from rfd_tf.runs.fit import Training, fit
@@ -90,18 +93,12 @@ def voc_detection(
             learn_difficult = config.regions.get("learn_difficult", False)
             training = open_annotated(config.data, difficult=learn_difficult)
             test = open_annotated(config.validation, training.class_names)
-
-            def proposed(source: VocSource, given: ConfigDict) -> ProposedImages:
-                orientation = bool(given.get("exif_orientation", False))
-                boxes = find_proposals(config.proposals, source, run.cache, orientation)
-                return ProposedImages(source, boxes, orientation)
-
             # Before training, lest that be lost.
-            to_test = None if run.worker else proposed(test, config.validation)
+            to_test = None if run.worker else _proposed(run, test, config.validation)
             if (run.workdir / DETECTOR_FILE).exists():
                 detector = open_detector(run.workdir)
             else:
-                images = proposed(training, config.data)
+                images = _proposed(run, training, config.data)
                 model = train_detector(run, images, feature_model, folder.claim)
                 facts = feature_model.info
                 detector = Detector(
@@ -118,18 +115,83 @@ def voc_detection(
             if to_test is None:
                 return None
             figures = measure(dataclasses.replace(detector, options=options), to_test, run, saved)
-            result = EvaluationResult(
-                protocol=PROTOCOL,
-                model=feature_model.location,
-                figures={"Fast R-CNN": figures},
-                class_names=list(training.class_names or ()),
-                class_counts=[int(count) for count in (training.targets == 1).sum(axis=0)],
-                test_images=len(test),
-                notes=[note for source in (training, test) if (note := clipping_note(source))],
-                **folder.provenance() | {"settings": config.to_dict()},
+            provenance = folder.provenance() | {"settings": config.to_dict()}
+            return _saved_result(run, feature_model.location, figures, training, test, provenance)
+
+
+def measure_detector(
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    open_it: Callable[[], Detector],
+    location: str,
+    command: str = "",
+) -> EvaluationResult | None:
+    """Propose regions, and test a trained detector as the config says.
+
+    Args:
+        config: see `configs/detect/base.py`; its `data` is only looked at for the classes.
+        workdir: the run's folder. In the end it holds `evaluation.json` and `results/` (see `measure`).
+        open_it: opens the detector; called once TensorFlow's devices are set up.
+        location: of the detector, for the result.
+        command: the command line, for the result.
+
+    Returns, Raises:
+        As `voc_detection`; ValueError also where the classes are not the detector's.
+    """
+    run = start_run(in_epochs(config), workdir, command)
+    options, saved = detection_options(config.test)
+    detector = open_it()
+    digest = hashlib.sha256(json.dumps(detector.facts()).encode())
+    digest_weights(digest, detector.model)
+    owner = {
+        **config.to_dict(),
+        "protocol": PROTOCOL,
+        "model": absolute_location(location),
+        "model_fingerprint": digest.hexdigest(),
+    }
+    with run.hold_folder(owner) as folder:
+        training = open_annotated(config.data, difficult=config.regions.get("learn_difficult", False))
+        if training.class_names != detector.class_names:
+            raise ValueError(
+                f"The detector {location} is of other classes than `data`: "
+                f"{', '.join(detector.class_names)}; {', '.join(training.class_names or ())}"
             )
-            save_result(result, run.workdir)
-            return result
+        test = open_annotated(config.validation, training.class_names)
+        if run.worker:
+            return None
+        to_test = _proposed(run, test, config.validation)
+        folder.claim()
+        figures = measure(dataclasses.replace(detector, options=options), to_test, run, saved)
+        provenance = folder.provenance() | {"settings": config.to_dict()}
+        return _saved_result(run, location, figures, training, test, provenance)
+
+
+def _proposed(run: Run, source: VocSource, given: ConfigDict) -> ProposedImages:
+    orientation = bool(given.get("exif_orientation", False))
+    boxes = find_proposals(run.config.proposals, source, run.cache, orientation)
+    return ProposedImages(source, boxes, orientation)
+
+
+def _saved_result(
+    run: Run,
+    location: str,
+    figures: MultiLabelFigures,
+    training: VocSource,
+    test: VocSource,
+    provenance: dict,
+) -> EvaluationResult:
+    result = EvaluationResult(
+        protocol=PROTOCOL,
+        model=location,
+        figures={"Fast R-CNN": figures},
+        class_names=list(training.class_names or ()),
+        class_counts=[int(count) for count in (training.targets == 1).sum(axis=0)],
+        test_images=len(test),
+        notes=[note for source in (training, test) if (note := clipping_note(source))],
+        **provenance,
+    )
+    save_result(result, run.workdir)
+    return result
 
 
 def in_epochs(config: ConfigDict) -> ConfigDict:

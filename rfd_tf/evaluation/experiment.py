@@ -8,10 +8,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rfd_tf.data import VOC_SOURCES, Preprocessing, clipping_note
+from rfd_tf.data.keras_augmentation import MIXED
 from rfd_tf.evaluation.results import EvaluationResult, Figures, save_result
 from rfd_tf.features import FeatureModel
 from rfd_tf.files import absolute_location
-from rfd_tf.imbalance import class_counts_of
+from rfd_tf.imbalance import class_counts_of, rows_by_class
 from rfd_tf.rotations import NUM_ROTATIONS
 from rfd_tf.runs.images import ImageSet, list_skipped, open_image_set
 from rfd_tf.runs.run import Run, start_run
@@ -65,6 +66,7 @@ def measured(
         measure: does it, and gives the figures by classifier.
         labels: what is told apart, one of `LABELS`.
     """
+    _check_augment(name, config)
     run = start_run(config, workdir, command)
     with open_model() as feature_model, run.hold_folder(owner_of(name, config, feature_model)) as folder:
         experiment = open_experiment(run, feature_model, labels)
@@ -87,6 +89,32 @@ def measured(
         if not run.worker:
             save_result(result, run.workdir)
         return result
+
+
+def _check_augment(protocol: str, config: ConfigDict) -> None:
+    """Raise ValueError where `preprocessing.augment` would have no effect, or mix what cannot be mixed."""
+    augment = tuple(config.preprocessing.augment)
+    received = f"Received: augment={augment}"
+    svm = protocol == "voc_classification" and config.get("voc", {}).get("method") in ("svm", "low_shot_svm")
+    if augment and (protocol in ("knn", "logistic", "rotation") or config.get("input") == "cached" or svm):
+        raise ValueError(
+            "`preprocessing.augment` is for what trains on images: `rfd train`, probes and fine-tuning of "
+            f"`rfd evaluate` with input='images'. {received}, where features are computed once"
+        )
+    if not any(name in MIXED for name in augment):
+        return
+    if protocol == "voc_classification":
+        raise ValueError(f"`preprocessing.augment` mixes images of one class each, not VOC's. {received}")
+    if config.finetune.localized_rotation:
+        raise ValueError(
+            "`preprocessing.augment` must not mix images with `finetune.localized_rotation`: how a patch was "
+            f"rotated could not be told. {received}"
+        )
+    if config.strategy == "multi_worker":
+        raise ValueError(
+            "`preprocessing.augment` mixes the images of a whole batch, of which each worker has a part: use "
+            f"strategy='mirrored' or 'one_device'. {received}"
+        )
 
 
 def owner_of(protocol: str, config: ConfigDict, feature_model: FeatureModel) -> dict:
@@ -155,6 +183,10 @@ def training_preprocessing(config: ConfigDict, prepared: Preprocessing) -> Prepr
         color_jitter_probability=wanted.color_jitter_probability,
         grayscale=wanted.grayscale,
         blur=wanted.blur,
+        augment=tuple(wanted.augment),
+        rand_augment_ops=wanted.rand_augment_ops,
+        rand_augment_magnitude=wanted.rand_augment_magnitude,
+        mixup_alpha=wanted.mixup_alpha,
         **areas,
     )
 
@@ -186,10 +218,12 @@ def labelled_fraction(
         return np.sort(valid)
     classes = np.zeros(len(valid), "int64") if labels is None else labels[valid]
     chosen = []
-    for label in np.unique(classes):
-        rows = valid[classes == label]
+    for label, places in enumerate(rows_by_class(classes, int(classes.max(initial=0)) + 1)):
+        if not len(places):
+            continue
+        rows = valid[places]
         # A stream for each class: what one class has does not change the choice in another.
-        order = np.random.default_rng([seed, int(label)]).permutation(len(rows))
+        order = np.random.default_rng([seed, label]).permutation(len(rows))
         chosen.append(rows[order[: max(1, round(fraction * len(rows)))]])
     return np.sort(np.concatenate(chosen))
 

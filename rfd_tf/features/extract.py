@@ -290,12 +290,25 @@ def load_features(
     outputs = list(settings.outputs) if outputs is None else list(outputs)
     if unknown := [name for name in outputs if name not in settings.outputs]:
         raise ValueError(f"{folder} has no output {unknown[0]!r}; it has {', '.join(settings.outputs)}")
-    shards = [read_shard(storage, settings, number, outputs) for number in range(settings.num_shards)]
+    # Filled shard by shard: all of these and then one array of all would be held twice.
+    features = {
+        name: np.empty((settings.num_images, *settings.outputs[name]), settings.dtype) for name in outputs
+    }
+    indices, labels = [], []
+    paths: list[str] = []
+    for number in range(settings.num_shards):
+        shard = read_shard(storage, settings, number, outputs)
+        for name in outputs:
+            features[name][len(paths) : len(paths) + len(shard.index)] = shard.features[name]
+        paths += shard.paths
+        indices.append(shard.index)
+        if shard.labels is not None:
+            labels.append(shard.labels)
     return (
-        {name: np.concatenate([shard.features[name] for shard in shards]) for name in outputs},
-        np.concatenate([shard.index for shard in shards]),
-        [path for shard in shards for path in shard.paths],
-        np.concatenate([shard.labels for shard in shards]) if settings.labelled else None,
+        {name: values[: len(paths)] for name, values in features.items()},
+        np.concatenate(indices),
+        paths,
+        np.concatenate(labels) if settings.labelled else None,
     )
 
 

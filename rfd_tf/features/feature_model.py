@@ -23,9 +23,15 @@ from rfd_tf.models.inference import feature_map_names
 FORMAT = 1
 NORMALIZED, UINT8 = "normalized", "uint8"
 INPUTS = (NORMALIZED, UINT8)
-# Fields of `Preprocessing` that came after the first release: false where a description lacks them, and left
-# out where they are false, so that what was written before stays the same, fingerprints included.
-_ADDED = ("exif_orientation",)
+# Fields of `Preprocessing` that came after the first release, and what they are where a description lacks
+# them. It leaves them out where they are that: what was written before stays the same, fingerprints included.
+_ADDED: dict[str, typing.Any] = {
+    "exif_orientation": False,
+    "augment": (),
+    "rand_augment_ops": 2,
+    "rand_augment_magnitude": 0.5,
+    "mixup_alpha": 0.2,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +87,8 @@ class ModelInfo:
     def to_json(self) -> str:
         """One line of JSON, which `from_json` reads."""
         fields = dataclasses.asdict(self)
-        for name in _ADDED:
-            if not fields["preprocessing"][name]:
+        for name, left_out in _ADDED.items():
+            if fields["preprocessing"][name] == left_out:
                 del fields["preprocessing"][name]
         if not self.class_names:
             del fields["class_names"]  # earlier versions read what has none
@@ -103,11 +109,12 @@ class ModelInfo:
             fields = parse_json(text)
             if fields.pop("format") > FORMAT:
                 raise ValueError("it was written by a newer version")
-            preprocessing = dict.fromkeys(_ADDED, False) | fields.pop("preprocessing")
+            preprocessing = _ADDED | fields.pop("preprocessing")
             check_preprocessing(preprocessing)
             for statistic in ("mean", "std"):
                 preprocessing[statistic] = tuple(map(float, preprocessing[statistic]))
-            preprocessing["color_jitter"] = tuple(preprocessing.get("color_jitter", ()))
+            for name in ("color_jitter", "augment"):
+                preprocessing[name] = tuple(preprocessing.get(name, ()))
             outputs = {name: tuple(map(int, shape)) for name, shape in fields.pop("outputs").items()}
             if not fits(class_names := fields.pop("class_names", []), list[str]):
                 raise ValueError(f"its class_names are {class_names!r:.80}")

@@ -1,8 +1,13 @@
-"""Pooling that Keras lacks: PyTorch's adaptive maximum, and Caffe's rounding."""
+"""Pooling that Keras lacks: PyTorch's adaptive maximum, Caffe's rounding, and maxima of slices."""
+
+import functools
+import types
 
 import keras
 import numpy as np
 from keras import ops
+
+from rfd_tf.keras_internals import all_layers
 
 
 @keras.saving.register_keras_serializable(package="rfd_tf")
@@ -108,3 +113,41 @@ class CeilMaxPooling2D(keras.layers.MaxPooling2D):
         batch, height, width, channels = input_shape
         sides = zip((height, width), self.pool_size, self.strides, strict=True)
         return (batch, *(n and -(-(n - size) // stride) + 1 for n, size, stride in sides), channels)
+
+
+def pool_by_slices(model: keras.Model) -> None:
+    """Let max pools compute as the maximum of slices, one for each place in the window, for XLA's sake.
+
+    The gradient of a max pool is an operation to XLA that it does not fuse with others; those of slices and
+    comparisons it does. Without XLA this is slower.
+
+    The values are the same, and so is the rule where pixels tie, as zeros after a ReLU do: the first maximum
+    of the window, row by row, gets the whole gradient, as from TensorFlow's, JAX's and PyTorch's own. What is
+    not a number stays one.
+
+    Changes the model's layers in place, as `use_space_to_depth` does; they stay Keras's own, also when saved.
+    Pools with padding or of channels that come first stay as they are; so do maps of unknown size.
+    """
+    for layer in all_layers(model):
+        plain = type(layer) is keras.layers.MaxPooling2D and layer.padding == "valid"
+        if plain and layer.data_format == "channels_last":
+            layer.call = types.MethodType(_call_by_slices, layer)
+
+
+def _call_by_slices(layer: keras.layers.MaxPooling2D, inputs):
+    sides = inputs.shape[1:3]
+    if any(side is None or side < size for side, size in zip(sides, layer.pool_size, strict=True)):
+        return keras.layers.MaxPooling2D.call(layer, inputs)
+
+    def places(axis):
+        """The slices along one side, one for each place in the window."""
+        size, stride = layer.pool_size[axis], layer.strides[axis]
+        span = (sides[axis] - size) // stride * stride + 1
+        return [slice(first, first + span, stride) for first in range(size)]
+
+    members = [inputs[:, rows, columns] for rows in places(0) for columns in places(1)]
+    # By itself a maximum would share the gradient on JAX. What is left where none is equal is NaN.
+    largest = ops.stop_gradient(functools.reduce(ops.maximum, members))
+    return functools.reduce(
+        lambda later, member: ops.where(member == largest, member, later), reversed(members), largest
+    )

@@ -2,6 +2,7 @@
 
 from rfd_tf.losses.classification import (
     ClassBalancedLoss,
+    CrossEntropyLoss,
     FocalLoss,
     LDAMLoss,
     LogitAdjustedLoss,
@@ -19,6 +20,7 @@ __all__ = [
     "CLASSIFIER_LOSSES",
     "ClassBalancedLoss",
     "ClassifierLoss",
+    "CrossEntropyLoss",
     "FocalLoss",
     "LDAMLoss",
     "LogitAdjustedLoss",

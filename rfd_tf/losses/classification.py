@@ -1,4 +1,4 @@
-"""Losses on logits or cosines [B, C] and classes: LDAM, class-balanced, focal, logit-adjusted."""
+"""Losses on logits or cosines [B, C] and classes: plain, LDAM, class-balanced, focal, logit-adjusted."""
 
 import abc
 
@@ -71,6 +71,40 @@ class ClassLogitsLoss(keras.losses.Loss, abc.ABC):
 
     def get_config(self):
         return {**super().get_config(), "dtype": keras.backend.standardize_dtype(self.dtype)}
+
+
+@keras.saving.register_keras_serializable(package="rfd_tf")
+class CrossEntropyLoss(keras.losses.SparseCategoricalCrossentropy):
+    """Keras's cross-entropy of a softmax over logits, of integer labels and of soft ones.
+
+    Args:
+        name: the loss's name.
+        reduction, dtype: as of `keras.losses.Loss`.
+
+    Call args:
+        y_true: [B] (or [B, 1]) integer labels in [0, C), or [B, C] one-hot or soft labels.
+        y_pred: [B, C] logits.
+        sample_weight: optional [B].
+    """
+
+    def __init__(self, name: str = "cross_entropy_loss", reduction: str = "sum_over_batch_size", dtype=None):
+        super().__init__(from_logits=True, name=name, reduction=reduction, dtype=dtype)
+
+    def call(self, y_true, y_pred):
+        """Losses per example, [B], before the reduction."""
+        if has_shares(y_true, y_pred):
+            return keras.losses.categorical_crossentropy(y_true, y_pred, from_logits=True)
+        return super().call(y_true, y_pred)
+
+    def get_config(self):
+        base = keras.losses.Loss.get_config(self)  # logits are not a choice here
+        return {**base, "dtype": keras.backend.standardize_dtype(self.dtype)}
+
+
+def has_shares(labels, logits) -> bool:
+    """Whether labels are shares of the classes [B, C], of as many as there are logits [B, C], at least 2."""
+    shape = tuple(labels.shape)
+    return len(shape) == 2 and shape[-1] == logits.shape[-1] > 1
 
 
 def cross_entropy(shares, logits):

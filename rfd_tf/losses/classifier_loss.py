@@ -7,7 +7,13 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from rfd_tf.losses.classification import ClassBalancedLoss, FocalLoss, LDAMLoss, LogitAdjustedLoss
+from rfd_tf.losses.classification import (
+    ClassBalancedLoss,
+    CrossEntropyLoss,
+    FocalLoss,
+    LDAMLoss,
+    LogitAdjustedLoss,
+)
 
 CLASSIFIER_LOSSES = (
     "cross_entropy",
@@ -27,7 +33,7 @@ class ClassifierLoss:
 
     Attributes:
         name: one of `CLASSIFIER_LOSSES`.
-        loss: takes integer labels [B], and [B, C] cosines or logits.
+        loss: takes integer labels [B] or soft ones [B, C], and [B, C] cosines or logits.
         cosine_head: whether it wants cosines (`rfd_tf.layers.CosineDense`), not a dense layer's logits.
         deferred_reweighting: whether `rfd_tf.callbacks.DeferredReweighting` belongs to it.
     """
@@ -73,7 +79,7 @@ def classifier_loss(
         )
     match name:
         case "cross_entropy":
-            return ClassifierLoss(name, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+            return ClassifierLoss(name, CrossEntropyLoss())
         case "ldam" | "ldam_drw":
             loss = LDAMLoss(class_counts, max_margin, scale)
             return ClassifierLoss(name, loss, cosine_head=True, deferred_reweighting=name == "ldam_drw")

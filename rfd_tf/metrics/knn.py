@@ -69,9 +69,11 @@ def _unit(features: np.ndarray, name: str, zeros_axis: int) -> np.ndarray:
         raise ValueError(f"`{name}` holds values that are not finite")
     norms = np.linalg.norm(features, axis=1, keepdims=True)
     zero = norms == 0
-    more = np.zeros((len(features), 2), "float32")
-    more[:, zeros_axis] = zero[:, 0]
-    return np.hstack([features / np.where(zero, 1, norms), more])
+    count, width = features.shape
+    units = np.zeros((count, width + 2), "float32")
+    np.divide(features, np.where(zero, 1, norms), out=units[:, :width])
+    units[:, width + zeros_axis] = zero[:, 0]
+    return units
 
 
 def _without_themselves(cosines: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -112,7 +114,13 @@ def weighted_knn_predict(
     labels = np.asarray(labels)
     _check_temperature(temperature)
     cosines, indices = nearest_neighbours(np.asarray(reference), queries, k)
-    return weighted_votes(cosines, labels[indices], int(labels.max()) + 1, temperature).argmax(axis=1)
+    num_classes = int(labels.max()) + 1
+    predicted = np.empty(len(cosines), "int64")
+    for start in range(0, len(cosines), _BLOCK):  # all of [M, C] at once may be more than the features
+        rows = slice(start, start + _BLOCK)
+        votes = weighted_votes(cosines[rows], labels[indices[rows]], num_classes, temperature)
+        predicted[rows] = votes.argmax(axis=1)
+    return predicted
 
 
 def weighted_votes(

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from rfd_tf.distribution import num_replicas
+from rfd_tf.losses.classification import has_shares
 
 
 class PartlyFrozen(keras.Model):
@@ -56,7 +57,7 @@ class ProbedModel(PartlyFrozen):
     Args:
         probes: probe name -> functional model from its feature to logits [B, C] (`rfd_tf.models.heads`).
         feature_names: probe name -> the feature that it reads.
-        probe_losses: probe name -> loss on labels [B] and logits.
+        probe_losses: probe name -> loss on labels, [B] or soft [B, C], and logits.
         backbone: functional model from images to a dict of features; None where features are the input.
         frozen: whether the backbone stays as it is. Otherwise it is trained along, batch norm included. Its
             own `trainable` is not touched.
@@ -71,7 +72,7 @@ class ProbedModel(PartlyFrozen):
         dict of logits [B, C] by probe.
 
     Metrics, in training and validation: `loss`, and for every probe that takes part `PROBE_loss`,
-    `PROBE_top1` and, with more than five classes, `PROBE_top5`.
+    `PROBE_top1` and, with more than five classes, `PROBE_top5`; of soft labels for the largest share.
 
     Raises:
         ValueError: if the three mappings do not name the same probes, variables of two probes have the same
@@ -161,10 +162,11 @@ class ProbedModel(PartlyFrozen):
             loss = self.probe_losses[name](labels, logits)
             # Losses come divided by the number of replicas.
             self.loss_trackers[name].update_state(loss * num_replicas(), sample_weight=images)
-            self.top1[name].update_state(labels, logits)
+            classes = ops.argmax(labels, axis=-1) if has_shares(labels, logits) else labels
+            self.top1[name].update_state(classes, logits)
             if name in self.top5:
                 # TensorFlow ranks no doubles.
-                self.top5[name].update_state(labels, ops.cast(logits, "float32"))
+                self.top5[name].update_state(classes, ops.cast(logits, "float32"))
             total = total + self.auxiliary.get(name, 1.0) * loss
         return total + sum(self.losses) / num_replicas()
 

@@ -13,7 +13,7 @@ from ml_collections import FrozenConfigDict
 from rfd_tf import data, distribution
 from rfd_tf.callbacks import EpochSummary, GracefulStop, StopOnNonFinite, TrainingCheckpoint
 from rfd_tf.files import naming
-from rfd_tf.layers import fuse_batch_norm
+from rfd_tf.runs.build import specialize_for_device
 from rfd_tf.runs.images import IMAGE_ERRORS
 from rfd_tf.runs.run import Run, callback_factories
 from rfd_tf.runs.workdir import HISTORY_FILE, WorkdirError, trim_history
@@ -79,7 +79,7 @@ def fit(run: Run, training: Training, ready: Callable[[], None] = lambda: None) 
         model = training.build_model(run.strategy.num_replicas_in_sync > 1, step > 0)
         if step:
             checkpoint.restore(model, step)
-    fuse_batch_norm(model)
+    specialize_for_device(model)
     if step:
         logging.info("Continuing after step %d", step)
     if not run.worker:

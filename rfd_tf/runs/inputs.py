@@ -185,6 +185,7 @@ def image_crops(
     """
     if crops:
         batch_size = max(1, config.batch_size // crops)
+        training = dataclasses.replace(training, augment=())  # labels are told of images as they are
         dataset = data.random_crops_dataset(
             images.source, training, batch_size, crops, config.seed, images.valid
         )

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from rfd_tf import data
 from rfd_tf.files import atomic_file, atomic_path
-from rfd_tf.imbalance import effective_rotation_counts, rotation_instance_weights
+from rfd_tf.imbalance import effective_rotation_counts, rotation_instance_weights, rows_by_class
 from rfd_tf.losses import classifier_loss
 from rfd_tf.models import ProbedModel
 from rfd_tf.models.backbone import check_feature_names, dense
@@ -138,6 +138,9 @@ def rotation_counts(probabilities: np.ndarray, valid: np.ndarray, gamma: float) 
     return effective_rotation_counts(rotation_instance_weights(probabilities[valid], gamma))
 
 
+_ROWS = 65_536  # images of a row group
+
+
 def write_parquet(path: str | os.PathLike, probabilities: np.ndarray, images: ImageSet) -> None:
     """One row for each view of each usable image: `index`, `file`, `view` (quarter turns), `probability`.
 
@@ -147,15 +150,19 @@ def write_parquet(path: str | os.PathLike, probabilities: np.ndarray, images: Im
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = images.valid
-    columns = {
-        "index": np.repeat(rows, NUM_ROTATIONS),
-        "file": np.repeat([images.source.describe(int(row)) for row in rows], NUM_ROTATIONS),
-        "view": np.tile(np.arange(NUM_ROTATIONS, dtype="int8"), len(rows)),
-        "probability": np.asarray(probabilities, "float32")[rows].ravel(),
-    }
-    with atomic_path(path) as temporary:
-        pq.write_table(pa.table(columns), temporary)
+    types = {"index": pa.int64(), "file": pa.string(), "view": pa.int8(), "probability": pa.float32()}
+    schema = pa.schema(list(types.items()))
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        for first in range(0, len(images.valid), _ROWS):
+            rows = images.valid[first : first + _ROWS]
+            files = np.array(list(images.source.descriptions(rows)), object)
+            columns = {
+                "index": np.repeat(rows, NUM_ROTATIONS),
+                "file": np.repeat(files, NUM_ROTATIONS),
+                "view": np.tile(np.arange(NUM_ROTATIONS, dtype="int8"), len(rows)),
+                "probability": np.asarray(probabilities[rows], "float32").ravel(),
+            }
+            writer.write_table(pa.table(columns, schema))
 
 
 def draw_rotatability(path: Path, probabilities: np.ndarray, images: ImageSet) -> None:
@@ -198,8 +205,8 @@ def _by_class(images: ImageSet, most: int = 20) -> dict[str, np.ndarray]:
     if source.labels is None:
         return {"all": valid}
     names = source.class_names or tuple(map(str, range(source.num_classes)))
-    groups = {name: valid[source.labels[valid] == label] for label, name in enumerate(names)}
-    return dict([(name, rows) for name, rows in groups.items() if len(rows) > 1][:most])
+    groups = zip(names, rows_by_class(source.labels[valid], len(names)), strict=True)
+    return dict([(name, valid[places]) for name, places in groups if len(places) > 1][:most])
 
 
 def _draw_histogram(axes, probabilities: np.ndarray) -> None:

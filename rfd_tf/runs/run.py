@@ -125,6 +125,12 @@ def check_run_values(config: ConfigDict) -> None:
         raise ValueError(f"`dtype_policy` must be one of {DTYPE_POLICIES}. Received: {config.dtype_policy!r}")
     if config.strategy == "multi_worker" and config.keep_checkpoints < 2:
         raise ValueError("Workers may be one checkpoint apart when they are killed: `keep_checkpoints` >= 2")
+    if config.get("kind") == "pretrain" and config.get("preprocessing", {}).get("augment"):
+        raise ValueError(
+            "`preprocessing.augment` is for training on labels (`--config=classify`, `rfd evaluate`): it "
+            "turns and mixes images, and pretraining tells rotations and instances apart. "
+            f"Received: {tuple(config.preprocessing.augment)}"
+        )
     callback_factories(config)
 
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from rfd_tf.detection.fast_rcnn import FastRCNN
+from rfd_tf.detection.fast_rcnn import FastRCNN, _head, truncated_svd
 from rfd_tf.layers import RoIMaxPool
 from rfd_tf.models import alexnet
 from rfd_tf.optimizers import CoupledSGD
@@ -176,3 +176,50 @@ def test_bad_arguments():
         model.set_delta_statistics(np.zeros((3, 4)), np.ones((3, 4)))
     with pytest.raises(ValueError, match="least deviation 0"):
         model.set_delta_statistics(np.zeros((4, 4)), np.zeros((4, 4)))
+
+
+def outputs_of(model, inputs):
+    return {name: to_numpy(value) for name, value in model(inputs, training=False).items()}
+
+
+def test_full_rank_changes_nothing():
+    inputs, _ = example(np.random.default_rng(5))
+    model = detector()
+    model.set_delta_statistics(np.full((CLASSES + 1, 4), 0.3), np.full((CLASSES + 1, 4), 2.0))
+    again = truncated_svd(model, (16, 16))
+    for name, expected in outputs_of(model, inputs).items():
+        np.testing.assert_allclose(outputs_of(again, inputs)[name], expected, rtol=1e-5, atol=1e-7)
+    for name in ("delta_means", "delta_deviations"):
+        np.testing.assert_array_equal(to_numpy(getattr(again, name)), to_numpy(getattr(model, name)))
+
+
+def test_truncated_kernels_are_the_nearest_of_their_rank():
+    model = detector()
+    smaller = truncated_svd(model, (5, 3))
+    for name, rank in (("fc6", 5), ("fc7", 3)):
+        kernel, bias = model.head.get_layer(name).get_weights()
+        left, values, right = np.linalg.svd(kernel, full_matrices=False)
+        (first,) = smaller.head.get_layer(f"{name}_svd").get_weights()
+        second, same = smaller.head.get_layer(name).get_weights()
+        assert (first.shape, second.shape) == ((kernel.shape[0], rank), (rank, kernel.shape[1]))
+        nearest = (left[:, :rank] * values[:rank]) @ right[:rank]
+        np.testing.assert_allclose(first @ second, nearest, rtol=1e-4, atol=1e-7)
+        np.testing.assert_array_equal(same, bias)
+
+
+def test_parameters_at_the_papers_ranks():
+    pooled = keras.Input((6, 6, 256))
+    counts = [_head(pooled, 20, 4096, 0.0, ranks).count_params() for ranks in (None, (1024, 256))]
+    left_out = 9216 * 4096 + 4096 * 4096
+    assert counts[0] - counts[1] == left_out - 1024 * (9216 + 4096) - 256 * (4096 + 4096)
+
+
+def test_what_cannot_be_truncated():
+    model = detector()
+    with pytest.raises(ValueError, match=r"fc6, \(72, 16\), is 16 at most. Received: 17"):
+        truncated_svd(model, (17, 3))
+    for ranks in ((0, 3), (3,), (1, 2, 3)):
+        with pytest.raises(ValueError, match="`ranks` must be two numbers"):
+            truncated_svd(model, ranks)
+    with pytest.raises(ValueError, match=r"truncated already, to ranks \(5, 3\)"):
+        truncated_svd(truncated_svd(model, (5, 3)), (3, 2))

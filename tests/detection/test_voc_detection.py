@@ -155,6 +155,29 @@ def test_two_replicas_learn_as_one_device(root, shared, tmp_path):
         np.testing.assert_allclose(two[name], one[name], atol=0.02 * largest, err_msg=name)
 
 
+def test_a_detector_is_tested_whole_and_truncated(root, shared, learned, tmp_path, capsys):
+    def tested(name, *more):
+        given = toy.arguments(root, tmp_path / name, **shared, deterministic="False")
+        given[0] = f"--model={learned}"
+        assert cli.main(["rfd", "detect", *given, *more]) == 0
+        assert not (tmp_path / name / "checkpoints").exists()
+        return load_result(tmp_path / name / "evaluation.json").figures["Fast R-CNN"].average_precision
+
+    expected = load_result(learned / "evaluation.json").figures["Fast R-CNN"].average_precision
+    assert tested("whole") == expected
+    assert tested("full_rank", f"--svd={toy.DENSE},{toy.DENSE}") == expected
+    assert tested("rank_one", "--svd=1,1") != expected
+    capsys.readouterr()
+    given = toy.arguments(root, tmp_path / "refused", **shared)
+    assert cli.main(["rfd", "detect", *given, "--svd=1,1"]) == 1
+    assert "--svd is for detectors" in capsys.readouterr().err
+    given[0] = f"--model={learned}"
+    assert cli.main(["rfd", "detect", *given, "--svd=1,x"]) == 1
+    assert "--svd must be two ranks, such as 1024,256. Received: 1,x" in capsys.readouterr().err
+    assert cli.main(["rfd", "detect", *given, "--config.data.classes=('cat','horse')"]) == 1
+    assert not (tmp_path / "refused" / "config.json").exists()
+
+
 def test_objects_in_images_of_ones_own(root, learned, tmp_path, capsys):
     folder = tmp_path / "pictures"
     folder.mkdir()

@@ -162,6 +162,51 @@ def test_localized_rotation_is_learnt_along(tmp_path, run):
 
 
 @pytest.mark.parametrize(
+    ("names", "loss"),
+    [
+        ("'rand_augment',", "cross_entropy"),
+        ("'mixup',", "cross_entropy"),
+        ("'cutmix',", "ldam_drw"),
+        ("'mixup','cutmix'", "balanced_softmax"),
+    ],
+)
+def test_it_learns_augmented_images(tmp_path, names, loss):
+    flags = (f"--config.classifier.losses=('{loss}',)", "--config.preprocessing.rand_augment_ops=1")
+    folder = tmp_path / "run"
+    assert train(folder, *flags, f"--config.preprocessing.augment=({names})") == 0
+    logged = history(folder)
+    if loss != "ldam_drw":  # whose weights change
+        assert logged["loss"][-1] < logged["loss"][0]
+    assert load_result(folder / "evaluation.json").settings["preprocessing"]["augment"]
+    with open_feature_model(str(folder)) as feature_model:  # what it says of its images is read again
+        assert feature_model.info.preprocessing.augment
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["--config.preprocessing.augment=('cutout',)"], "`augment` must be a tuple of some of"),
+        (
+            [
+                "--config.preprocessing.augment=('mixup',)",
+                "--config.finetune.localized_rotation=('explicit',0.1)",
+            ],
+            "must not mix images with `finetune.localized_rotation`",
+        ),
+        (
+            ["--config.preprocessing.augment=('cutmix',)", "--config.strategy=multi_worker"],
+            "each worker has a part",
+        ),
+        (["--config.preprocessing.mixup_alpha=-1.0"], "mixup_alpha=-1.0"),
+    ],
+)
+def test_augment_that_makes_no_sense(tmp_path, capsys, overrides, message):
+    assert train(tmp_path / "run", *overrides) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
     "wanted", ["('sideways',0.1)", "('explicit',0.0)", "('explicit',)", "('explicit','x')"]
 )
 def test_localized_rotation_out_of_range(tmp_path, capsys, wanted):

@@ -6,6 +6,7 @@ import pytest
 
 from rfd_tf.configs.evaluate import base
 from rfd_tf.data import Preprocessing
+from rfd_tf.evaluation.evaluate import evaluate
 from rfd_tf.evaluation.experiment import open_experiment, training_preprocessing
 from rfd_tf.runs.provenance import stopwatch
 from rfd_tf.runs.run import Run
@@ -108,6 +109,48 @@ def test_colors_are_the_configs_whatever_the_model_was_trained_with(config):
     config.preprocessing.color_jitter, config.preprocessing.grayscale = (0.1, 0.2, 0.3, 0.4), 0.5
     expected = Preprocessing(32, "pad_crop", color_jitter=(0.1, 0.2, 0.3, 0.4), grayscale=0.5)
     assert training_preprocessing(config, pretrained) == expected
+
+
+def test_augment_is_the_configs(config):
+    trained = Preprocessing(32, "pad_crop", augment=("cutmix",))
+    assert training_preprocessing(config, trained) == Preprocessing(32, "pad_crop")
+    config.preprocessing.augment, config.preprocessing.mixup_alpha = ("mixup", "rand_augment"), 0.4
+    config.preprocessing.rand_augment_ops, config.preprocessing.rand_augment_magnitude = 3, 0.25
+    assert training_preprocessing(config, trained) == Preprocessing(
+        32,
+        "pad_crop",
+        augment=("mixup", "rand_augment"),
+        rand_augment_ops=3,
+        rand_augment_magnitude=0.25,
+        mixup_alpha=0.4,
+    )
+
+
+@pytest.mark.parametrize(
+    ("protocol", "changes", "message"),
+    [
+        (
+            "knn",
+            {"augment": ("rand_augment",)},
+            "for what trains on images.*computed once",
+        ),
+        ("rotation", {"augment": ("mixup",)}, "for what trains on images"),
+        ("linear", {"augment": ("rand_augment",), "input": "cached"}, "with input='images'"),
+        ("voc_classification", {"augment": ("rand_augment",), "method": "svm"}, "for what trains on images"),
+        ("voc_classification", {"augment": ("cutmix",)}, "of one class each"),
+        ("finetune", {"augment": ("mixup",), "rotation": ("explicit", 0.1)}, "`finetune.localized_rotation`"),
+        ("finetune", {"augment": ("mixup",), "strategy": "multi_worker"}, "each worker has a part"),
+    ],
+)
+def test_augment_that_has_no_effect_or_makes_no_sense(config, tmp_path, protocol, changes, message):
+    """Told before anything is opened, trained or written."""
+    config.preprocessing.augment = changes["augment"]
+    config.input, config.strategy = changes.get("input", "images"), changes.get("strategy", "one_device")
+    config.finetune.localized_rotation = changes.get("rotation", ())
+    config.voc = {"method": changes.get("method", "finetune")}
+    with pytest.raises(ValueError, match=rf"`preprocessing\.augment` .*{message}"):
+        evaluate(protocol, config, tmp_path / "run", pytest.fail)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_stopwatch_adds_up_runs(tmp_path):

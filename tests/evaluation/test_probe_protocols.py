@@ -249,6 +249,25 @@ def test_a_model_that_fails_on_the_way_is_told_as_it_is(folder, tmp_path):
         probes.run_linear(open_experiment(Run(config, tmp_path, strategy), Unreachable(tiny.feature_model())))
 
 
+@pytest.mark.parametrize("form", ["keras", "other"])
+def test_every_loss_learns_mixed_images(folder, tmp_path, form):
+    model = tiny.feature_model() if form == "keras" else tiny.OtherForm(tiny.feature_model())
+    config = tiny.config_of(
+        folder / "long_tail.npz",
+        preprocessing__augment=("mixup", "cutmix"),
+        classifier__losses=("all",) if form == "keras" else ("cross_entropy",),
+        features=("features",),
+        deterministic=False,
+    )
+    run = Run(config, tmp_path, distribution.create_strategy("one_device"))
+    probes.run_linear(open_experiment(run, model))
+    with open(tmp_path / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    losses = [name for name in rows[0] if name.startswith("features") and name.endswith("_loss")]
+    assert len(losses) == len(CLASSIFIER_LOSSES if form == "keras" else [1])
+    assert all(np.isfinite(float(row[name])) for row in rows for name in losses)
+
+
 @pytest.mark.parametrize(
     ("changes", "form", "message"),
     [

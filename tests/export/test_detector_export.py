@@ -194,6 +194,8 @@ def test_as_a_command(tmp_path, capsys):
     assert "compared on 1 images" in shown
     assert "saved_model jpeg    classes" in shown
     assert open_detector(tmp_path / "out").facts() == detector.facts()
+    assert cli.main([*command, f"--out={tmp_path / 'truncated'}", "--svd=3,2"]) == 0
+    assert open_detector(tmp_path / "truncated").model.ranks == (3, 2)
     assert cli.main([*command, f"--out={tmp_path / 'second'}", "--formats=onnx"]) == 1
     assert cli.main([*command, f"--out={tmp_path / 'second'}", "--fold_batch_norm"]) == 1
     assert "--fold_batch_norm is not for detectors" in capsys.readouterr().err

@@ -148,7 +148,10 @@ def test_info_round_trip():
     assert ModelInfo.from_json(info.to_json(), "here") == info
     jittered = ModelInfo("net", Preprocessing(8, "resize", color_jitter=(0.4, 0.3, 0.2, 0.1)), {"x": (8,)})
     assert ModelInfo.from_json(jittered.to_json(), "here") == jittered
+    mixed = ModelInfo("net", Preprocessing(8, "resize", augment=("mixup",), mixup_alpha=0.4), {"x": (8,)})
+    assert ModelInfo.from_json(mixed.to_json(), "here") == mixed
     fields = json.loads(info.to_json())
+    assert not {"augment", "rand_augment_ops", "mixup_alpha"} & fields["preprocessing"].keys()  # as before
     for name in ("color_jitter", "color_jitter_probability", "grayscale", "blur", "crops"):
         del fields["preprocessing"][name]
     assert ModelInfo.from_json(json.dumps(fields), "from before they were there") == info

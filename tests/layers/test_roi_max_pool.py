@@ -178,3 +178,60 @@ def test_bad_arguments():
 
 def test_config_round_trip():
     check_config_round_trip(RoIMaxPool(7, 8, 40))
+
+
+def test_many_regions_in_blocks():
+    """Several blocks, the last one filled up; zeros tie, as after a ReLU, and every gradient arrives."""
+    rng = np.random.default_rng(9)
+    maps, regions = random_case(rng, 2, 12, 17, 3, 150, 16)
+    maps = np.maximum(maps, 0)
+    weights = rng.normal(size=(150, 6, 6, 3)).astype("float32")
+    expected, cells = by_definition(maps, regions, 6, 16)
+    layer = RoIMaxPool()
+
+    @tf.function(autograph=False)
+    def both(maps):
+        with tf.GradientTape() as tape:
+            tape.watch(maps)
+            pooled = layer(maps, regions)
+            total = tf.reduce_sum(pooled * weights)
+        return pooled, tape.gradient(total, maps)
+
+    pooled, gradient = both(tf.constant(maps))
+    np.testing.assert_array_equal(pooled, expected)
+    # What each image's zeros are given, whichever of them are.
+    filled = weights * (expected == 0) * (cells[..., 0] >= 0)
+    by_image = [filled[regions[:, 0] == place].sum((0, 1, 2)) for place in range(2)]
+    zeros = tf.reduce_sum(gradient * tf.cast(maps == 0, tf.float32), axis=(1, 2))
+    np.testing.assert_allclose(zeros, by_image, atol=1e-4)
+    np.testing.assert_allclose(tf.reduce_sum(gradient * maps), (expected * weights).sum(), rtol=1e-4)
+    np.testing.assert_array_equal(both(tf.constant(maps))[1], gradient)
+
+
+def test_no_regions_and_half_precision():
+    maps, regions = random_case(np.random.default_rng(10), 1, 9, 9, 2, 5, 16)
+    assert RoIMaxPool()(maps, regions[:0]).shape == (0, 6, 6, 2)
+    half = tf.cast(maps, tf.bfloat16)
+    layer = RoIMaxPool(dtype="bfloat16")
+    with tf.GradientTape() as tape:
+        tape.watch(half)
+        pooled = layer(half, regions)
+    expected, cells = by_definition(np.array(tf.cast(half, tf.float32)), regions, 6, 16)
+    np.testing.assert_array_equal(tf.cast(pooled, tf.float32), expected)
+    gradient = tape.gradient(pooled, half)
+    assert gradient.dtype == tf.bfloat16
+    assert tf.reduce_sum(tf.cast(gradient, tf.float32)) == (cells[..., 0] >= 0).sum()
+
+
+def test_compiled_by_xla():
+    maps, regions = random_case(np.random.default_rng(11), 1, 9, 9, 2, 70, 16)
+
+    def both(maps):
+        with tf.GradientTape() as tape:
+            tape.watch(maps)
+            pooled = RoIMaxPool(3)(maps, regions)
+        return pooled, tape.gradient(pooled, maps)
+
+    compiled = tf.function(both, jit_compile=True)(tf.constant(maps))
+    for found, expected in zip(compiled, both(tf.constant(maps)), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)

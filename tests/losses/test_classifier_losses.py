@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from rfd_tf.losses import (
     CLASSIFIER_LOSSES,
     ClassBalancedLoss,
+    CrossEntropyLoss,
     FocalLoss,
     LDAMLoss,
     LogitAdjustedLoss,
@@ -161,7 +162,14 @@ def test_bad_arguments(make, message):
 
 
 @pytest.mark.parametrize(
-    "loss", [FocalLoss(1.5), ClassBalancedLoss(COUNTS, 0.9), LogitAdjustedLoss(COUNTS, 0.5), LDAMLoss(COUNTS)]
+    "loss",
+    [
+        CrossEntropyLoss(),
+        FocalLoss(1.5),
+        ClassBalancedLoss(COUNTS, 0.9),
+        LogitAdjustedLoss(COUNTS, 0.5),
+        LDAMLoss(COUNTS),
+    ],
 )
 def test_config_round_trip(loss):
     check_config_round_trip(loss)

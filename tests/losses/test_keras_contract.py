@@ -9,7 +9,14 @@ import torch.nn.functional as F
 
 from rfd_tf.callbacks import DeferredReweighting
 from rfd_tf.imbalance import class_balanced_weights
-from rfd_tf.losses import ClassBalancedLoss, FocalLoss, LDAMLoss, LogitAdjustedLoss, MultiLabelLoss
+from rfd_tf.losses import (
+    ClassBalancedLoss,
+    CrossEntropyLoss,
+    FocalLoss,
+    LDAMLoss,
+    LogitAdjustedLoss,
+    MultiLabelLoss,
+)
 
 COUNTS = (500, 64, 5)
 MAKERS = {
@@ -52,6 +59,7 @@ def test_soft_labels_against_torch():
     logits, soft = torch.tensor(LOGITS), torch.tensor(SOFT)
     for loss, shifted in (
         (LogitAdjustedLoss(COUNTS), logits + torch.log(torch.tensor(COUNTS) / sum(COUNTS))),
+        (CrossEntropyLoss(), logits),
         (FocalLoss(0.0), logits),
         (ClassBalancedLoss(COUNTS, 0.0), logits),
         (
@@ -61,6 +69,14 @@ def test_soft_labels_against_torch():
     ):
         expected = F.cross_entropy(shifted, soft).item()
         assert float(loss(SOFT, LOGITS)) == pytest.approx(expected, rel=1e-5), loss.name
+
+
+def test_cross_entropy_of_integers_is_kerass():
+    theirs = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    for labels in (LABELS, LABELS[:, None]):
+        assert float(CrossEntropyLoss()(labels, LOGITS)) == float(theirs(LABELS, LOGITS))
+    each = CrossEntropyLoss(reduction="none")
+    np.testing.assert_allclose(each(ONE_HOT, LOGITS), each(LABELS, LOGITS), rtol=1e-6)
 
 
 @pytest.mark.parametrize("labels", [LABELS, SOFT], ids=["integers", "soft"])

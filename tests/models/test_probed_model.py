@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from rfd_tf.losses import LDAMLoss
+from rfd_tf.losses import CrossEntropyLoss, LDAMLoss
 from rfd_tf.models import ProbedModel, linear_probe
 from rfd_tf.optimizers import CoupledSGD
 from tests.contract import to_numpy
@@ -115,6 +115,26 @@ def test_round_trip(together, tmp_path):
     inputs, _ = examples(3)
     for name, logits in model(inputs).items():
         np.testing.assert_allclose(to_numpy(again(inputs)[name]), to_numpy(logits), atol=1e-6)
+
+
+def test_soft_labels_are_learnt_and_measured_by_their_largest_share():
+    network = backbone()
+    probes = {"block1": linear_probe(tuple(network.output["block1"].shape[1:]), CLASSES, name="block1")}
+    model = ProbedModel(probes, {"block1": "block1"}, {"block1": CrossEntropyLoss()}, network)
+    model.compile("sgd")
+    inputs, labels = examples(BATCH)
+    others = (labels + 1) % CLASSES
+    soft = 0.7 * np.eye(CLASSES, dtype="float32")[labels] + 0.3 * np.eye(CLASSES, dtype="float32")[others]
+    found = {
+        what: model.evaluate(inputs, given, batch_size=BATCH, verbose=0, return_dict=True)
+        for what, given in (("soft", soft), ("hard", labels), ("other", others))
+    }
+    for metric in ("block1_top1", "block1_top5"):
+        assert found["soft"][metric] == found["hard"][metric]
+    expected = 0.7 * found["hard"]["loss"] + 0.3 * found["other"]["loss"]
+    assert found["soft"]["loss"] == pytest.approx(expected, rel=1e-5)
+    history = model.fit(inputs, soft, batch_size=BATCH, epochs=5, verbose=0).history
+    assert history["loss"][-1] < history["loss"][0]
 
 
 def test_what_it_refuses():

@@ -4,12 +4,15 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import rfd_tf.configs.base
 from rfd_tf.imbalance import effective_rotation_counts, rotation_instance_weights, view_margins
 from rfd_tf.losses import LDAMLoss
-from rfd_tf.runs.build import build_backbone
-from rfd_tf.runs.pretrain import build_model
+from rfd_tf.models import alexnet
+from rfd_tf.runs.build import build_backbone, specialize_for_device
+from rfd_tf.runs.pretrain import build_model, pretrain
+from rfd_tf.runs.rotation_probabilities import predict_out_of_sample
 
 FOLDER = Path(rfd_tf.configs.base.__file__).parent
 MODULES = {
@@ -29,6 +32,15 @@ def tiny_config():
     config.backbone.width = 4
     config.backbone.dense_width = 8
     return config
+
+
+def test_pretraining_is_not_augmented_as_training_on_labels(tmp_path):
+    config = tiny_config()
+    config.preprocessing.augment = ("rand_augment",)
+    for start in (pretrain, lambda *arguments: predict_out_of_sample(*arguments, folds=2)):
+        with pytest.raises(ValueError, match=r"for training on labels .* Received: \('rand_augment',\)"):
+            start(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -129,3 +141,15 @@ def test_the_feature_to_split_is_among_the_default_ones(name):
     config.backbone.feature = "pool"
     if name == "resnet8":
         assert "fc_block" not in build_backbone(config).output
+
+
+@pytest.mark.parametrize("devices", [[], ["GPU:0"]])
+def test_how_layers_compute_is_decided_by_device(monkeypatch, devices):
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: devices)
+    for compiled in (False, True):
+        model = alexnet((63, 63, 3), ["pool1"])
+        model.compile("sgd", jit_compile=compiled)
+        specialize_for_device(model)
+        assert "call" in vars(model.get_layer("conv1_bn"))
+        assert ("convolution_op" in vars(model.get_layer("conv1_conv"))) == bool(devices)
+        assert ("call" in vars(model.get_layer("pool1"))) == (bool(devices) and compiled)

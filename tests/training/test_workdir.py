@@ -48,6 +48,7 @@ def test_every_differing_field_is_named(workdir):
 
 def test_a_run_from_before_a_field_goes_on_with_its_default(workdir):
     augmentation = {"color_jitter": (), "color_jitter_probability": 1.0, "grayscale": 0.0, "crops": 1}
+    augmentation |= {"augment": (), "rand_augment_ops": 2, "rand_augment_magnitude": 0.5, "mixup_alpha": 0.2}
     check_workdir(workdir, CONFIG | augmentation)
     for name, value in (("crops", 2), ("grayscale", 0.2), ("color_jitter_probability", 0.8)):
         with pytest.raises(WorkdirError, match=f"{name}: absent there, {value} now"):
