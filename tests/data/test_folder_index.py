@@ -195,7 +195,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_an_index_that_is_not_ours_costs_one_line(root, cache, listed, caplog, damage):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "absl")
     first = opened(root)
     (file,) = cache.iterdir()
     damage(file)
@@ -213,7 +213,7 @@ def test_an_index_that_is_not_ours_costs_one_line(root, cache, listed, caplog, d
 
 
 def test_a_cache_that_cannot_be_written_costs_a_line(root, cache, monkeypatch, caplog):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "absl")
     cache.parent.write_text("a file where the folder should be")
     assert opened(root) == listed_anew(root, monkeypatch)
     assert any("is not kept" in record.getMessage() for record in caplog.records)

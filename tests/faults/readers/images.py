@@ -184,8 +184,8 @@ class _TwoImages:
     def __len__(self):
         return 2
 
-    def describe(self, index):
-        return "ab"[index]
+    def descriptions(self, indices):
+        return ["ab"[index] for index in indices]
 
 
 READERS = {
