@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -71,6 +72,34 @@ def worker_index(strategy) -> int:
     if resolver.task_type == "chief":
         return 0
     return resolver.task_id + ("chief" in resolver.cluster_spec().jobs)
+
+
+@contextlib.contextmanager
+def lost_workers_named(strategy):
+    """Within, an error of TensorFlow that came of other workers' silence names them, as a `ConnectionError`.
+
+    Workers send each other a sign of life every few seconds; one that is silent for half a minute counts as
+    lost, and what waits for it fails.
+    """
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            raise
+        cluster, own = strategy.cluster_resolver.cluster_spec(), worker_index(strategy)
+        addresses = [*cluster.as_dict().get("chief", []), *cluster.as_dict().get("worker", [])]
+        first = len(cluster.as_dict().get("chief", []))
+        told = re.findall(r"/job:(chief|worker)/(?:replica:\d+/)?task:(\d+)", error.message)
+        silent = {int(task) + (first if job == "worker" else 0) for job, task in told} - {own}
+        if not silent:
+            raise
+        named = ", ".join(f"worker {index} ({addresses[index]})" for index in sorted(silent))
+        raise ConnectionError(
+            f"Lost {named}: it failed, which its own log tells, or no longer answers. "
+            f"The same commands on all workers continue. ({type(error).__name__})"
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)
