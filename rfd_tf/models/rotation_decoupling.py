@@ -232,7 +232,8 @@ class RotationDecoupling(keras.Model):
             return images
         # By rows: on a processor, broadcasting over three channels takes three times as long.
         height, width, channels = images.shape[1:]
-        mean, std = (np.tile(np.asarray(values, "float32"), width) for values in self.normalization)
+        statistics = (np.tile(np.asarray(values, "float32"), width) for values in self.normalization)
+        mean, std = map(ops.convert_to_tensor, statistics)
         rows = ops.cast(ops.reshape(images, (-1, height, width * channels)), "float32")
         rows = ops.cast((rows / 255.0 - mean) / std, self.compute_dtype)
         return ops.reshape(rows, (-1, height, width, channels))

@@ -1,8 +1,8 @@
 """Trains the compound model in a process of its own, on one device or two; writes losses and banks.
 
 Run as `python -m tests.distribution.two_replicas OUT.npz one_device|mirrored|multi_worker [WITHOUT]`, where
-WITHOUT names a work-around of `rfd_tf.distribution` to leave out; or, to train backbones by name on two
-devices and on one, as `... OUT.npz backbones NAME ...`. OUT.npz then has `NAME/STRATEGY/WHAT`.
+WITHOUT names a work-around of `rfd_tf.distribution` to leave out; or, to train the backbone NAME on two
+devices and on one, as `... OUT.npz backbone NAME`. OUT.npz then has `STRATEGY/WHAT`.
 """
 
 import contextlib
@@ -17,13 +17,12 @@ IMAGES = 40
 
 
 def main(path: str, strategy_name: str, *names: str) -> None:
-    if strategy_name == "backbones":
+    if strategy_name == "backbone":
         results = {}
         for kind in ("mirrored", "one_device"):  # the devices are set up first
             strategy = distribution.create_strategy(kind, 2 if kind == "mirrored" else 0)
-            for name in names:
-                found = train(strategy, name, epochs=1)
-                results |= {f"{name}/{kind}/{what}": values for what, values in found.items()}
+            found = train(strategy, *names, epochs=1)
+            results |= {f"{kind}/{what}": values for what, values in found.items()}
         np.savez(path, **results)
         return
     for workaround in names:  # leave it out
