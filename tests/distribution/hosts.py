@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 
 PORT = 2222
+_NUMBERS = itertools.count()
 
 
 def _ip(*arguments: str) -> None:
@@ -51,7 +53,7 @@ class Host:
 @contextlib.contextmanager
 def network(count: int) -> Iterator[list[Host]]:
     """So many hosts on one network; they are gone afterwards, whatever happens."""
-    tag = f"rfd{os.getpid() % 100_000}"
+    tag = f"rfd{os.getpid() % 100_000}{next(_NUMBERS)}"  # a deleted namespace may keep its cable for a while
     hosts = [Host(f"{tag}h{i}", f"10.99.0.{i + 1}", f"{tag}c{i}") for i in range(count)]
     with contextlib.ExitStack() as stack:
         _ip("link", "add", f"{tag}b", "type", "bridge")
