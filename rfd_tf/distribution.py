@@ -99,8 +99,8 @@ def lost_workers_named(strategy):
             raise
         named = ", ".join(addresses[index] for index in sorted(lost))
         raise ConnectionError(
-            f"Lost {named}: it failed, which its own log tells, or no longer answers. The same commands on all "
-            f"workers continue. ({type(error).__name__})"
+            f"Lost {named}: it failed, which its own log tells, or no longer answers. The same commands on "
+            f"all workers continue. ({type(error).__name__})"
         ) from error
 
 

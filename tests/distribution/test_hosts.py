@@ -128,10 +128,11 @@ def test_another_config_is_named(two_hosts, tmp_path):
 def test_other_images_are_named(two_hosts, tmp_path):
     for folder, name in (("here", "a.png"), ("there", "b.png")):
         _images(tmp_path / folder, name)
-    common = ["--config.data.source=flat_folder", "--config.validation.source="]
+    common = ["--config.data.source=flat_folder", "--config.data.long_tail.profile=", "--config.data.name="]
+    common += ["--config.validation.source="]
     roots = {i: [f"--config.data.root={tmp_path / folder}"] for i, folder in enumerate(("here", "there"))}
     for output in finish(start(two_hosts, tmp_path / "run", *common, of_worker=roots), status=1):
-        assert "Not the images of the first worker: worker 1 (10.99.0.2:2222)" in output
+        assert "Not the images of the first worker: worker 1 (10.99.0.2:2222)" in output, output
 
 
 def _images(folder: Path, last: str) -> None:
