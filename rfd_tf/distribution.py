@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -73,6 +74,56 @@ def worker_index(strategy) -> int:
     return resolver.task_id + ("chief" in resolver.cluster_spec().jobs)
 
 
+@contextlib.contextmanager
+def lost_workers_named(strategy):
+    """Within, an error of TensorFlow that came of other workers' silence names them, as a `ConnectionError`.
+
+    Workers send each other a sign of life every few seconds; one that is silent for half a minute counts as
+    lost, and what waits for it fails.
+    """
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if not several_workers(strategy):
+            raise
+        addresses = worker_addresses(strategy)
+        first_worker = "chief" in strategy.cluster_resolver.cluster_spec().jobs
+        told = re.findall(r"/job:(chief|worker)/(?:replica:\d+/)?task:(\d+)", error.message)
+        lost = {int(task) + (first_worker if job == "worker" else 0) for job, task in told}
+        lost -= {worker_index(strategy)}
+        if not lost and "CoordinationService" in error.message:
+            lost = {0}  # which coordinates
+        if not lost:
+            raise
+        named = ", ".join(addresses[index] for index in sorted(lost))
+        raise ConnectionError(
+            f"Lost {named}: it failed, which its own log tells, or no longer answers. The same commands on "
+            f"all workers continue. ({type(error).__name__})"
+        ) from error
+
+
+def several_workers(strategy) -> bool:
+    """Whether a strategy is one of several processes."""
+    import tensorflow as tf
+
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
+def worker_addresses(strategy) -> list[str]:
+    """`worker 1 (10.0.0.2:2222)` of each worker, as TF_CONFIG has them."""
+    cluster = strategy.cluster_resolver.cluster_spec().as_dict()
+    addresses = [*cluster.get("chief", []), *cluster.get("worker", [])]
+    return [f"worker {index} ({address})" for index, address in enumerate(addresses)]
+
+
+def unlike_the_first(strategy, rows: np.ndarray) -> str:
+    """The workers whose row of `gather_over_workers` is not the first one's, for people; "" for none."""
+    unlike = [index for index, row in enumerate(rows) if not np.array_equal(row, rows[0])]
+    return ", ".join(worker_addresses(strategy)[index] for index in unlike) if unlike else ""
+
+
 @dataclasses.dataclass(frozen=True)
 class Share:
     """Which part of every global batch a worker prepares, for so many replicas.
@@ -124,7 +175,7 @@ def gather_over_workers(strategy, values: npt.ArrayLike) -> np.ndarray:
     import tensorflow as tf
 
     values = np.asarray(values, dtype="int64")
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+    if not several_workers(strategy):
         return values[np.newaxis]
     gathered = _gathering(strategy)(tf.constant(values[np.newaxis]))
     by_replica = strategy.experimental_local_results(gathered)[0].numpy()
@@ -253,12 +304,10 @@ def keras_workarounds(strategy):
     The model and its optimizer must have been built under the strategy's scope. `tests/distribution` has a
     test of each work-around that fails as soon as Keras no longer needs it.
     """
-    import tensorflow as tf
-
     with contextlib.ExitStack() as stack:
         if strategy.num_replicas_in_sync > 1:
             stack.enter_context(_no_symbolic_build())
-        if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        if several_workers(strategy):
             stack.enter_context(_scalar_logs_averaged())
         yield
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 import errno
+import json
 import os
+import zlib
 from collections.abc import Callable
 
 import keras
@@ -64,6 +66,7 @@ def fit(run: Run, training: Training, ready: Callable[[], None] = lambda: None) 
         TrainingStopped: on SIGTERM or Ctrl-C, once the state is saved.
     """
     config = run.config
+    _check_same_config(run)
     steps_per_epoch = data.steps_per_epoch(training.num_examples, config.batch_size)
     checkpoint = TrainingCheckpoint(
         run.workdir / "checkpoints",
@@ -93,6 +96,21 @@ def fit(run: Run, training: Training, ready: Callable[[], None] = lambda: None) 
         if first < config.epochs:
             _fit_epochs(run, training, checkpoint, callbacks, (first, end, steps_per_epoch - done))
     return model
+
+
+def _check_same_config(run: Run) -> None:
+    """Raise ValueError where workers were started with different configs, but for where they find files."""
+
+    def common(fields: dict) -> dict:
+        kept = {
+            name: value for name, value in fields.items() if name not in ("root", "path", "folder", "init")
+        }
+        return {name: common(value) if isinstance(value, dict) else value for name, value in kept.items()}
+
+    digest = zlib.crc32(json.dumps(common(run.config.to_dict()), sort_keys=True, default=str).encode())
+    found = distribution.gather_over_workers(run.strategy, [digest])
+    if others := distribution.unlike_the_first(run.strategy, found):
+        raise ValueError(f"Started with another config than the first worker: {others}")
 
 
 def _newest_common_step(strategy, checkpoint: TrainingCheckpoint) -> int:

@@ -10,6 +10,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from rfd_tf import data, distribution
+from rfd_tf.data.source import listing_digest
 from rfd_tf.runs.workdir import CACHE_FOLDER
 
 # What TensorFlow raises on an image that cannot be read or decoded, among other things.
@@ -116,14 +117,17 @@ def name_bad_image(
 
 
 def check_same_on_all_workers(images: ImageSet, strategy) -> None:
-    """Raise ValueError where workers would train on different lists of images."""
-    checksum = zlib.crc32(np.ascontiguousarray(images.valid).data)
-    found = distribution.gather_over_workers(strategy, [len(images.source), len(images.valid), checksum])
-    if len(np.unique(found, axis=0)) > 1:
-        counts = ", ".join(f"worker {i}: {usable} of {n}" for i, (n, usable, _) in enumerate(found))
+    """Raise ValueError where workers would train on different lists of images: their names, labels, order."""
+    if not distribution.several_workers(strategy):
+        return
+    usable = zlib.crc32(np.ascontiguousarray(images.valid).data)
+    names = zlib.crc32(listing_digest(images.source).encode())
+    found = distribution.gather_over_workers(strategy, [len(images.source), len(images.valid), usable, names])
+    if others := distribution.unlike_the_first(strategy, found):
+        counts = ", ".join(f"worker {i}: {usable} of {n}" for i, (n, usable, *_) in enumerate(found))
         raise ValueError(
-            f"The workers do not have the same images (usable ones of all: {counts}). Give all of them the "
-            "same files, and delete their `cache` folders"
+            f"Not the images of the first worker: {others} (usable ones of all: {counts}). Give all workers "
+            "the same files, and delete their `cache` folders"
         )
 
 

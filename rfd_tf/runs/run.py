@@ -72,7 +72,11 @@ class Run:
             WorkdirError: if it holds another run, or another process works on it.
         """
         check_workdir(self.workdir, owner)
-        with lock_workdir(self.workdir), stopwatch(self.cache / _SECONDS_FILE) as seconds:
+        with (
+            lock_workdir(self.workdir),
+            stopwatch(self.cache / _SECONDS_FILE) as seconds,
+            distribution.lost_workers_named(self.strategy),
+        ):
             yield HeldFolder(
                 lambda: claim_workdir(self.workdir, owner),
                 lambda: {
