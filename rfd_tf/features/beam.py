@@ -290,7 +290,7 @@ class ExtractShards(beam.DoFn):
         write_shard(storage, settings, number, shard)
         for image in shard.skipped:
             logging.warning("skipped %s: %s", image.path, image.reason)
-        for name, count in (("shards", 1), ("pictures", len(shard.index)), ("skipped", len(shard.skipped))):
+        for name, count in (("shards", 1), ("images", len(shard.index)), ("skipped", len(shard.skipped))):
             Metrics.counter(_COUNTERS, name).inc(count)
 
     def _open(self) -> FeatureModel:
