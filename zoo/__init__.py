@@ -10,6 +10,7 @@ _PUBLIC = {
     "DownloadError": ("zoo.errors", "DownloadError"),
     "Entry": ("zoo.registry", "Entry"),
     "FormatError": ("zoo.errors", "FormatError"),
+    "ImageClassifier": ("zoo.conversion", "ImageClassifier"),
     "InputFormat": ("zoo.registry", "InputFormat"),
     "Network": ("zoo.downloader", "Network"),
     "VerificationError": ("zoo.errors", "VerificationError"),

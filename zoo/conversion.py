@@ -9,15 +9,18 @@ from pathlib import Path
 import keras
 from absl import logging
 
+from rfd_tf.features.feature_model import ModelInfo
+from rfd_tf.features.keras_feature_model import INFO_MEMBER
 from rfd_tf.files import atomic_path
 from rfd_tf.models import select_features
 from rfd_tf.models.folding import fold_batch_norm
+from rfd_tf.models.keras_file import facts_inside
 from rfd_tf.models.parity import TOLERANCE, compare, outputs, random_images
 from zoo.architectures import architecture, architecture_of, choose_heads, has_heads, read_heads
 from zoo.caffe import state_layers, write_caffemodel
 from zoo.downloader import download, sha256_of
 from zoo.errors import FormatError, VerificationError, WeightError, ZooError
-from zoo.registry import Entry, info
+from zoo.registry import Entry, info, preprocessing
 from zoo.sources import KIND_NAMES, kind_of, kind_of_file, kind_to_write, read_keras, read_source
 from zoo.torch_checkpoint import write_checkpoint
 from zoo.verification import Report, recorded_counters, verify
@@ -73,6 +76,57 @@ def load(
     path = Path(from_file) if from_file else download(name)
     model, _ = load_file(entry, path, heads=heads, heads_from=heads_from, tolerance=tolerance)
     return select_features(model, feature_names) if feature_names else model
+
+
+@keras.saving.register_keras_serializable(package="rfd_tf")
+class ImageClassifier(keras.Model):
+    """A network of the zoo that tells classes of images as they are: `ImageClassifier.from_preset(NAME)`.
+
+    A functional model from RGB images [B, H, W, 3] in 0..255, prepared as `preprocessing` does, to scores
+    [B, C]: the network's logits or cosines, the largest of which is the class's. `predict`, `compile`, `fit`
+    and `save` are Keras's.
+
+    Attributes:
+        class_names: of the C scores; () where the entry does not tell.
+    """
+
+    class_names: tuple[str, ...] = ()
+
+    @classmethod
+    def from_preset(cls, name: str, **options) -> "ImageClassifier":
+        """The classifier of an entry.
+
+        Args:
+            name: of the entry, one with an output `logits`.
+            **options: of `load`, such as `from_file`.
+
+        Raises:
+            ZooError: as of `load`, and if the entry has no classifier.
+
+        Example:
+            >>> classifier = zoo.ImageClassifier.from_preset("ldam_drw_resnet14_cifar10_lt")
+            >>> classifier.class_names[classifier.predict(images).argmax(axis=1)[0]]
+        """
+        entry = info(name)
+        network = load(name, heads=False if entry.bundled else "auto", **options)
+        if "logits" not in network.output:
+            raise ZooError(f"{name} has no classifier: its outputs are {', '.join(network.output)}")
+        prepared = preprocessing(name)
+        model = cls(prepared.input, network(prepared.output)["logits"], name=name)
+        if entry.bundled and (facts := facts_inside(entry.bundled, INFO_MEMBER)):
+            model.class_names = ModelInfo.from_json(facts, name).class_names
+        return model
+
+    def get_config(self):
+        return {**super().get_config(), "class_names": list(self.class_names)}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        class_names = config.pop("class_names")
+        model = super().from_config(config, custom_objects)
+        model.class_names = tuple(class_names)
+        return model
 
 
 def convert(

@@ -1,5 +1,6 @@
 """The weights that come with the package."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -54,6 +55,21 @@ def test_the_classifier_gives_cosines_of_named_classes():
     assert expected.shape == (3, len(opened.info.class_names))
     np.testing.assert_allclose(outputs["logits"], expected, atol=1e-5)
     assert all(weight.dtype == "float32" for weight in model.weights)  # however they are stored
+
+
+def test_a_classifier_from_its_preset(tmp_path):
+    classifier = zoo.ImageClassifier.from_preset(CLASSIFIER)
+    assert classifier.class_names[::9] == ("airplane", "truck")
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 48, 40, 3), "uint8")
+    scores = classifier.predict(pixels, verbose=0)
+    expected = zoo.load(CLASSIFIER)(zoo.preprocessing(CLASSIFIER)(pixels))["logits"]
+    np.testing.assert_allclose(scores, expected, atol=1e-6)
+    classifier.save(tmp_path / "classifier.keras")
+    again = keras.saving.load_model(tmp_path / "classifier.keras")
+    np.testing.assert_array_equal(again.predict(pixels, verbose=0), scores)
+    assert again.class_names == classifier.class_names
+    with pytest.raises(zoo.ZooError, match="rfd_resnet20_digits has no classifier"):
+        zoo.ImageClassifier.from_preset("rfd_resnet20_digits")
 
 
 def test_the_classifier_tells_real_images(test_data):
