@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "clusters"
 SLURM = {
     "SLURM_PROCID": "1",
     "SLURM_NTASKS": "3",
