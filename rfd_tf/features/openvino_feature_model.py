@@ -96,7 +96,7 @@ class OpenVinoFeatureModel(FeatureModel):
         openvino = _openvino(self.location)
         results = [self._model.output(name).get_node() for name in names]
         part = openvino.Model(results, self._model.get_parameters(), self.info.name)
-        core = openvino.Core()
+        core = _core(self.location)
         native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         options: dict[str, Any] = {
             # Its own default is bfloat16 wherever there is some.
@@ -203,7 +203,7 @@ def _in_precision(info: ModelInfo, precision: str | None, where: str) -> ModelIn
 def _read(path: str, where: str):
     """An `openvino.Model` of what is at `path`; a ValueError begins with `where`."""
     try:
-        return _openvino(where).Core().read_model(path)
+        return _core(where).read_model(path)
     except RuntimeError as error:  # of many lines, the last of which says why
         lines = [line for line in map(str.strip, str(error).splitlines()) if line]
         raise ValueError(f"{where}: OpenVINO cannot read it ({lines[-1] if lines else error})") from error
@@ -212,6 +212,19 @@ def _read(path: str, where: str):
 def check_openvino() -> None:
     """Raises ImportError, naming the extra to install, without OpenVINO."""
     _openvino("Exporting to OpenVINO")
+
+
+_cores: list = []
+
+
+def _core(what: str):
+    """OpenVINO's core, one for the whole process: with the last one its plugins are unloaded.
+
+    Threads of theirs may still be in that code then, and the process dies of it.
+    """
+    if not _cores:
+        _cores.append(_openvino(what).Core())
+    return _cores[0]
 
 
 def _openvino(what: str):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -271,3 +272,34 @@ def test_files_that_are_none_of_ours(exported, tmp_path):
         open_feature_model(tmp_path / "none.xml", precision="float8")
     with pytest.raises(ValueError, match=r"computes in float32\. Received: precision='int8'"):
         open_feature_model(exported / "openvino" / "model.xml", precision="int8")
+
+
+OUTLIVING = """
+import gc, os, signal, sys
+import numpy as np
+from rfd_tf.features import open_feature_model
+
+handled = []
+signal.signal(signal.SIGTERM, lambda *_: handled.append(True))
+opened = open_feature_model(sys.argv[1], precision="float32", fastest=True)
+opened(np.zeros((2, *opened.info.image_shape), "float32"))
+del opened
+gc.collect()
+os.kill(os.getpid(), signal.SIGTERM)
+assert handled
+print("alive")
+"""
+
+
+def test_a_process_outlives_its_models(exported):
+    """It died at the next signal where OpenVINO's plugins were unloaded with the last model."""
+    command = [
+        sys.executable,
+        "-X",
+        "faulthandler",
+        "-c",
+        OUTLIVING,
+        str(exported / "openvino" / "model.xml"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == "alive\n", (done.returncode, done.stderr)
