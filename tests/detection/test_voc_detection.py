@@ -113,6 +113,7 @@ def test_the_network_is_where_it_begins(root, learned):
     assert 1e-4 < np.abs(second - before).max() < 1
 
 
+@pytest.mark.slow
 def test_killed_and_stopped_it_ends_as_if_nothing_had_happened(root, shared, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     status, output = processes.finish(toy.start(root, whole, **shared))
@@ -133,6 +134,7 @@ def test_killed_and_stopped_it_ends_as_if_nothing_had_happened(root, shared, tmp
     assert figures[0] == figures[1]
 
 
+@pytest.mark.slow
 def test_two_replicas_learn_as_one_device(root, shared, tmp_path):
     """Losses are means over a replica's regions; here all have as many."""
     runs = {"one": {}, "two": {"strategy": "mirrored", "logical_cpus": "2"}}
