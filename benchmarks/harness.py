@@ -3,12 +3,16 @@
 A candidate is a function without arguments (`functools.partial` gives it some) that prepares what it needs
 and returns a step: a function without arguments, which is timed. Both are sent to another process, so they
 are defined at the top of a module. Within a round every candidate takes its turn, so that a slow moment hits
-all.
+all; the others and the processes that they started are suspended meanwhile, so that none prepares work ahead
+or keeps its threads spinning at another's expense.
 """
 
+import contextlib
 import dataclasses
 import multiprocessing
+import os
 import resource
+import signal
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -93,10 +97,11 @@ def measure(
 
 
 class _Worker:
-    """A process that steps when it is asked to."""
+    """A process that steps when it is asked to, and is suspended in between."""
 
     def __init__(self, name: str, setup: Setup):
         self.name = name
+        self.group: int | None = None
         context = multiprocessing.get_context("spawn")
         self.connection, end = context.Pipe()
         self.process = context.Process(target=_serve, args=(end, setup), daemon=False)
@@ -107,15 +112,31 @@ class _Worker:
         return self.ask(("warm", steps))
 
     def ask(self, what):
+        self._signal(signal.SIGCONT)
+        try:
+            return self._answer(what)
+        finally:
+            self._signal(signal.SIGSTOP)
+
+    def _signal(self, number: int) -> None:
+        """To the process and those that it started, which are a group once it has answered."""
+        if self.group is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.group, number)
+
+    def _answer(self, what):
         self.connection.send(what)
         if not self.connection.poll(ANSWER_SECONDS):
             raise TimeoutError(f"{self.name} gave no answer for {ANSWER_SECONDS} seconds")
         try:
-            return self.connection.recv()
-        except EOFError:
+            answer = self.connection.recv()
+        except (EOFError, ConnectionResetError):
             raise RuntimeError(f"{self.name} ended; its error is above") from None
+        self.group = self.process.pid
+        return answer
 
     def stop(self) -> None:
+        self._signal(signal.SIGCONT)
         self.connection.close()
         self.process.join(10)
         if self.process.is_alive():
@@ -124,6 +145,7 @@ class _Worker:
 
 
 def _serve(connection, setup: Setup) -> None:
+    os.setpgrp()
     step = setup()
     while True:
         try:
@@ -151,8 +173,6 @@ def resident_bytes() -> int:
 
 def quiet_tensorflow(threads: int = THREADS):
     """TensorFlow with that many threads, without its news of the machine."""
-    import os
-
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf
 
