@@ -125,12 +125,12 @@ class _Worker:
                 os.killpg(self.group, number)
 
     def _answer(self, what):
-        self.connection.send(what)
-        if not self.connection.poll(ANSWER_SECONDS):
-            raise TimeoutError(f"{self.name} gave no answer for {ANSWER_SECONDS} seconds")
         try:
+            self.connection.send(what)
+            if not self.connection.poll(ANSWER_SECONDS):
+                raise TimeoutError(f"{self.name} gave no answer for {ANSWER_SECONDS} seconds")
             answer = self.connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, ConnectionError):
             raise RuntimeError(f"{self.name} ended; its error is above") from None
         self.group = self.process.pid
         return answer
