@@ -1,9 +1,11 @@
-"""What a benchmark found, as a file in `benchmarks/results/` that `benchmarks.table` reads."""
+"""What a benchmark found, as a file in `benchmarks/results/MACHINE/` that `benchmarks.table` reads."""
 
 import dataclasses
 import json
+import re
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from rfd_tf.files import write_text
@@ -43,18 +45,19 @@ class Row:
 
 
 def save(name: str, rows: list[Row], details: dict | None = None) -> Path:
-    """Write the rows, with where, how and when they were measured, to `results/NAME.json`, and print them."""
+    """Write rows, with where, how and when they were measured, to `results/MACHINE/NAME.json`; print them."""
     from benchmarks.table import table
 
+    here = {**machine(), "instructions": instructions()}
     record = {
         "command": shlex.join(["python", "-m", f"benchmarks.{name.partition('-')[0]}", *sys.argv[1:]]),
         "measured": now(),
-        "machine": {**machine(), "instructions": _instructions()},
+        "machine": here,
         "versions": versions() | _torch_version(),
         "rows": [dataclasses.asdict(row) for row in rows],
         "details": details or {},
     }
-    path = RESULTS / f"{name}.json"
+    path = RESULTS / _kind(here) / f"{name}.json"
     write_text(path, json.dumps(record, indent=1) + "\n")
     print(table([record]))
     for key, value in record["details"].items():
@@ -62,7 +65,16 @@ def save(name: str, rows: list[Row], details: dict | None = None) -> Path:
     return path
 
 
-def _instructions() -> str:
+def _kind(machine: Mapping[str, str]) -> str:
+    """A folder's name for machines of a kind: maker and the best of the instructions, as `amd-avx2`."""
+    maker = re.match(r"\w+", machine["processor"].lower())
+    names = [*machine["instructions"].split(), "unknown"]
+    best = max(names, key=lambda name: _INSTRUCTIONS.index(name) if name in _INSTRUCTIONS else -1)
+    return f"{maker[0] if maker else 'unknown'}-{best}"
+
+
+def instructions() -> str:
+    """Those of `INSTRUCTIONS` that this processor has, with spaces between them."""
     information = Path("/proc/cpuinfo")
     flags = information.read_text(encoding="utf-8").split() if information.exists() else ()
     return " ".join(name for name in _INSTRUCTIONS if name in flags)

@@ -1,8 +1,8 @@
-"""One table of all that was measured, with ratios, and goals met and missed.
+"""A table of all that was measured on each kind of machine, with ratios, and goals met and missed.
 
     python -m benchmarks.table
 
-reads `benchmarks/results/*.json`.
+reads `benchmarks/results/*/*.json`.
 """
 
 import json
@@ -45,13 +45,16 @@ def _line(cells) -> str:
 
 
 def main() -> None:
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
-    if not records:
+    folders = sorted(path for path in RESULTS.iterdir() if path.is_dir())
+    for folder in folders:
+        records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+        print(f"### {folder.name}\n")
+        for place in sorted({_place(record) for record in records}):
+            print(place)
+        print(f"\n{table(records)}\n")
+    if not folders:
         raise SystemExit(f"Nothing was measured yet: {RESULTS} is empty. `make bench` measures.")
-    print(table(records))
-    print("\nMedians [least, most] of the rounds. 7, GPU: `python -m benchmarks.gpu`.\n")
-    for place in sorted({_place(record) for record in records}):
-        print(place)
+    print("Medians [least, most] of the rounds. 7, GPU: `python -m benchmarks.gpu`.")
 
 
 def _place(record: dict) -> str:
