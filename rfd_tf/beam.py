@@ -1,4 +1,4 @@
-"""Extraction on Apache Beam. The only module that needs Beam."""
+"""Extraction and preparation of images on Apache Beam. The only module that needs Beam."""
 
 import contextlib
 import json
@@ -7,7 +7,8 @@ import shutil
 import tempfile
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import apache_beam as beam
@@ -21,6 +22,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.utils.shared import Shared
 
 from rfd_tf import data
+from rfd_tf.data import prepared
 from rfd_tf.data.image_folder import DECODABLE, has_image_ending, kind_of_file
 from rfd_tf.data.image_list import parse_image_list
 from rfd_tf.features.extract import ExtractOptions, ImageReader, extract_shard
@@ -29,7 +31,6 @@ from rfd_tf.features.store import (
     ExtractionError,
     Settings,
     Skipped,
-    Storage,
     check_values,
     claim,
     close,
@@ -38,6 +39,7 @@ from rfd_tf.features.store import (
     write_manifest,
     write_shard,
 )
+from rfd_tf.files import Storage, fits, parse_json
 
 _PLAIN = {"compression_type": CompressionTypes.UNCOMPRESSED}
 
@@ -220,24 +222,23 @@ def extract_on_beam(
         ExtractionError: as `extract`, and if the pipeline fails.
         BadImageError, ValueError, OSError: as `extract`.
     """
-    if getattr(source, "files", None) is None:
-        raise ValueError(f"On Beam the images must be files. Received: {source.name}")
+    _check_files(source)
     shard_format(settings.format)
     storage = BeamStorage(out)
     claim(storage, settings)
     pending = pending_shards(storage, settings, options.on_error)
     for number in pending:
-        _write_listing(storage, source, settings, number)
+        _write_listing(storage, source, settings.shard_file(number), settings.rows(number))
     if pending:
-        work = ExtractShards(open_model, settings, out, _root(source), options)
-        _run(work, pending, PipelineOptions([f"--runner={_RUNNERS.get(runner, runner)}", *flags]))
+        _run(ExtractShards(open_model, settings, out, _root(source), options), pending, runner, flags)
     skipped = write_manifest(storage, settings, source.left_out)
     with contextlib.suppress(OSError):  # left behind they do no harm
-        storage.delete([_listing(settings, number) for number in pending])
+        storage.delete([_listing(settings.shard_file(number)) for number in pending])
     return skipped
 
 
-def _run(work: beam.DoFn, pending: list[int], options: PipelineOptions) -> None:
+def _run(work: beam.DoFn, pending: Sequence[Any], runner: str, flags: Sequence[str]) -> None:
+    options = PipelineOptions([f"--runner={_RUNNERS.get(runner, runner)}", *flags])
     try:
         with beam.Pipeline(options=options) as pipeline:
             _ = (
@@ -282,16 +283,14 @@ class ExtractShards(beam.DoFn):
         if storage.exists(settings.shard_file(number)):
             return  # a retry of what was done
         assert self._feature_model is not None  # `setup` comes before
-        listing = json.loads(storage.read(_listing(settings, number)))
-        source = BeamFiles(self._root, listing["files"], listing["labels"], settings.class_names)
+        source = _read_listing(storage, settings.shard_file(number), self._root, settings.class_names)
         reader = ImageReader(source, self._feature_model.info.preprocessing, settings.max_pixels)
         first = settings.rows(number).start
         shard = extract_shard(reader, self._feature_model, settings, number, self._options, offset=first)
         write_shard(storage, settings, number, shard)
         for image in shard.skipped:
             logging.warning("skipped %s: %s", image.path, image.reason)
-        for name, count in (("shards", 1), ("images", len(shard.index)), ("skipped", len(shard.skipped))):
-            Metrics.counter(_COUNTERS, name).inc(count)
+        _count(len(shard.index), len(shard.skipped))
 
     def _open(self) -> FeatureModel:
         feature_model = self._open_model()
@@ -302,17 +301,134 @@ class ExtractShards(beam.DoFn):
         return feature_model
 
 
-def _write_listing(storage: BeamStorage, source: Any, settings: Settings, number: int) -> None:
-    rows = settings.rows(number)
-    part = slice(rows.start, rows.stop)
+def prepare_on_beam(
+    source: data.Source,
+    out: str,
+    options: data.PrepareOptions,
+    runner: str,
+    flags: Sequence[str],
+    made_from: Mapping[str, str] | None = None,
+) -> dict[int, str]:
+    """`data.prepare` on a cluster: the same shards, and what is there already is kept.
+
+    As of `extract_on_beam`: a worker makes one shard after the other, on a disk of its own, and copies it to
+    the folder. Beside it goes a file of what the launcher needs to know of it, until all are there.
+
+    Args:
+        source: the images: files, with an address that the workers can read from.
+        out: the folder, in any of Beam's file systems.
+        options: as of `prepare`.
+        runner: of Beam; `DirectRunner` runs in this process.
+        flags: further flags of Beam.
+        made_from: as of `prepare`.
+
+    Returns:
+        The reason for each image that was skipped, by index, those of earlier calls too.
+
+    Raises:
+        BadImageError, ValueError, OSError: as `prepare`; ExtractionError if the pipeline fails.
+    """
+    _check_files(source)
+    storage = BeamStorage(out)
+    settings = prepared.describe_preparation(source, options, made_from)
+    saved = prepared.claim_preparation(storage, settings)
+    files, there = prepared.shard_files(settings), storage.names()
+    if "shards" in saved and {*files, prepared.INDEX_FILE} <= there:
+        skipped = {int(index): reason for index, reason in saved["skipped"].items()}
+        prepared.check_skipped(source, skipped, options.on_error)
+        return skipped
+    pending = [file for file in files if not (file in there and storage.exists(_facts(file)))]
+    for file in pending:
+        _write_listing(storage, source, file, files[file])
+    if pending:
+        work = PrepareShards(settings, out, _root(source), options)
+        _run(work, [(file, int(files[file][0])) for file in pending], runner, flags)
+    facts = [_read_facts(storage, file) for file in files]
+    for shard in facts:
+        prepared.check_skipped(source, shard["skipped"], options.on_error)
+    skipped = prepared.finish_preparation(storage, source, settings, facts)
+    with contextlib.suppress(OSError):  # left behind they do no harm
+        storage.delete([_listing(file) for file in pending] + [_facts(file) for file in files])
+    return skipped
+
+
+class PrepareShards(beam.DoFn):
+    """Pairs of a shard's name and its first index in, shards written; `root` as of `ExtractShards`."""
+
+    def __init__(self, settings: dict[str, Any], out: str, root: str, options: data.PrepareOptions):
+        self._settings = settings
+        self._out = out
+        self._root = root
+        self._options = options
+
+    def process(self, element: tuple[str, int]):
+        (file, first), storage = element, BeamStorage(self._out)
+        there = storage.exists(file)
+        if there and storage.exists(_facts(file)):
+            return  # a retry of what was done
+        with tempfile.TemporaryDirectory(prefix="rfd_prepare_") as folder:
+            local = Path(folder) / file
+            if there:  # written without Beam, or by a worker that was lost just then
+                with storage.open(file) as shard, open(local, "wb") as copy:
+                    shutil.copyfileobj(shard, copy)
+                facts = prepared.read_shard_facts(local, self._settings)
+            else:
+                facts = self._write(storage, local, first)
+                with open(local, "rb") as shard, storage.write(file) as copy:
+                    shutil.copyfileobj(shard, copy)
+        storage.write_text(_facts(file), json.dumps(facts))
+
+    def _write(self, storage: BeamStorage, local: Path, first: int) -> dict[str, Any]:
+        source = _read_listing(storage, local.name, self._root)
+
+        def check(skipped: Mapping[int, str]) -> None:
+            here = {index - first: reason for index, reason in skipped.items()}
+            prepared.check_skipped(source, here, self._options.on_error)
+
+        records = prepared.Records(source, self._options).of(np.arange(len(source)))
+        rows = first + np.arange(len(source))
+        facts = prepared.write_shard(local, records, rows, self._settings, check)
+        _count(len(source) - len(facts["skipped"]), len(facts["skipped"]))
+        return facts
+
+
+def _read_facts(storage: BeamStorage, file: str) -> dict[str, Any]:
+    facts = parse_json(storage.read(_facts(file)))
+    if not (isinstance(facts, dict) and fits(facts.get("skipped"), dict[str, str])):
+        raise ValueError(f"{storage.location}/{_facts(file)} is damaged: delete it")
+    return facts
+
+
+def _count(images: int, skipped: int) -> None:
+    for name, count in (("shards", 1), ("images", images), ("skipped", skipped)):
+        Metrics.counter(_COUNTERS, name).inc(count)
+
+
+def _check_files(source: data.Source) -> None:
+    if getattr(source, "files", None) is None:
+        raise ValueError(f"On Beam the images must be files. Received: {source.name}")
+
+
+def _write_listing(storage: BeamStorage, source: Any, shard: str, rows: Sequence[int] | np.ndarray) -> None:
+    """The part of the images' list that is a shard's: indices that follow one another."""
+    part = slice(int(rows[0]), int(rows[-1]) + 1)
     labels = None if source.labels is None else source.labels[part].tolist()
-    storage.write_text(
-        _listing(settings, number), json.dumps({"files": source.files[part], "labels": labels})
-    )
+    storage.write_text(_listing(shard), json.dumps({"files": source.files[part], "labels": labels}))
 
 
-def _listing(settings: Settings, number: int) -> str:
-    return f".listing-{number:05}-of-{settings.num_shards:05}.json"
+def _read_listing(
+    storage: BeamStorage, shard: str, root: str, class_names: tuple[str, ...] | None = None
+) -> BeamFiles:
+    listing = json.loads(storage.read(_listing(shard)))
+    return BeamFiles(root, listing["files"], listing["labels"], class_names)
+
+
+def _listing(shard: str) -> str:
+    return f".listing-{shard}.json"
+
+
+def _facts(shard: str) -> str:
+    return f".facts-{shard}.json"
 
 
 def _root(source: Any) -> str:
