@@ -4,7 +4,9 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import tempfile
+import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,6 +43,7 @@ from rfd_tf.features.store import (
 )
 from rfd_tf.files import Storage, fits, parse_json
 
+_TEMPORARY, _PARTIAL = (".listing-", ".facts-"), ".partial"
 _PLAIN = {"compression_type": CompressionTypes.UNCOMPRESSED}
 
 
@@ -57,16 +60,18 @@ class BeamStorage(Storage):
                 FileSystems.mkdirs(location)
 
     def names(self) -> set[str]:
+        return {name for name in self._all_names() if not name.startswith(".")}
+
+    def _all_names(self) -> set[str]:
         found = FileSystems.match([FileSystems.join(self.location, "*")])[0].metadata_list
-        names = {FileSystems.split(metadata.path)[1] for metadata in found}
-        return {name for name in names if name and not name.startswith(".")}
+        return {FileSystems.split(metadata.path)[1] for metadata in found} - {""}
 
     def open(self, name: str) -> BinaryIO:
         return open_file(FileSystems.join(self.location, name))
 
     @contextlib.contextmanager
     def write(self, name: str) -> Iterator[BinaryIO]:
-        temporary = FileSystems.join(self.location, f".{uuid.uuid4().hex}.partial")
+        temporary = FileSystems.join(self.location, f".{uuid.uuid4().hex}{_PARTIAL}")
         try:
             with FileSystems.create(temporary, **_PLAIN) as file:
                 yield file
@@ -80,9 +85,13 @@ class BeamStorage(Storage):
         """Whether there is such a file; cheaper than `names` in a large folder."""
         return FileSystems.exists(FileSystems.join(self.location, name))
 
-    def delete(self, names: list[str]) -> None:
-        """Remove files."""
-        FileSystems.delete([FileSystems.join(self.location, name) for name in names])
+    def clear(self) -> None:
+        """Remove the files that were only needed on the way, those of lost workers too."""
+        hidden = [
+            name for name in self._all_names() if name.startswith(_TEMPORARY) or name.endswith(_PARTIAL)
+        ]
+        with contextlib.suppress(OSError):  # left behind they do no harm
+            FileSystems.delete([FileSystems.join(self.location, name) for name in hidden])
 
 
 def open_file(path: str) -> BinaryIO:
@@ -232,15 +241,14 @@ def extract_on_beam(
     if pending:
         _run(ExtractShards(open_model, settings, out, _root(source), options), pending, runner, flags)
     skipped = write_manifest(storage, settings, source.left_out)
-    with contextlib.suppress(OSError):  # left behind they do no harm
-        storage.delete([_listing(settings.shard_file(number)) for number in pending])
+    storage.clear()
     return skipped
 
 
 def _run(work: beam.DoFn, pending: Sequence[Any], runner: str, flags: Sequence[str]) -> None:
     options = PipelineOptions([f"--runner={_RUNNERS.get(runner, runner)}", *flags])
     try:
-        with beam.Pipeline(options=options) as pipeline:
+        with _ended_by_lost_workers(), beam.Pipeline(options=options) as pipeline:
             _ = (
                 pipeline
                 | "Shards" >> beam.Create(pending)
@@ -248,12 +256,45 @@ def _run(work: beam.DoFn, pending: Sequence[Any], runner: str, flags: Sequence[s
                 | "Extract" >> beam.ParDo(work)
             )
     except Exception as error:  # a runner wraps a worker's error in its traceback, as text
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        lines = [line for line in str(error).splitlines() if any(map(str.isalpha, line))]
+        reason = lines or [type(error).__name__]
         raise ExtractionError(f"The Beam pipeline failed: {reason[-1]}") from error
     with contextlib.suppress(NotImplementedError):  # not every runner tells
         found = pipeline.result.metrics().query(MetricsFilter().with_namespace(_COUNTERS))["counters"]
         counts = sorted((counter.key.metric.name, counter.result) for counter in found)
         logging.info("Counted: %s", ", ".join(f"{name} {count}" for name, count in counts))
+
+
+@contextlib.contextmanager
+def _ended_by_lost_workers() -> Iterator[None]:
+    """Within, the loss of one of the local runner's worker processes raises in the main thread.
+
+    The runner itself, as of Beam 2.77, learns of it in a thread of its own only, and waits for ever.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGUSR1"):
+        yield
+        return
+    lost: list[object] = []
+    former_hook = threading.excepthook
+
+    def note(failed: threading.ExceptHookArgs) -> None:
+        if failed.thread is None or failed.thread.name != "run_worker":
+            former_hook(failed)
+        elif not lost:
+            lost.append(failed.exc_value)
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    def end(*_args) -> None:
+        reason = lost[0] if lost else "SIGUSR1"
+        raise RuntimeError(f"a worker was lost ({reason}); the same command continues")
+
+    former_handler = signal.signal(signal.SIGUSR1, end)
+    threading.excepthook = note
+    try:
+        yield
+    finally:
+        threading.excepthook = former_hook
+        signal.signal(signal.SIGUSR1, former_handler)
 
 
 class ExtractShards(beam.DoFn):
@@ -347,8 +388,7 @@ def prepare_on_beam(
     for shard in facts:
         prepared.check_skipped(source, shard["skipped"], options.on_error)
     skipped = prepared.finish_preparation(storage, source, settings, facts)
-    with contextlib.suppress(OSError):  # left behind they do no harm
-        storage.delete([_listing(file) for file in pending] + [_facts(file) for file in files])
+    storage.clear()
     return skipped
 
 
@@ -424,11 +464,11 @@ def _read_listing(
 
 
 def _listing(shard: str) -> str:
-    return f".listing-{shard}.json"
+    return f"{_TEMPORARY[0]}{shard}.json"
 
 
 def _facts(shard: str) -> str:
-    return f".facts-{shard}.json"
+    return f"{_TEMPORARY[1]}{shard}.json"
 
 
 def _root(source: Any) -> str:
