@@ -16,7 +16,7 @@ help:
 	@echo "make docs       build the documentation as a site: open site/index.html"
 	@echo "make test       set up, then run the tests"
 	@echo "make test-slow  the longer checks"
-	@echo "make test-beam  extraction on Apache Beam, in an environment of its own"
+	@echo "make test-beam  what runs on Apache Beam, in an environment of its own"
 	@echo "make bench      measure speed against what else one would run, and print the table"
 	@echo "make audit      are the installed versions consistent, and free of known vulnerabilities?"
 	@echo "make notebooks  write examples/*.ipynb anew from the scripts of the same names"

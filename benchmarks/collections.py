@@ -66,6 +66,7 @@ def prepare(step: str, root: Path, size: int):
 
     from rfd_tf import data, features, imbalance, metrics
     from rfd_tf.features import store
+    from rfd_tf.files import LocalStorage
     from rfd_tf.runs import rotation_probabilities
     from rfd_tf.runs.images import ImageSet
 
@@ -110,7 +111,7 @@ def prepare(step: str, root: Path, size: int):
         )
 
     def extract():
-        asked, storage = settings(), store.LocalStorage(out)
+        asked, storage = settings(), LocalStorage(out)
         store.claim(storage, asked)
         for number in store.pending_shards(storage, asked):
             index = np.array(asked.rows(number))
@@ -119,7 +120,7 @@ def prepare(step: str, root: Path, size: int):
             store.write_shard(storage, asked, number, shard)
 
     def resume():
-        asked, storage = settings(), store.LocalStorage(out)
+        asked, storage = settings(), LocalStorage(out)
         store.claim(storage, asked)
         assert not store.pending_shards(storage, asked)
         store.write_manifest(storage, asked)

@@ -25,8 +25,8 @@ from rfd_tf.exporting.parity import bundled_images, images_at
 from rfd_tf.features import ExtractOptions, FeatureModel, KerasFeatureModel, keras_feature_model
 from rfd_tf.features import extract as extract_shards
 from rfd_tf.features.keras_feature_model import named_outputs
-from rfd_tf.features.store import LocalStorage, Skipped, describe_extraction
-from rfd_tf.files import absolute_location, atomic_file, atomic_path
+from rfd_tf.features.store import Skipped, describe_extraction
+from rfd_tf.files import LocalStorage, absolute_location, atomic_file, atomic_path
 from rfd_tf.image_header import MAX_PIXELS
 from rfd_tf.models.inference import feature_map_names
 from rfd_tf.models.keras_file import read_keras

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, where they go, and JSON that is checked."""
 
+import abc
 import contextlib
 import json
 import math
@@ -8,6 +9,7 @@ import shutil
 import types
 import typing
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -100,6 +102,71 @@ def locked_folder(folder: str | os.PathLike) -> Iterator[None]:
 def _temporary(path: Path) -> Path:
     stem, dot, endings = path.name.partition(".")
     return path.with_name(f".{stem}.{os.getpid()}.partial{dot}{endings}")
+
+
+class Storage(abc.ABC):
+    """A folder of files that appear complete or not at all.
+
+    Attributes:
+        location: where it is, for messages.
+    """
+
+    def __init__(self, location: str):
+        self.location = location
+
+    @abc.abstractmethod
+    def names(self) -> set[str]:
+        """The files there, but for hidden ones; none where there is no such folder."""
+
+    @abc.abstractmethod
+    def open(self, name: str) -> BinaryIO:
+        """A file to read, from any place in it; FileNotFoundError where there is none."""
+
+    @abc.abstractmethod
+    def write(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """A file to write, there under its name when the block ends, and not if the block raises."""
+
+    def read(self, name: str) -> bytes:
+        """A whole file."""
+        with self.open(name) as file:
+            return file.read()
+
+    def write_text(self, name: str, text: str) -> None:
+        """A whole file, in UTF-8."""
+        with self.write(name) as file:
+            file.write(text.encode("utf-8"))
+
+
+class LocalStorage(Storage):
+    """A folder of this machine, which is made if missing.
+
+    Raises:
+        OSError: where it cannot be made or written to.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        super().__init__(os.fspath(folder))
+        self._folder = Path(folder)
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def names(self) -> set[str]:
+        return {path.name for path in self._folder.iterdir() if not path.name.startswith(".")}
+
+    def open(self, name: str) -> BinaryIO:
+        return open(self._folder / name, "rb")
+
+    @contextlib.contextmanager
+    def write(self, name: str) -> Iterator[BinaryIO]:
+        with atomic_file(self._folder / name) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """As `locked_folder`."""
+        with locked_folder(self._folder):
+            yield
 
 
 def user_cache() -> Path:

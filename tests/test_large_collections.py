@@ -11,6 +11,7 @@ from rfd_tf import imbalance
 from rfd_tf.data import ArraySource, Preprocessing, long_tailed, source
 from rfd_tf.data.image_folder import ImageFiles
 from rfd_tf.features import ModelInfo, load_features, store
+from rfd_tf.files import LocalStorage
 from rfd_tf.metrics import weighted_knn_predict
 from rfd_tf.runs import rotation_probabilities
 from rfd_tf.runs.images import ImageSet
@@ -66,7 +67,7 @@ def test_features_are_loaded_once(tmp_path):
         *("model", info, info.outputs, {"features": [1.0]}, "images", 10_000, "digest", False, None),
         *("npz", "float32", 1_000, 100),
     )
-    storage = store.LocalStorage(tmp_path)
+    storage = LocalStorage(tmp_path)
     for number in range(settings.num_shards):
         rows = np.array(settings.rows(number))[1:]  # the first is bad
         values = np.full((999, 256), number, "float32")

@@ -19,6 +19,7 @@ LAYERS = {
     "rfd_tf.data": 1,
     "rfd_tf.models": 2,
     "rfd_tf.features": 2,
+    "rfd_tf.beam": 2,
     "rfd_tf.runs": 3,
     "rfd_tf.evaluation": 3,
     "rfd_tf.detection": 3,

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -81,6 +82,35 @@ def _field_help(flag: flags.Flag, command: str) -> str:
     else:
         return "With --config=NAME this help also lists the config's fields."
     return f"{title}\n\n{field_list(config, field_notes(base, chosen))}"
+
+
+def split_beam_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments before `--`, and those after it, which are for Apache Beam."""
+    argv = list(argv)
+    at = argv.index("--") if "--" in argv else len(argv)
+    return argv[:at], argv[at + 1 :]
+
+
+def define_runner(flag_values: flags.FlagValues) -> None:
+    """`--runner`."""
+    runners = "of Apache Beam: DirectRunner, DataflowRunner, FlinkRunner, ..."
+    flags.DEFINE_string("runner", "", runners, flag_values=flag_values)
+
+
+def beam_without_runner(flag_values: flags.FlagValues, beam_flags: Sequence[str]) -> str | None:
+    """What to say of flags of Beam without `--runner`; None if all is well."""
+    if beam_flags and not flag_values["runner"].value:
+        return f"{beam_flags[0]!r} after `--` is for Beam, which needs --runner"
+    return None
+
+
+def import_beam() -> ModuleType:
+    """`rfd_tf.beam`; ImportError that says what to install."""
+    try:
+        from rfd_tf import beam
+    except ImportError as error:
+        raise ImportError(f"--runner needs Apache Beam: pip install 'rfd_tf[beam]' ({error})") from None
+    return beam
 
 
 def missing(flag_values: flags.FlagValues, *needed: str) -> str | None:

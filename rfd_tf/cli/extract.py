@@ -29,18 +29,15 @@ and skipped. --runner=NAME runs it on Apache Beam; further flags of Beam come af
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status."""
-    argv = list(sys.argv if argv is None else argv)
-    at = argv.index("--") if "--" in argv else len(argv)
-    argv, beam_flags = argv[:at], argv[at + 1 :]
+    argv, beam_flags = command_line.split_beam_flags(sys.argv if argv is None else argv)
     values = flags.FlagValues()
     _define(values)
     if (status := command_line.parse(values, argv, USAGE)) is not None:
         return status
     if problem := command_line.missing(values, "model", "images", "out"):
         return command_line.fail(argv[0], problem)
-    if beam_flags and not values.runner:
-        message = f"{beam_flags[0]!r} after `--` is for Beam, which needs --runner"
-        return command_line.fail(argv[0], message)
+    if problem := command_line.beam_without_runner(values, beam_flags):
+        return command_line.fail(argv[0], problem)
     return command_line.run(argv[0], lambda: _extract(values, beam_flags))
 
 
@@ -69,9 +66,7 @@ def _define(values: flags.FlagValues) -> None:
     define_preprocessing(values)
     flags.DEFINE_string("images_root", "", "what a list's paths are relative to", flag_values=values)
     flags.DEFINE_string("npz_key", "", "which array of an .npz file", flag_values=values)
-    flags.DEFINE_string(
-        "runner", "", "of Apache Beam: DirectRunner, DataflowRunner, FlinkRunner, ...", flag_values=values
-    )
+    command_line.define_runner(values)
 
 
 def _extract(values: flags.FlagValues, beam_flags: list[str]) -> None:
@@ -84,7 +79,7 @@ def _extract(values: flags.FlagValues, beam_flags: list[str]) -> None:
 def _here(values: flags.FlagValues):
     from rfd_tf.data import open_images
     from rfd_tf.features import ExtractOptions, extract
-    from rfd_tf.features.store import LocalStorage
+    from rfd_tf.files import LocalStorage
     from rfd_tf.models.inference import feature_map_names
 
     storage = LocalStorage(values.out)
@@ -107,7 +102,7 @@ def _computed_by(feature_model) -> str:
 
 
 def _on_beam(values: flags.FlagValues, beam_flags: list[str]):
-    beam = _beam()  # first: it may be missing, and the rest loads Keras
+    beam = command_line.import_beam()  # first: it may be missing, and the rest loads Keras
     from rfd_tf.models.inference import feature_map_names
 
     model, maps = values.model, feature_map_names(values.outputs)
@@ -133,16 +128,8 @@ def _on_beam(values: flags.FlagValues, beam_flags: list[str]):
 
 
 def _open_anywhere(location: str, feature_maps: list[str], options: dict):
-    with _beam().local_model(location) as model:
+    with command_line.import_beam().local_model(location) as model:
         return open_model(model, feature_maps, **options)
-
-
-def _beam():
-    try:
-        from rfd_tf.features import beam
-    except ImportError as error:
-        raise ImportError(f"--runner needs Apache Beam: pip install 'rfd_tf[beam]' ({error})") from None
-    return beam
 
 
 def _settings(feature_model, source, values: flags.FlagValues):

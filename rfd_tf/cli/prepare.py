@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -14,13 +15,13 @@ rfd prepare --source=KIND [--root=...] [--split=...] [--name=...] --out=DIR [fla
 Decodes every image once, turns it as its EXIF says, resizes it, and writes it into shards, so that training
 reads less and decodes less; see docs/scale.md. `--config.data.source=prepared --config.data.root=DIR` reads
 them, as do --images=DIR and functions that take a folder. Started again with the same arguments, it continues
-where it was.
+where it was. --runner=NAME runs it on Apache Beam; further flags of Beam come after `--`.
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status."""
-    argv = sys.argv if argv is None else argv
+    argv, beam_flags = command_line.split_beam_flags(sys.argv if argv is None else argv)
     values = flags.FlagValues()
     _define(values)
     if (status := command_line.parse(values, argv, USAGE)) is not None:
@@ -29,7 +30,9 @@ def main(argv: list[str] | None = None) -> int:
         return command_line.fail(argv[0], problem)
     if not values.source and not values.root:
         return command_line.fail(argv[0], "--root is needed, or --source")
-    return command_line.run(argv[0], lambda: _prepare(values))
+    if problem := command_line.beam_without_runner(values, beam_flags):
+        return command_line.fail(argv[0], problem)
+    return command_line.run(argv[0], lambda: _prepare(values, beam_flags))
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -45,11 +48,34 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("exif_orientation", True, "turn images as their EXIF says", **define)
     flags.DEFINE_integer("shard_size", 4096, "images of a shard", 1, **define)
     flags.DEFINE_enum("on_error", "raise", ["raise", "skip"], "at a bad image", **define)
+    command_line.define_runner(values)
 
 
-def _prepare(values: flags.FlagValues) -> None:
-    from pathlib import Path
+def _prepare(values: flags.FlagValues, beam_flags: list[str]) -> None:
+    beam = command_line.import_beam() if values.runner else None  # first: it may be missing
+    from rfd_tf import data
 
+    fields = ("short_side", "format", "quality", "exif_orientation", "shard_size", "on_error")
+    given: dict[str, Any] = {name: values[name].value for name in fields}
+    options = data.PrepareOptions(**given)
+    if beam and "://" in values.root:
+        if values.source or values.split or values.name:
+            raise ValueError("an address takes no --source, --split or --name: give the folder or the list")
+        source, made_from = beam.open_beam_files(values.root), {"source": "", "root": values.root}
+    else:
+        source, made_from = _open(values)
+    if beam:
+        skipped = beam.prepare_on_beam(source, values.out, options, values.runner, beam_flags, made_from)
+    else:
+        skipped = data.prepare(source, values.out, options, made_from)
+    if skipped:
+        index, reason = next(iter(skipped.items()))
+        print(f"Skipped images: {len(skipped)} (the first is {source.describe(index)}: {reason})")
+    print(f"Prepared: {os.path.join(values.out, 'prepared.json')}")
+
+
+def _open(values: flags.FlagValues) -> tuple[Any, dict[str, str]]:
+    """The images, and what is noted of where they come from."""
     from rfd_tf import data
 
     kind, root, split = values.source, values.root, values.split
@@ -63,16 +89,8 @@ def _prepare(values: flags.FlagValues) -> None:
     if kind in ("image_folder", "flat_folder", "image_list", "places205"):
         options["on_error"] = values.on_error
     source = data.open_source(kind, root, split or "train", **options)
-    fields = ("short_side", "format", "quality", "exif_orientation", "shard_size", "on_error")
-    given: dict[str, Any] = {name: values[name].value for name in fields}
-    made_from = {"source": kind, "root": os.path.abspath(root) if root else "", "split": split}
-    skipped = data.prepare(
-        source, values.out, data.PrepareOptions(**given), made_from | {"name": values.name}
-    )
-    if skipped:
-        index, reason = next(iter(skipped.items()))
-        print(f"Skipped images: {len(skipped)} (the first is {source.describe(index)}: {reason})")
-    print(f"Prepared: {os.path.join(values.out, 'prepared.json')}")
+    place = os.path.abspath(root) if root else ""
+    return source, {"source": kind, "root": place, "split": split, "name": values.name}
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import json
 import os
 import struct
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ import tensorflow as tf
 from rfd_tf.data import augmentation, orientation
 from rfd_tf.data.bad_images import BadImageError, one_line
 from rfd_tf.data.source import Source, host_constant, image_name, listing_digest
-from rfd_tf.files import atomic_file, atomic_path, differences, fits, locked_folder, parse_json, write_text
+from rfd_tf.files import LocalStorage, Storage, atomic_path, differences, fits, parse_json
 from rfd_tf.terminal import Stopped, StopSignals, progress_bar
 
 FORMATS = ("jpeg", "raw")
@@ -120,43 +120,37 @@ def prepare(
         PrepareStopped: on SIGTERM or Ctrl-C; the shard in work is not kept.
         OSError: where reading or writing fails, or no image of a shard can be read.
     """
-    folder = Path(folder)
-    settings = _describe(source, options, made_from)
-    count = -(-len(source) // options.shard_size)
-    files = [f"images-{number:05}-of-{count:05}.array_record" for number in range(count)]
-    with locked_folder(folder):
-        _claim(folder, settings)
-        done = {file: _shard_facts(folder / file, settings) for file in files if (folder / file).exists()}
+    folder, storage = Path(folder), LocalStorage(folder)
+    settings = describe_preparation(source, options, made_from)
+    files = shard_files(settings)
+    with storage.locked():
+        claim_preparation(storage, settings)
+        done = {file: read_shard_facts(folder / file, settings) for file in files if (folder / file).exists()}
         for facts in done.values():
-            _check_skipped(source, facts["skipped"], options.on_error)
-        rows = {file: np.arange(len(source))[n * options.shard_size :] for n, file in enumerate(files)}
-        rows = {file: part[: options.shard_size] for file, part in rows.items()}
+            check_skipped(source, facts["skipped"], options.on_error)
         pending = [file for file in files if file not in done]
-        left = np.concatenate([rows[file] for file in pending] or [np.arange(0)])
-        records = _Records(source, options).of(left)
+        left = np.concatenate([files[file] for file in pending] or [np.arange(0)])
+        records = Records(source, options).of(left)
         bar = progress_bar("Preparing", len(source), done=len(source) - len(left), disable=not pending)
         with StopSignals() as signals, bar:
 
             def on_image(skipped: Mapping[int, str]) -> None:
-                _check_skipped(source, skipped, options.on_error)
+                check_skipped(source, skipped, options.on_error)
                 bar.update(1)
                 if signals.received is not None:
                     written = f"{len(done)} of {len(files)} shards are written"
                     raise PrepareStopped(signals.received, written)
 
             for file in pending:
-                part = itertools.islice(records, len(rows[file]))
-                done[file] = _write_shard(folder / file, part, rows[file], settings, on_image)
-        skipped = {int(index): reason for file in files for index, reason in done[file]["skipped"].items()}
-        if len(skipped) == len(source):
-            raise BadImageError(f"None of the {len(source)} images can be used, as {source.describe(0)}")
-        _write_index(folder / INDEX_FILE, source)
-        shards = [{name: done[file][name] for name in ("file", "bytes", "sha256")} for file in files]
-        _write_settings(folder, settings | {"shards": shards, "skipped": skipped})
-    return skipped
+                part = itertools.islice(records, len(files[file]))
+                done[file] = write_shard(folder / file, part, files[file], settings, on_image)
+        return finish_preparation(storage, source, settings, [done[file] for file in files])
 
 
-def _describe(source: Source, options: PrepareOptions, made_from: Mapping[str, str] | None) -> dict[str, Any]:
+def describe_preparation(
+    source: Source, options: PrepareOptions, made_from: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What `prepared.json` has when the work begins."""
     fields = dataclasses.asdict(options)
     del fields["on_error"]
     if options.format == "raw":
@@ -173,17 +167,63 @@ def _describe(source: Source, options: PrepareOptions, made_from: Mapping[str, s
     }
 
 
-def _claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Make the folder that of these settings, before anything is written to it; ValueError if it is not."""
-    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+def shard_files(settings: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The shards' names, each with the indices of its images."""
+    size, rows = settings["shard_size"], np.arange(settings["images"])
+    count = -(-len(rows) // size)
+    return {
+        f"images-{number:05}-of-{count:05}.array_record": rows[number * size : (number + 1) * size]
+        for number in range(count)
+    }
+
+
+def claim_preparation(storage: Storage, settings: dict[str, Any]) -> dict[str, Any]:
+    """Make the folder that of these settings, before anything is written to it.
+
+    Returns:
+        The content of its `prepared.json`.
+
+    Raises:
+        ValueError: if it holds something else.
+    """
+    names = sorted(storage.names())
     if SETTINGS_FILE in names:
-        saved = _read_settings(folder)
+        saved = _parse_settings(storage.read(SETTINGS_FILE), f"{storage.location}/{SETTINGS_FILE}")
         if found := _differences(saved, settings):
-            raise ValueError(f"{folder} holds images that were prepared otherwise. " + "; ".join(found))
-    elif names:
-        raise ValueError(f"{folder} holds {names[0]!r} and no {SETTINGS_FILE}: give a new folder")
-    else:
-        _write_settings(folder, settings)
+            raise ValueError(
+                f"{storage.location} holds images that were prepared otherwise. " + "; ".join(found)
+            )
+        return saved
+    if names:
+        raise ValueError(f"{storage.location} holds {names[0]!r} and no {SETTINGS_FILE}: give a new folder")
+    _write_settings(storage, settings)
+    return settings
+
+
+def finish_preparation(
+    storage: Storage, source: Source, settings: dict[str, Any], facts: Sequence[Mapping[str, Any]]
+) -> dict[int, str]:
+    """Write the index and what `prepared.json` has at the end, once every shard is there.
+
+    Args:
+        facts: of each shard, as of `write_shard`.
+
+    Returns:
+        The reason for each image that was skipped, by index.
+
+    Raises:
+        BadImageError: if no image can be used.
+    """
+    skipped = {int(index): reason for shard in facts for index, reason in shard["skipped"].items()}
+    if len(skipped) == len(source):
+        raise BadImageError(f"None of the {len(source)} images can be used, as {source.describe(0)}")
+    names = "\0".join(image_name(source, index) for index in range(len(source)))
+    labels = {} if source.labels is None else {"labels": source.labels}
+    with storage.write(INDEX_FILE) as file:
+        np.savez(file, allow_pickle=False, names=np.frombuffer(names.encode(), "uint8"), **labels)
+    shards = [{name: shard[name] for name in ("file", "bytes", "sha256")} for shard in facts]
+    _write_settings(storage, settings | {"shards": shards, "skipped": skipped})
+    return skipped
 
 
 def _differences(saved: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
@@ -191,13 +231,14 @@ def _differences(saved: Mapping[str, Any], settings: Mapping[str, Any]) -> list[
     return differences(there, here)
 
 
-def _check_skipped(source: Source, skipped: Mapping[Any, str], on_error: str) -> None:
+def check_skipped(source: Source, skipped: Mapping[Any, str], on_error: str) -> None:
+    """BadImageError of the first image that was skipped, with `on_error="raise"`."""
     if skipped and on_error == "raise":
         index, reason = next(iter(skipped.items()))
         raise BadImageError(f"{source.describe(int(index))}: {reason}")
 
 
-class _Records:
+class Records:
     """What is written for each image: a JPEG file, or pixels; made in parallel."""
 
     def __init__(self, source: Source, options: PrepareOptions):
@@ -253,8 +294,21 @@ def _record(content: bytes | np.ndarray) -> bytes:
     return _SIZE.pack(*content.shape[:2]) + content.tobytes()
 
 
-def _write_shard(path: Path, records, rows: np.ndarray, settings: dict[str, Any], on_image) -> dict[str, Any]:
-    """A shard's `file`, `bytes`, `sha256`, `skipped`; `on_image` is called with what was skipped so far.
+def write_shard(
+    path: Path,
+    records: Iterable[tuple[bytes, str, bool]],
+    rows: np.ndarray,
+    settings: dict[str, Any],
+    on_image: Callable[[Mapping[int, str]], None],
+) -> dict[str, Any]:
+    """Write a shard, whole or not at all; its `file`, `bytes`, `sha256` and `skipped`.
+
+    Args:
+        path: of the file.
+        records: of its images, as of `Records`.
+        rows: their indices.
+        settings: of `describe_preparation`.
+        on_image: called after each image with what was skipped so far.
 
     Raises:
         OSError: if it cannot be written; if of several images none could be read at all: a disk that is gone.
@@ -287,8 +341,8 @@ def _write_shard(path: Path, records, rows: np.ndarray, settings: dict[str, Any]
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": digest.hexdigest(), "skipped": skipped}
 
 
-def _shard_facts(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """What `_write_shard` gave, of a shard that is there; ValueError if damaged or of other settings."""
+def read_shard_facts(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """What `write_shard` gave, of a shard that is there; ValueError if damaged or of other settings."""
     try:
         reader = _open_shard(path)
         told = parse_json(reader.read([reader.num_records() - 1])[0])
@@ -311,24 +365,14 @@ def _open_shard(path: Path):
     return reader
 
 
-def _write_index(path: Path, source: Source) -> None:
-    names = "\0".join(image_name(source, index) for index in range(len(source)))
-    labels = {} if source.labels is None else {"labels": source.labels}
-    with atomic_file(path) as file:
-        np.savez(file, allow_pickle=False, names=np.frombuffer(names.encode(), "uint8"), **labels)
-        file.flush()
-        os.fsync(file.fileno())
+def _write_settings(storage: Storage, fields: dict[str, Any]) -> None:
+    storage.write_text(SETTINGS_FILE, json.dumps(fields, indent=1) + "\n")
 
 
-def _write_settings(folder: Path, fields: dict[str, Any]) -> None:
-    write_text(folder / SETTINGS_FILE, json.dumps(fields, indent=1) + "\n")
-
-
-def _read_settings(folder: Path) -> dict[str, Any]:
-    """`prepared.json`; ValueError if it is not ours, FileNotFoundError if there is none."""
-    path = folder / SETTINGS_FILE
+def _parse_settings(content: bytes, where: str | os.PathLike) -> dict[str, Any]:
+    """`prepared.json`; ValueError if it is not ours."""
     try:
-        fields = parse_json(path.read_bytes())
+        fields = parse_json(content)
         if not isinstance(fields, dict) or not fits(fields.get("version"), int):
             raise ValueError("it has no version")
         if fields["version"] > VERSION:
@@ -341,12 +385,8 @@ def _read_settings(folder: Path) -> dict[str, Any]:
             raise ValueError("its shards or skipped images are not ours")
         if not all(fits(shard.get(n), k) for shard in shards for n, k in (("file", str), ("bytes", int))):
             raise ValueError("its shards are not ours")
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{folder} holds no {SETTINGS_FILE}: it must be a folder that `rfd prepare` wrote"
-        ) from None
     except ValueError as error:
-        raise ValueError(f"{path}: not written by `rfd prepare` ({error})") from None
+        raise ValueError(f"{where}: not written by `rfd prepare` ({error})") from None
     return fields
 
 
@@ -372,7 +412,12 @@ class PreparedSource(Source):
         if on_error not in ON_ERROR:
             raise ValueError(f"`on_error` must be one of {ON_ERROR}. Received: on_error={on_error!r}")
         self.folder = Path(folder)
-        self.settings = _read_settings(self.folder)
+        path = self.folder / SETTINGS_FILE
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{folder} holds no {SETTINGS_FILE}: it must be a folder that `rfd prepare` wrote"
+            )
+        self.settings = _parse_settings(path.read_bytes(), path)
         if "shards" not in self.settings:
             raise ValueError(f"{folder} is not whole: `rfd prepare` was stopped, and continues it")
         self.encoded = self.settings["format"] == "jpeg"

@@ -16,7 +16,6 @@ from rfd_tf.features.feature_model import FeatureModel
 from rfd_tf.features.store import (
     MANIFEST_FILE,
     ExtractionError,
-    LocalStorage,
     Settings,
     Shard,
     Skipped,
@@ -27,7 +26,7 @@ from rfd_tf.features.store import (
     write_manifest,
     write_shard,
 )
-from rfd_tf.files import parse_json
+from rfd_tf.files import LocalStorage, parse_json
 from rfd_tf.image_header import MAX_PIXELS, check_encoded
 from rfd_tf.terminal import Stopped, StopSignals, progress_bar
 

@@ -1,17 +1,12 @@
 """Features on disk: settings, shards and manifest, in a local folder or elsewhere."""
 
-import abc
 import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -19,73 +14,7 @@ from rfd_tf.data import BadImageError, Source
 from rfd_tf.data.source import listing_digest
 from rfd_tf.features.feature_model import FeatureModel, ModelInfo
 from rfd_tf.features.shard_formats import shard_format
-from rfd_tf.files import atomic_file, differences, fits, locked_folder, parse_json
-
-
-class Storage(abc.ABC):
-    """A folder of files that appear complete or not at all.
-
-    Attributes:
-        location: where it is, for messages.
-    """
-
-    def __init__(self, location: str):
-        self.location = location
-
-    @abc.abstractmethod
-    def names(self) -> set[str]:
-        """The files there, but for hidden ones; none where there is no such folder."""
-
-    @abc.abstractmethod
-    def open(self, name: str) -> BinaryIO:
-        """A file to read, from any place in it; FileNotFoundError where there is none."""
-
-    @abc.abstractmethod
-    def write(self, name: str) -> AbstractContextManager[BinaryIO]:
-        """A file to write, there under its name when the block ends, and not if the block raises."""
-
-    def read(self, name: str) -> bytes:
-        """A whole file."""
-        with self.open(name) as file:
-            return file.read()
-
-    def write_text(self, name: str, text: str) -> None:
-        """A whole file, in UTF-8."""
-        with self.write(name) as file:
-            file.write(text.encode("utf-8"))
-
-
-class LocalStorage(Storage):
-    """A folder of this machine, which is made if missing.
-
-    Raises:
-        OSError: where it cannot be made or written to.
-    """
-
-    def __init__(self, folder: str | os.PathLike):
-        super().__init__(os.fspath(folder))
-        self._folder = Path(folder)
-        self._folder.mkdir(parents=True, exist_ok=True)
-
-    def names(self) -> set[str]:
-        return {path.name for path in self._folder.iterdir() if not path.name.startswith(".")}
-
-    def open(self, name: str) -> BinaryIO:
-        return open(self._folder / name, "rb")
-
-    @contextlib.contextmanager
-    def write(self, name: str) -> Iterator[BinaryIO]:
-        with atomic_file(self._folder / name) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """As `files.locked_folder`."""
-        with locked_folder(self._folder):
-            yield
-
+from rfd_tf.files import Storage, differences, fits, parse_json
 
 SETTINGS_FILE = "settings.json"
 MANIFEST_FILE = "manifest.json"

@@ -1,14 +1,23 @@
-"""Extraction on Apache Beam's local runner: the same as on this machine. Run by `make test-beam`."""
+"""Extraction and preparation on Apache Beam's local runner: the same as on this machine.
+
+Run by `make test-beam`.
+"""
 
 import json
 import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 beam = pytest.importorskip(
-    "rfd_tf.features.beam",
+    "rfd_tf.beam",
     reason="no Apache Beam here; it needs an environment of its own: make test-beam",
     exc_type=ImportError,
 )
@@ -16,11 +25,14 @@ beam = pytest.importorskip(
 from apache_beam.io.localfilesystem import LocalFileSystem  # noqa: E402
 
 from rfd_tf import cli  # noqa: E402
-from rfd_tf.data import FlatFolder, open_images  # noqa: E402
+from rfd_tf.beam import BeamStorage  # noqa: E402
+from rfd_tf.data import FlatFolder, PreparedSource, open_images, prepared  # noqa: E402
 from rfd_tf.features import load_features  # noqa: E402
-from rfd_tf.features.beam import BeamStorage  # noqa: E402
 from tests.data.images import write  # noqa: E402
 from tests.extraction.tiny import run_extract, shards, write_bad  # noqa: E402
+from tests.training.processes import LIMIT, ROOT  # noqa: E402
+
+IN_PROCESSES = ["--", "--direct_num_workers=2", "--direct_running_mode=multi_processing"]
 
 
 def extract(run, images, out, *flags) -> int:
@@ -196,11 +208,246 @@ def test_storage_writes_whole_or_nothing(tmp_path):
         storage.open("b")
 
 
-def test_flags_go_to_beam(run, tmp_path):
+@pytest.mark.parametrize("mode", ["multi_threading", "multi_processing"])
+def test_two_workers(run, tmp_path, mode):
+    """Flags after `--` go to Beam: threads, or processes that open the model on their own."""
     folder = write(tmp_path / "p", *[f"{i}.jpg" for i in range(6)])
-    workers = ["--direct_num_workers=2", "--direct_running_mode=multi_threading"]
-    flags = ["--runner=DirectRunner", "--shard_size=1", "--", *workers]
-    assert extract(run, folder, tmp_path / "beam", *flags) == 0
+    flags = ["--runner=DirectRunner", "--shard_size=1", "--", "--direct_num_workers=2"]
+    assert extract(run, folder, tmp_path / "beam", *flags, f"--direct_running_mode={mode}") == 0
     run_extract(run, folder, tmp_path / "here", shard_size=1)
     assert_same(tmp_path / "beam", tmp_path / "here")
     assert FlatFolder(folder).files == tuple(load_features(tmp_path / "beam")[2])
+
+
+def children(process: int) -> list[int]:
+    """The processes that it started, and those that they did."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            number, parent = int(path.parent.name), int(path.read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:  # it has ended
+            continue
+        if parent == process:
+            found += [number, *children(number)]
+    return found
+
+
+def kill_a_worker(command: list[str], out: Path, pattern: str) -> int:
+    """SIGKILL one of the workers once a shard is there; the command's exit status, which must come."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rfd_tf.cli", *command], cwd=ROOT, start_new_session=True
+    )
+    end = time.monotonic() + LIMIT
+    try:
+        while not list(out.glob(pattern)):
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        workers = [child for child in children(process.pid) if b"sdk_worker" in command_of(child)]
+        assert len(workers) >= 2
+        os.kill(workers[-1], signal.SIGKILL)
+        return process.wait(timeout=LIMIT)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def command_of(process: int) -> bytes:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.mark.slow
+def test_a_worker_process_is_killed(run, tmp_path):
+    """The command ends, and says so; started again it makes what is missing, and nothing twice."""
+    folder = write(tmp_path / "p", *[f"{i:03}.jpg" for i in range(80)])
+    out = tmp_path / "beam"
+    flags = [f"--model={run}", f"--images={folder}", f"--out={out}", "--outputs=features,block1"]
+    command = ["extract", *flags, "--runner=DirectRunner", "--shard_size=1", *IN_PROCESSES]
+    assert kill_a_worker(command, out, "features-*") == 1
+    before = {name: os.stat(out / name).st_mtime_ns for name in shards(out)}
+    assert 0 < len(before) < 80
+    assert cli.main(["rfd", *command]) == 0
+    assert all(os.stat(out / name).st_mtime_ns == changed for name, changed in before.items())
+    run_extract(run, folder, tmp_path / "here", shard_size=1)
+    assert_same(out, tmp_path / "here")
+    index = load_features(out)[1]
+    assert index.tolist() == list(range(80))
+    assert not [name for name in os.listdir(out) if name.startswith(".")]
+
+
+@pytest.fixture
+def job_server(tmp_path):
+    """Flags for a job server and a pool of workers, processes of their own as Flink and Spark have them."""
+    sockets = [socket.socket() for _ in range(2)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    job, pool = (each.getsockname()[1] for each in sockets)
+    for each in sockets:
+        each.close()
+    commands = [
+        ["apache_beam.runners.portability.local_job_service_main", f"--port={job}"],
+        ["apache_beam.runners.worker.worker_pool_main", f"--service_port={pool}"],
+    ]
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+    with open(tmp_path / "log", "wb") as log:
+        servers = [
+            subprocess.Popen(
+                [sys.executable, "-m", *command],
+                cwd=ROOT,
+                env={**os.environ, "PATH": path},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+            for command in commands
+        ]
+    try:
+        yield [
+            "--runner=PortableRunner",
+            "--",
+            f"--job_endpoint=127.0.0.1:{job}",
+            "--environment_type=EXTERNAL",
+            f"--environment_config=127.0.0.1:{pool}",
+        ]
+    finally:
+        for server in servers:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+@pytest.mark.slow
+def test_over_the_network(run, job_server, tmp_path):
+    folder = write(tmp_path / "p", *[f"{i}.jpg" for i in range(6)])
+    assert extract(run, folder, tmp_path / "out", "--shard_size=2", *job_server) == 0
+    run_extract(run, folder, tmp_path / "here", shard_size=2)
+    assert_same(tmp_path / "out", tmp_path / "here")
+    assert prepare(folder, tmp_path / "prepared", "--shard_size=2", *job_server) == 0
+    assert prepare(folder, tmp_path / "prepared-here", "--shard_size=2") == 0
+    assert_prepared_alike(tmp_path / "prepared", tmp_path / "prepared-here")
+
+
+class Again(beam.ExtractShards):
+    """Each shard three times: a retry of what is done, and by a worker that saw no file yet."""
+
+    def process(self, number):
+        path = Path(self._out, self._settings.shard_file(number))
+        super().process(number)
+        content = path.read_bytes()
+        super().process(number)
+        path.unlink()
+        super().process(number)
+        Path(f"{self._out}-again-{number}").write_text(str(path.read_bytes() == content))
+
+
+def test_a_retry_makes_nothing_twice(run, tmp_path, monkeypatch):
+    """A runner may run a shard again, also while another worker is still at it."""
+    folder = write(tmp_path / "p", *[f"{i}.jpg" for i in range(5)])
+    monkeypatch.setattr(beam, "ExtractShards", Again)
+    assert extract(run, folder, tmp_path / "out", "--runner=DirectRunner", "--shard_size=2") == 0
+    assert [path.read_text() for path in tmp_path.glob("out-again-*")] == ["True"] * 3
+    run_extract(run, folder, tmp_path / "here", shard_size=2)
+    assert_same(tmp_path / "out", tmp_path / "here")
+
+
+def prepare(root, out, *flags) -> int:
+    return cli.main(["rfd", "prepare", f"--root={root}", f"--out={out}", "--short_side=20", *flags])
+
+
+def assert_prepared_alike(out, other):
+    """The same files with the same records, by their digests, and the same index; nothing else is there."""
+    listed = [sorted(set(os.listdir(folder)) - {".lock"}) for folder in (out, other)]
+    assert listed[0] == listed[1]
+    settings = [json.loads((folder / "prepared.json").read_text()) for folder in (out, other)]
+    for fields in settings:
+        del fields["made_from"]  # which every shard repeats
+        for shard in fields["shards"]:
+            assert shard.pop("bytes") > 0
+    assert settings[0] == settings[1]
+    with np.load(out / "index.npz") as mine, np.load(other / "index.npz") as theirs:
+        assert mine.files == theirs.files
+        assert all(np.array_equal(mine[key], theirs[key]) for key in mine.files)
+    opened = [PreparedSource(folder, on_error="skip") for folder in (out, other)]
+    for index in set(range(len(opened[0]))) - set(opened[0].skipped):
+        np.testing.assert_array_equal(*(source.fetch(index).numpy() for source in opened))
+
+
+@pytest.mark.parametrize("form", ["jpeg", "raw"])
+def test_prepared_as_on_this_machine(tmp_path, capsys, caplog, form):
+    folder = write(tmp_path / "p", *(f"{i % 2}/{i:02}.jpg" for i in range(11)))
+    (folder / "1" / "bad.jpg").write_bytes(b"nothing")
+    flags = [f"--format={form}", "--shard_size=4", "--on_error=skip"]
+    assert prepare(folder, tmp_path / "here", *flags) == 0
+    assert prepare(folder, tmp_path / "beam", *flags, "--runner=DirectRunner") == 0
+    assert_prepared_alike(tmp_path / "beam", tmp_path / "here")
+    assert "Skipped images: 1" in capsys.readouterr().out
+    assert "Counted: images 11, shards 3, skipped 1" in caplog.text
+    opened = PreparedSource(tmp_path / "beam", on_error="skip")
+    assert (len(opened), list(opened.skipped)) == (12, [11])
+
+    shard = tmp_path / "beam" / "images-00001-of-00003.array_record"
+    before = {path: path.stat().st_mtime_ns for path in shard.parent.glob("images-*") if path != shard}
+    shard.unlink()
+    for runner in (["--runner=DirectRunner"], []):  # what is there is kept, and all is there now
+        assert prepare(folder, tmp_path / "beam", *flags, *runner) == 0
+        assert all(path.stat().st_mtime_ns == changed for path, changed in before.items())
+        assert_prepared_alike(tmp_path / "beam", tmp_path / "here")
+
+
+def test_prepared_in_another_file_system(bucket, tmp_path):
+    write(bucket / "p", "b/2.jpg", "b/1.jpg", "a/deep/1.jpg", "a/1.png")
+    flags = ["--runner=DirectRunner", "--shard_size=3"]
+    assert prepare("bucket://p", "bucket://out", *flags) == 0
+    assert prepare(bucket / "p", tmp_path / "here", "--shard_size=3") == 0
+    assert_prepared_alike(bucket / "out", tmp_path / "here")
+    (bucket / "p" / "list.txt").write_text("b/2.jpg 1\na/1.png 0\n")
+    assert prepare("bucket://p/list.txt", "bucket://listed", *flags) == 0
+    opened = PreparedSource(bucket / "listed")
+    assert (opened.original_names, opened.labels.tolist()) == (("b/2.jpg", "a/1.png"), [1, 0])
+
+
+@pytest.mark.slow
+def test_a_preparing_worker_is_killed(tmp_path):
+    folder = write(tmp_path / "p", *[f"{i:03}.jpg" for i in range(80)])
+    out = tmp_path / "beam"
+    flags = [f"--root={folder}", f"--out={out}", "--short_side=20", "--shard_size=1"]
+    command = ["prepare", *flags, "--runner=DirectRunner", *IN_PROCESSES]
+    assert kill_a_worker(command, out, "images-*") == 1
+    before = {path: path.stat().st_mtime_ns for path in out.glob("images-*")}
+    assert 0 < len(before) < 80
+    with pytest.raises(ValueError, match="not whole"):
+        PreparedSource(out)
+    assert cli.main(["rfd", *command]) == 0
+    assert all(path.stat().st_mtime_ns == changed for path, changed in before.items())
+    assert prepare(folder, tmp_path / "here", "--shard_size=1") == 0
+    assert_prepared_alike(out, tmp_path / "here")
+
+
+def test_prepare_refused_in_one_clear_line(tmp_path, capsys):
+    folder = write(tmp_path / "p", "1.jpg", "2.jpg")
+    np.savez(tmp_path / "a.npz", train_images=np.zeros((2, 16, 16, 3), "uint8"))
+    out = tmp_path / "out"
+    assert prepare(folder, out, "--runner=DirectRunner", "--shard_size=1") == 0
+    shutil.copytree(out, tmp_path / "damaged")
+    (tmp_path / "damaged" / "images-00000-of-00002.array_record").write_bytes(b"x")
+    (tmp_path / "damaged" / prepared.INDEX_FILE).unlink()
+    (folder / "3.jpg").write_bytes(b"nothing")
+    for root, target, message, *flags in (
+        (tmp_path / "a.npz", tmp_path / "new", "the images must be files"),
+        (folder, tmp_path / "new", "3.jpg: Unknown image file format"),
+        (folder, out, "images: 2 there, 3 now"),
+        (folder, tmp_path / "new", "NoRunner", "--runner=NoRunner", "--on_error=skip"),
+        ("bucket://none", tmp_path / "new", "bucket://none"),
+        ("bucket://none", tmp_path / "new", "takes no --source", "--source=image_list"),
+    ):
+        assert prepare(root, target, "--runner=DirectRunner", *flags) == 1
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("rfd prepare: ")
+        assert message in error
+    (folder / "3.jpg").unlink()
+    assert prepare(folder, tmp_path / "damaged", "--runner=DirectRunner", "--shard_size=1") == 1
+    assert "images-00000-of-00002.array_record is damaged" in capsys.readouterr().err
+    assert cli.main(["rfd", "prepare", "--root=x", "--out=y", "--", "--flag"]) == 2
+    assert "'--flag' after `--` is for Beam, which needs --runner" in capsys.readouterr().err

@@ -137,7 +137,7 @@ def test_a_full_disk(run, images, tmp_path, capsys, monkeypatch):
 
 
 def test_one_process_at_a_time(run, images, tmp_path, capsys):
-    from rfd_tf.features.store import LocalStorage
+    from rfd_tf.files import LocalStorage
 
     flags = [f"--model={run}", f"--images={images}", f"--out={tmp_path / 'out'}"]
     with LocalStorage(tmp_path / "out").locked():

@@ -10,7 +10,8 @@ from PIL import Image
 
 from rfd_tf.data import evaluation_dataset, open_images
 from rfd_tf.features import ExtractOptions, extract, open_feature_model
-from rfd_tf.features.store import LocalStorage, describe_extraction
+from rfd_tf.features.store import describe_extraction
+from rfd_tf.files import LocalStorage
 from rfd_tf.models import create_backbone
 from tests.data.images import animated_webp, encoded, random_image
 

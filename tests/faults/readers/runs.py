@@ -106,7 +106,8 @@ def _manifest_seeds(folder: Path) -> list[bytes]:
 
 def _manifest(path: Path):
     from rfd_tf.features.extract import load_features
-    from rfd_tf.features.store import LocalStorage, claim
+    from rfd_tf.features.store import claim
+    from rfd_tf.files import LocalStorage
 
     out, content = path.parent / "out", path.read_bytes()
     if not out.exists():
@@ -118,7 +119,8 @@ def _manifest(path: Path):
 
 
 def _write_extraction(out: Path, settings) -> None:
-    from rfd_tf.features.store import LocalStorage, Shard, write_manifest, write_shard
+    from rfd_tf.features.store import Shard, write_manifest, write_shard
+    from rfd_tf.files import LocalStorage
 
     storage, features = LocalStorage(out), np.ones((2, 4), "float32")
     shard = Shard(np.arange(2), ["a.jpg", "b.jpg"], np.array([0, 1]), {"features": features}, [])

@@ -1,13 +1,16 @@
-"""Extraction on Apache Beam. The only module that needs Beam."""
+"""Extraction and preparation of images on Apache Beam. The only module that needs Beam."""
 
 import contextlib
 import json
 import os
 import shutil
+import signal
 import tempfile
+import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import apache_beam as beam
@@ -21,6 +24,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.utils.shared import Shared
 
 from rfd_tf import data
+from rfd_tf.data import prepared
 from rfd_tf.data.image_folder import DECODABLE, has_image_ending, kind_of_file
 from rfd_tf.data.image_list import parse_image_list
 from rfd_tf.features.extract import ExtractOptions, ImageReader, extract_shard
@@ -29,7 +33,6 @@ from rfd_tf.features.store import (
     ExtractionError,
     Settings,
     Skipped,
-    Storage,
     check_values,
     claim,
     close,
@@ -38,7 +41,9 @@ from rfd_tf.features.store import (
     write_manifest,
     write_shard,
 )
+from rfd_tf.files import Storage, fits, parse_json
 
+_TEMPORARY, _PARTIAL = (".listing-", ".facts-"), ".partial"
 _PLAIN = {"compression_type": CompressionTypes.UNCOMPRESSED}
 
 
@@ -55,16 +60,18 @@ class BeamStorage(Storage):
                 FileSystems.mkdirs(location)
 
     def names(self) -> set[str]:
+        return {name for name in self._all_names() if not name.startswith(".")}
+
+    def _all_names(self) -> set[str]:
         found = FileSystems.match([FileSystems.join(self.location, "*")])[0].metadata_list
-        names = {FileSystems.split(metadata.path)[1] for metadata in found}
-        return {name for name in names if name and not name.startswith(".")}
+        return {FileSystems.split(metadata.path)[1] for metadata in found} - {""}
 
     def open(self, name: str) -> BinaryIO:
         return open_file(FileSystems.join(self.location, name))
 
     @contextlib.contextmanager
     def write(self, name: str) -> Iterator[BinaryIO]:
-        temporary = FileSystems.join(self.location, f".{uuid.uuid4().hex}.partial")
+        temporary = FileSystems.join(self.location, f".{uuid.uuid4().hex}{_PARTIAL}")
         try:
             with FileSystems.create(temporary, **_PLAIN) as file:
                 yield file
@@ -78,9 +85,13 @@ class BeamStorage(Storage):
         """Whether there is such a file; cheaper than `names` in a large folder."""
         return FileSystems.exists(FileSystems.join(self.location, name))
 
-    def delete(self, names: list[str]) -> None:
-        """Remove files."""
-        FileSystems.delete([FileSystems.join(self.location, name) for name in names])
+    def clear(self) -> None:
+        """Remove the files that were only needed on the way, those of lost workers too."""
+        hidden = [
+            name for name in self._all_names() if name.startswith(_TEMPORARY) or name.endswith(_PARTIAL)
+        ]
+        with contextlib.suppress(OSError):  # left behind they do no harm
+            FileSystems.delete([FileSystems.join(self.location, name) for name in hidden])
 
 
 def open_file(path: str) -> BinaryIO:
@@ -220,26 +231,24 @@ def extract_on_beam(
         ExtractionError: as `extract`, and if the pipeline fails.
         BadImageError, ValueError, OSError: as `extract`.
     """
-    if getattr(source, "files", None) is None:
-        raise ValueError(f"On Beam the images must be files. Received: {source.name}")
+    _check_files(source)
     shard_format(settings.format)
     storage = BeamStorage(out)
     claim(storage, settings)
     pending = pending_shards(storage, settings, options.on_error)
     for number in pending:
-        _write_listing(storage, source, settings, number)
+        _write_listing(storage, source, settings.shard_file(number), settings.rows(number))
     if pending:
-        work = ExtractShards(open_model, settings, out, _root(source), options)
-        _run(work, pending, PipelineOptions([f"--runner={_RUNNERS.get(runner, runner)}", *flags]))
+        _run(ExtractShards(open_model, settings, out, _root(source), options), pending, runner, flags)
     skipped = write_manifest(storage, settings, source.left_out)
-    with contextlib.suppress(OSError):  # left behind they do no harm
-        storage.delete([_listing(settings, number) for number in pending])
+    storage.clear()
     return skipped
 
 
-def _run(work: beam.DoFn, pending: list[int], options: PipelineOptions) -> None:
+def _run(work: beam.DoFn, pending: Sequence[Any], runner: str, flags: Sequence[str]) -> None:
+    options = PipelineOptions([f"--runner={_RUNNERS.get(runner, runner)}", *flags])
     try:
-        with beam.Pipeline(options=options) as pipeline:
+        with _ended_by_lost_workers(), beam.Pipeline(options=options) as pipeline:
             _ = (
                 pipeline
                 | "Shards" >> beam.Create(pending)
@@ -247,12 +256,45 @@ def _run(work: beam.DoFn, pending: list[int], options: PipelineOptions) -> None:
                 | "Extract" >> beam.ParDo(work)
             )
     except Exception as error:  # a runner wraps a worker's error in its traceback, as text
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        lines = [line for line in str(error).splitlines() if any(map(str.isalpha, line))]
+        reason = lines or [type(error).__name__]
         raise ExtractionError(f"The Beam pipeline failed: {reason[-1]}") from error
     with contextlib.suppress(NotImplementedError):  # not every runner tells
         found = pipeline.result.metrics().query(MetricsFilter().with_namespace(_COUNTERS))["counters"]
         counts = sorted((counter.key.metric.name, counter.result) for counter in found)
         logging.info("Counted: %s", ", ".join(f"{name} {count}" for name, count in counts))
+
+
+@contextlib.contextmanager
+def _ended_by_lost_workers() -> Iterator[None]:
+    """Within, the loss of one of the local runner's worker processes raises in the main thread.
+
+    The runner itself, as of Beam 2.77, learns of it in a thread of its own only, and waits for ever.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGUSR1"):
+        yield
+        return
+    lost: list[object] = []
+    former_hook = threading.excepthook
+
+    def note(failed: threading.ExceptHookArgs) -> None:
+        if failed.thread is None or failed.thread.name != "run_worker":
+            former_hook(failed)
+        elif not lost:
+            lost.append(failed.exc_value)
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    def end(*_args) -> None:
+        reason = lost[0] if lost else "SIGUSR1"
+        raise RuntimeError(f"a worker was lost ({reason}); the same command continues")
+
+    former_handler = signal.signal(signal.SIGUSR1, end)
+    threading.excepthook = note
+    try:
+        yield
+    finally:
+        threading.excepthook = former_hook
+        signal.signal(signal.SIGUSR1, former_handler)
 
 
 class ExtractShards(beam.DoFn):
@@ -282,16 +324,14 @@ class ExtractShards(beam.DoFn):
         if storage.exists(settings.shard_file(number)):
             return  # a retry of what was done
         assert self._feature_model is not None  # `setup` comes before
-        listing = json.loads(storage.read(_listing(settings, number)))
-        source = BeamFiles(self._root, listing["files"], listing["labels"], settings.class_names)
+        source = _read_listing(storage, settings.shard_file(number), self._root, settings.class_names)
         reader = ImageReader(source, self._feature_model.info.preprocessing, settings.max_pixels)
         first = settings.rows(number).start
         shard = extract_shard(reader, self._feature_model, settings, number, self._options, offset=first)
         write_shard(storage, settings, number, shard)
         for image in shard.skipped:
             logging.warning("skipped %s: %s", image.path, image.reason)
-        for name, count in (("shards", 1), ("images", len(shard.index)), ("skipped", len(shard.skipped))):
-            Metrics.counter(_COUNTERS, name).inc(count)
+        _count(len(shard.index), len(shard.skipped))
 
     def _open(self) -> FeatureModel:
         feature_model = self._open_model()
@@ -302,17 +342,133 @@ class ExtractShards(beam.DoFn):
         return feature_model
 
 
-def _write_listing(storage: BeamStorage, source: Any, settings: Settings, number: int) -> None:
-    rows = settings.rows(number)
-    part = slice(rows.start, rows.stop)
+def prepare_on_beam(
+    source: data.Source,
+    out: str,
+    options: data.PrepareOptions,
+    runner: str,
+    flags: Sequence[str],
+    made_from: Mapping[str, str] | None = None,
+) -> dict[int, str]:
+    """`data.prepare` on a cluster: the same shards, and what is there already is kept.
+
+    As of `extract_on_beam`: a worker makes one shard after the other, on a disk of its own, and copies it to
+    the folder. Beside it goes a file of what the launcher needs to know of it, until all are there.
+
+    Args:
+        source: the images: files, with an address that the workers can read from.
+        out: the folder, in any of Beam's file systems.
+        options: as of `prepare`.
+        runner: of Beam; `DirectRunner` runs in this process.
+        flags: further flags of Beam.
+        made_from: as of `prepare`.
+
+    Returns:
+        The reason for each image that was skipped, by index, those of earlier calls too.
+
+    Raises:
+        BadImageError, ValueError, OSError: as `prepare`; ExtractionError if the pipeline fails.
+    """
+    _check_files(source)
+    storage = BeamStorage(out)
+    settings = prepared.describe_preparation(source, options, made_from)
+    saved = prepared.claim_preparation(storage, settings)
+    files, there = prepared.shard_files(settings), storage.names()
+    if "shards" in saved and {*files, prepared.INDEX_FILE} <= there:
+        skipped = {int(index): reason for index, reason in saved["skipped"].items()}
+        prepared.check_skipped(source, skipped, options.on_error)
+        return skipped
+    pending = [file for file in files if not (file in there and storage.exists(_facts(file)))]
+    for file in pending:
+        _write_listing(storage, source, file, files[file])
+    if pending:
+        work = PrepareShards(settings, out, _root(source), options)
+        _run(work, [(file, int(files[file][0])) for file in pending], runner, flags)
+    facts = [_read_facts(storage, file) for file in files]
+    for shard in facts:
+        prepared.check_skipped(source, shard["skipped"], options.on_error)
+    skipped = prepared.finish_preparation(storage, source, settings, facts)
+    storage.clear()
+    return skipped
+
+
+class PrepareShards(beam.DoFn):
+    """Pairs of a shard's name and its first index in, shards written; `root` as of `ExtractShards`."""
+
+    def __init__(self, settings: dict[str, Any], out: str, root: str, options: data.PrepareOptions):
+        self._settings = settings
+        self._out = out
+        self._root = root
+        self._options = options
+
+    def process(self, element: tuple[str, int]):
+        (file, first), storage = element, BeamStorage(self._out)
+        there = storage.exists(file)
+        if there and storage.exists(_facts(file)):
+            return  # a retry of what was done
+        with tempfile.TemporaryDirectory(prefix="rfd_prepare_") as folder:
+            local = Path(folder) / file
+            if there:  # written without Beam, or by a worker that was lost just then
+                with storage.open(file) as shard, open(local, "wb") as copy:
+                    shutil.copyfileobj(shard, copy)
+                facts = prepared.read_shard_facts(local, self._settings)
+            else:
+                facts = self._write(storage, local, first)
+                with open(local, "rb") as shard, storage.write(file) as copy:
+                    shutil.copyfileobj(shard, copy)
+        storage.write_text(_facts(file), json.dumps(facts))
+
+    def _write(self, storage: BeamStorage, local: Path, first: int) -> dict[str, Any]:
+        source = _read_listing(storage, local.name, self._root)
+
+        def check(skipped: Mapping[int, str]) -> None:
+            here = {index - first: reason for index, reason in skipped.items()}
+            prepared.check_skipped(source, here, self._options.on_error)
+
+        records = prepared.Records(source, self._options).of(np.arange(len(source)))
+        rows = first + np.arange(len(source))
+        facts = prepared.write_shard(local, records, rows, self._settings, check)
+        _count(len(source) - len(facts["skipped"]), len(facts["skipped"]))
+        return facts
+
+
+def _read_facts(storage: BeamStorage, file: str) -> dict[str, Any]:
+    facts = parse_json(storage.read(_facts(file)))
+    if not (isinstance(facts, dict) and fits(facts.get("skipped"), dict[str, str])):
+        raise ValueError(f"{storage.location}/{_facts(file)} is damaged: delete it")
+    return facts
+
+
+def _count(images: int, skipped: int) -> None:
+    for name, count in (("shards", 1), ("images", images), ("skipped", skipped)):
+        Metrics.counter(_COUNTERS, name).inc(count)
+
+
+def _check_files(source: data.Source) -> None:
+    if getattr(source, "files", None) is None:
+        raise ValueError(f"On Beam the images must be files. Received: {source.name}")
+
+
+def _write_listing(storage: BeamStorage, source: Any, shard: str, rows: Sequence[int] | np.ndarray) -> None:
+    """The part of the images' list that is a shard's: indices that follow one another."""
+    part = slice(int(rows[0]), int(rows[-1]) + 1)
     labels = None if source.labels is None else source.labels[part].tolist()
-    storage.write_text(
-        _listing(settings, number), json.dumps({"files": source.files[part], "labels": labels})
-    )
+    storage.write_text(_listing(shard), json.dumps({"files": source.files[part], "labels": labels}))
 
 
-def _listing(settings: Settings, number: int) -> str:
-    return f".listing-{number:05}-of-{settings.num_shards:05}.json"
+def _read_listing(
+    storage: BeamStorage, shard: str, root: str, class_names: tuple[str, ...] | None = None
+) -> BeamFiles:
+    listing = json.loads(storage.read(_listing(shard)))
+    return BeamFiles(root, listing["files"], listing["labels"], class_names)
+
+
+def _listing(shard: str) -> str:
+    return f"{_TEMPORARY[0]}{shard}.json"
+
+
+def _facts(shard: str) -> str:
+    return f"{_TEMPORARY[1]}{shard}.json"
 
 
 def _root(source: Any) -> str:
