@@ -191,6 +191,7 @@ def _bad_images(source: Source, indices: npt.ArrayLike | None) -> Iterator[tuple
     """(index, reason), in the order of `indices`. A pipeline drops the bad ones; each is then tried alone."""
     rows = checked_rows(indices, len(source))
 
+    @tf.autograph.experimental.do_not_convert
     def size(row: tf.Tensor):
         return row, tf.size(decode(source.fetch(row)))
 

@@ -77,6 +77,7 @@ def training_dataset(
     seed = schedule.seed
     labels = _labels(source) if with_labels else None
 
+    @tf.autograph.experimental.do_not_convert
     def example(position: tf.Tensor):
         epoch, index = schedule.epoch_and_index(position)
         image_seed = stream(seed, AUGMENTATION, epoch, index)
@@ -94,6 +95,7 @@ def training_dataset(
             features["negatives"] = uniform([num_negatives], negatives_seed, 0, len(source), tf.int32)
         return features if labels is None else (features, tf.gather(labels, index))
 
+    @tf.autograph.experimental.do_not_convert
     def normalize(features, *label):
         # A whole batch at once, which until then is a quarter as large.
         images = {k: preprocessing.normalize(features[k]) for k in ("image", "second_image") if k in features}
@@ -132,6 +134,7 @@ def _mixed(
     """Global batches of examples, mixed, in as many parts as there are replicas."""
     mix = mixing(preprocessing.mixed, num_classes, preprocessing.mixup_alpha)
 
+    @tf.autograph.experimental.do_not_convert
     def mix_batch(step: tf.Tensor, batch):
         features, labels = batch
         image = tf.cast(features["image"], tf.float32)
@@ -171,6 +174,7 @@ def evaluation_dataset(
     rows = host_constant(checked_rows(indices, len(source)))
     labels = None if source.labels is None else _labels(source)
 
+    @tf.autograph.experimental.do_not_convert
     def example(index: tf.Tensor):
         features = {"image": preprocessing.eval_image(source.fetch(index)), "index": index}
         return features if labels is None else (features, tf.gather(labels, index))
@@ -223,6 +227,7 @@ def random_crops_dataset(
         raise ValueError(f"`batch_size` and `crops` must be at least 1. Received: {batch_size}, {crops}")
     rows = host_constant(checked_rows(indices, len(source)))
 
+    @tf.autograph.experimental.do_not_convert
     def example(index: tf.Tensor):
         fetched = source.fetch(index)
         seeds = [stream(seed, TEST_CROPS, tf.constant(k, tf.int64), index) for k in range(crops)]

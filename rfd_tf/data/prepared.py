@@ -244,7 +244,9 @@ class Records:
     def __init__(self, source: Source, options: PrepareOptions):
         self.source, self.options = source, options
         self._example = tf.function(
-            lambda row: (row, self._content(source.fetch(row))), [tf.TensorSpec([], tf.int64)]
+            lambda row: (row, self._content(source.fetch(row))),
+            [tf.TensorSpec([], tf.int64)],
+            autograph=False,
         )
 
     def of(self, rows: np.ndarray) -> Iterator[tuple[bytes, str, bool]]:

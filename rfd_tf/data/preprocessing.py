@@ -252,6 +252,7 @@ def eval_images(encoded: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
     with tf.control_dependencies([tf.debugging.Assert(count > 0, ["the batch of images is empty"])]):
         positions = tf.range(tf.identity(count))
 
+    @tf.autograph.experimental.do_not_convert
     def prepare(position, file):
         problem = image_problem(file)
         nothing = tf.zeros([preprocessing.image_size, preprocessing.image_size, 3])

@@ -54,7 +54,8 @@ class Source(abc.ABC):
     def fetch(self, index: tf.Tensor) -> tf.Tensor:
         """Image `index` (int64 scalar): a string scalar if `encoded`, else uint8 of shape [H, W, 3].
 
-        Runs in graphs (`tf.data` maps it in parallel) as well as eagerly.
+        Runs in graphs (`tf.data` maps it in parallel) as well as eagerly, as it is written: AutoGraph does
+        not turn an `if` on a tensor into a `tf.cond`.
         """
 
     @abc.abstractmethod

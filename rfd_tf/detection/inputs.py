@@ -239,6 +239,7 @@ def detection_batches(
             deltas[:, 0] *= -1
         return boxes, labels, deltas
 
+    @tf.autograph.experimental.do_not_convert
     def example(position: tf.Tensor):
         epoch, index = schedule.epoch_and_index(position)
         seed = stream(schedule.seed, AUGMENTATION, epoch, index)

@@ -50,7 +50,7 @@ class ImageReader:
         self.preprocessing = preprocessing
         self.max_pixels = max_pixels
         self._unread: list[str] = []
-        self._example = tf.function(self._prepared, input_signature=[tf.TensorSpec([], tf.int64)])
+        self._example = tf.function(self._prepared, [tf.TensorSpec([], tf.int64)], autograph=False)
 
     def batches(
         self, rows: npt.ArrayLike, batch_size: int
