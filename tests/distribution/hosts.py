@@ -1,5 +1,6 @@
 """Hosts with addresses of their own on this machine: network namespaces, joined by a bridge. Needs root."""
 
+import collections
 import contextlib
 import dataclasses
 import itertools
@@ -8,13 +9,18 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 PORT = 2222
 _NUMBERS = itertools.count()
 
 
+def _run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
 def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
+    _run("ip", *arguments)
 
 
 def why_not() -> str | None:
@@ -49,6 +55,30 @@ class Host:
         """Plug the cable in again."""
         _ip("link", "set", self.cable, "up")
 
+    def slow_down(self, rate: str, queue: str = "1s") -> None:
+        """Let its cable carry no more than `rate` both ways.
+
+        Args:
+            rate: as `tc` reads it: "4mbit".
+            queue: how long a packet may wait, as `tc` reads it; with a short one many are lost.
+        """
+        for tc, cable in self._ends():
+            limit = ["tbf", "rate", rate, "burst", "4kb", "latency", queue]
+            _run(*tc, "qdisc", "replace", "dev", cable, "root", *limit)
+
+    def packets(self) -> collections.Counter:
+        """Of a slowed cable, both ways: `bytes`, lost packets (`drops`), waits (`overlimits`)."""
+        found: collections.Counter = collections.Counter()
+        for tc, cable in self._ends():
+            for queue in json.loads(_run(*tc, "-s", "-j", "qdisc", "show", "dev", cable)):
+                if queue["kind"] == "tbf":
+                    found.update({name: queue[name] for name in ("bytes", "drops", "overlimits")})
+        return found
+
+    def _ends(self) -> list[tuple[list[str], str]]:
+        """Of its cable: the command that sets what leaves there, and the end's name."""
+        return [(["tc", "-n", self.name], "eth0"), (["tc"], self.cable)]
+
 
 @contextlib.contextmanager
 def network(count: int) -> Iterator[list[Host]]:
@@ -68,6 +98,21 @@ def network(count: int) -> Iterator[list[Host]]:
             _ip("-n", host.name, "link", "set", "eth0", "up")
             _ip("-n", host.name, "link", "set", "lo", "up")
         yield hosts
+
+
+def faketime() -> str | None:
+    """The library of Debian's package `faketime`, which shifts a process's clock; None where it is not."""
+    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    return str(found[0]) if found else None
+
+
+def shifted_clock(by: str) -> dict[str, str]:
+    """Variables of a process whose time of day is off; the time that has passed it knows as others do.
+
+    Args:
+        by: as libfaketime reads it: "+2h", "-1y".
+    """
+    return {"LD_PRELOAD": str(faketime()), "FAKETIME": by, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
 
 def tf_config(hosts: list[Host], index: int) -> dict[str, str]:

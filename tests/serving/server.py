@@ -30,7 +30,7 @@ MAX_MESSAGE_BYTES = 2**31 - 1  # as the real one
 
 
 class ModelServer:
-    """gRPC and REST on 127.0.0.1.
+    """gRPC and REST at one address of this machine.
 
     Args:
         folder: holds the numbered versions.
@@ -40,6 +40,7 @@ class ModelServer:
         certificate, key: PEM files, for TLS on both.
         authority: PEM file; clients must show a certificate that it signed.
         token: that clients must show.
+        host: the address.
 
     Attributes:
         requests: number of predictions asked for so far, refused ones included.
@@ -59,6 +60,7 @@ class ModelServer:
         key: Path | None = None,
         authority: Path | None = None,
         token: str | None = None,
+        host: str = "127.0.0.1",
     ):
         self.requests, self.delay = 0, 0.0
         self.faults: collections.deque[grpc.StatusCode] = collections.deque()
@@ -67,10 +69,10 @@ class ModelServer:
         self._name = name
         models = ServedModels(folder, name, labels)
         self._grpc = self._grpc_server(models, certificate, key, authority)
-        port = self._grpc[1](f"127.0.0.1:{grpc_port}")
-        self.grpc_address = f"grpc{self._secure}://127.0.0.1:{port}/{name}"
+        port = self._grpc[1](f"{host}:{grpc_port}")
+        self.grpc_address = f"grpc{self._secure}://{host}:{port}/{name}"
         handler = rest_handler(models, self._admit)
-        self._rest = _HttpServer(("127.0.0.1", rest_port), handler)
+        self._rest = _HttpServer((host, rest_port), handler)
         if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate, key)
@@ -78,7 +80,7 @@ class ModelServer:
                 context.load_verify_locations(authority)
                 context.verify_mode = ssl.CERT_REQUIRED
             self._rest.socket = context.wrap_socket(self._rest.socket, server_side=True)
-        self.rest_address = f"http{self._secure}://127.0.0.1:{self._rest.server_address[1]}/{name}"
+        self.rest_address = f"http{self._secure}://{host}:{self._rest.server_address[1]}/{name}"
 
     def __enter__(self):
         self._grpc[0].start()
@@ -143,7 +145,7 @@ def main(argv: list[str]) -> int:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    with ModelServer(folder, flags.FLAGS.name, labels, *ports) as server:
+    with ModelServer(folder, flags.FLAGS.name, labels, *ports, host=flags.FLAGS.host) as server:
         print(f"{server.grpc_address}\n{server.rest_address}", flush=True)
         stop.wait()
     return 0
@@ -153,6 +155,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("saved_model", None, "folder of the numbered versions", required=True)
     flags.DEFINE_string("name", None, "the model's name", required=True)
     flags.DEFINE_list("labels", [], "LABEL:VERSION,...")
+    flags.DEFINE_string("host", "127.0.0.1", "the address")
     flags.DEFINE_integer("grpc_port", 0, "0 for any")
     flags.DEFINE_integer("rest_port", 0, "0 for any")
     app.run(main, sys.argv)
