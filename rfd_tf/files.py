@@ -7,7 +7,7 @@ import os
 import shutil
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -90,16 +90,29 @@ def locked_folder(folder: str | os.PathLike) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with filelock.FileLock(folder / ".lock", timeout=0):
-            for path in folder.glob(".*.partial.*"):
-                path.unlink()
+            remove_partial(folder)
             yield
     except filelock.Timeout:
         raise OSError(f"Another process writes to {folder}") from None
 
 
+def remove_partial(folder: Path, names: Iterable[str] = ("*.*",)) -> None:
+    """Remove what killed processes left of files of these names, half-written.
+
+    Nobody may be writing them: a folder's lock sees to that.
+    """
+    for name in names:
+        for path in folder.glob(_temporary_name(name, "*")):
+            path.unlink(missing_ok=True)
+
+
 def _temporary(path: Path) -> Path:
-    stem, dot, endings = path.name.partition(".")
-    return path.with_name(f".{stem}.{os.getpid()}.partial{dot}{endings}")
+    return path.with_name(_temporary_name(path.name, str(os.getpid())))
+
+
+def _temporary_name(name: str, process: str) -> str:
+    stem, dot, endings = name.partition(".")
+    return f".{stem}.{process}.partial{dot}{endings}"
 
 
 def user_cache() -> Path:
