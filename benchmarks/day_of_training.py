@@ -13,6 +13,7 @@ import dataclasses
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ import numpy as np
 
 from benchmarks.harness import spread
 from rfd_tf.files import write_text
+from rfd_tf.runs.provenance import machine, now, versions
 
 BATCH = 8
 STEPS_PER_EPOCH = 68  # the 544 images of `digits_lt` in batches of 8
@@ -215,6 +217,10 @@ def live(job: Job, stop: Stop | None = None, sample_steps: int = 0) -> dict:
             process.wait()
     codes = [process.returncode for process in processes]
     expected = {0, *((-stop.signal, 128 + stop.signal, 128 + signal.SIGTERM) if stop and hit else ())}
+    if stop and hit and len(codes) > 1:
+        expected.add(
+            1
+        )  # a worker that lost the other, because the signal came where it ends a process at once
     if not set(codes) <= expected:
         raise RuntimeError(f"Ended with {codes} after {stop}, see {job.folder}")
     return {
@@ -282,6 +288,7 @@ def summary(whole: Job, calm: dict, broken: Job, lives: list[dict]) -> dict:
         "starts": len(lives),
         "stops": {name: sum(each["signal"] == name for each in lives) for name in _SIGNALS},
         "stops_before_a_step": sum(bool(each["signal"]) and not each["steps"] for each in lives),
+        "stops_with_a_lost_worker": sum(1 in each["codes"] for each in lives),
         "seconds": round(sum(each["seconds"] for each in lives)),
         "seconds_undisturbed": calm["seconds"],
         "difference": difference(whole, broken),
@@ -356,7 +363,15 @@ def main() -> int:
     )
     figures = summary(whole, calm, broken, lives)
     print(table(figures))
-    record = {"command": sys.argv[1:], "figures": figures, "undisturbed": calm, "lives": lives}
+    record = {
+        "command": shlex.join(["python", "-m", "benchmarks.day_of_training", *sys.argv[1:]]),
+        "measured": now(),
+        "machine": machine(),
+        "versions": versions(),
+        "figures": figures,
+        "undisturbed": calm,
+        "lives": lives,
+    }
     write_text(arguments.folder / "day_of_training.json", json.dumps(record, indent=1) + "\n")
     tolerance = 1e-4 if cluster else 0.0
     return 0 if figures["difference"] <= tolerance and not figures["temporary_at_the_end"] else 1
