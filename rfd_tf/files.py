@@ -1,10 +1,13 @@
 """Files that appear whole or not at all, where they go, and JSON that is checked."""
 
+import atexit
 import contextlib
+import functools
 import json
 import math
 import os
 import shutil
+import tempfile
 import types
 import typing
 from collections.abc import Iterable, Iterator
@@ -113,6 +116,48 @@ def _temporary(path: Path) -> Path:
 def _temporary_name(name: str, process: str) -> str:
     stem, dot, endings = name.partition(".")
     return f".{stem}.{process}.partial{dot}{endings}"
+
+
+_TEMPORARY_PREFIX = "rfd_tf-"
+
+
+@contextlib.contextmanager
+def own_temporary_folder() -> Iterator[None]:
+    """Within, this process's temporary files go to a folder of its own, which is removed when it exits.
+
+    TensorFlow keeps the sources that AutoGraph writes, some thirty a training, until the process exits, and
+    those of a killed one for good. Here the next process that enters removes what killed ones left. Where no
+    folder can be made, temporary files go where they would.
+    """
+    before = tempfile.tempdir
+    with contextlib.suppress(OSError, ImportError):  # a full disk; no `fcntl`
+        tempfile.tempdir = _own_temporary_folder(tempfile.gettempdir())
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
+@functools.cache
+def _own_temporary_folder(parent: str) -> str:
+    import fcntl
+
+    for left in Path(parent).glob(f"{_TEMPORARY_PREFIX}*"):
+        with contextlib.suppress(OSError):  # another user's; its process lives; removed meanwhile
+            opened = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(opened).st_uid == os.getuid():
+                    shutil.rmtree(left, ignore_errors=True)
+            finally:
+                os.close(opened)
+    new = tempfile.mkdtemp(prefix=f".{_TEMPORARY_PREFIX}", dir=parent)
+    # Locked until the process ends, however it ends; systemd's cleaning of /tmp heeds that, too.
+    fcntl.flock(os.open(new, os.O_RDONLY | os.O_DIRECTORY), fcntl.LOCK_EX)
+    folder = os.path.join(parent, os.path.basename(new)[1:])
+    os.rename(new, folder)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def user_cache() -> Path:
