@@ -1,14 +1,17 @@
 """Files that appear whole or not at all, where they go, and JSON that is checked."""
 
 import abc
+import atexit
 import contextlib
+import functools
 import json
 import math
 import os
 import shutil
+import tempfile
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -92,16 +95,71 @@ def locked_folder(folder: str | os.PathLike) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with filelock.FileLock(folder / ".lock", timeout=0):
-            for path in folder.glob(".*.partial.*"):
-                path.unlink()
+            remove_partial(folder)
             yield
     except filelock.Timeout:
         raise OSError(f"Another process writes to {folder}") from None
 
 
+def remove_partial(folder: Path, names: Iterable[str] = ("*.*",)) -> None:
+    """Remove what killed processes left of files of these names, half-written.
+
+    Nobody may be writing them: a folder's lock sees to that.
+    """
+    for name in names:
+        for path in folder.glob(_temporary_name(name, "*")):
+            path.unlink(missing_ok=True)
+
+
 def _temporary(path: Path) -> Path:
-    stem, dot, endings = path.name.partition(".")
-    return path.with_name(f".{stem}.{os.getpid()}.partial{dot}{endings}")
+    return path.with_name(_temporary_name(path.name, str(os.getpid())))
+
+
+def _temporary_name(name: str, process: str) -> str:
+    stem, dot, endings = name.partition(".")
+    return f".{stem}.{process}.partial{dot}{endings}"
+
+
+_TEMPORARY_PREFIX = "rfd_tf-"
+
+
+@contextlib.contextmanager
+def own_temporary_folder() -> Iterator[None]:
+    """Within, this process's temporary files go to a folder of its own, which is removed when it exits.
+
+    TensorFlow keeps the sources that AutoGraph writes, some thirty a training, until the process exits, and
+    those of a killed one for good. Here the next process that enters removes what killed ones left. Where no
+    folder can be made, temporary files go where they would.
+    """
+    before = tempfile.tempdir
+    with contextlib.suppress(OSError, ImportError):  # a full disk; no `fcntl`
+        tempfile.tempdir = _own_temporary_folder(tempfile.gettempdir())
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
+@functools.cache
+def _own_temporary_folder(parent: str) -> str:
+    import fcntl
+
+    for left in Path(parent).glob(f"{_TEMPORARY_PREFIX}*"):
+        with contextlib.suppress(OSError):  # another user's; its process lives; removed meanwhile
+            opened = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(opened).st_uid == os.getuid():
+                    shutil.rmtree(left, ignore_errors=True)
+            finally:
+                os.close(opened)
+    new = tempfile.mkdtemp(prefix=f".{_TEMPORARY_PREFIX}", dir=parent)
+    # Locked until the process ends, however it ends; systemd's cleaning of /tmp heeds that, too.
+    fcntl.flock(os.open(new, os.O_RDONLY | os.O_DIRECTORY), fcntl.LOCK_EX)
+    folder = os.path.join(parent, os.path.basename(new)[1:])
+    os.rename(new, folder)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 class Storage(abc.ABC):

@@ -13,6 +13,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from rfd_tf.cli.fields import field_list, field_names, field_notes, nearest_field
+from rfd_tf.files import own_temporary_folder
 from rfd_tf.terminal import Stopped
 
 USAGE_ERROR = 2
@@ -134,7 +135,8 @@ def run(program: str, action: Callable[[], int | None]) -> int:
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     try:
-        return action() or 0
+        with own_temporary_folder():
+            return action() or 0
     except Stopped as stop:
         return fail(program, f"{stop} The same command continues.", 128 + stop.signal_number)
     except (ValueError, OSError, ImportError, MemoryError) as error:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
-from rfd_tf.files import write_text
+from rfd_tf.files import remove_partial, write_text
 
 PACKAGES = ("rfd_tf", "tensorflow", "keras", "numpy", "scikit-learn", "onnxruntime")
 
@@ -72,11 +72,13 @@ _SAVED_EVERY = 10.0  # seconds
 def stopwatch(path: Path) -> Iterator[Callable[[], float]]:
     """Wall-clock seconds of all the runs that share the file `path`.
 
-    The file is brought up to date every ten seconds and at the end, so that a killed run counts, too.
+    The file is brought up to date every ten seconds and at the end, so that a killed run counts, too. What
+    one left of it half-written is removed: only one run at a time may use it.
 
     Yields:
         A function that tells the seconds so far.
     """
+    remove_partial(path.parent, (path.name,))
     before = float(path.read_text(encoding="utf-8")) if path.exists() else 0.0
     start = time.monotonic()
     finished = threading.Event()

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from rfd_tf.configs import base  # type: ignore[attr-defined]  # of the folder at the top
 from rfd_tf.configs.classify import classify
-from rfd_tf.files import FORMER_VALUES, differences, fits, parse_json, write_text
+from rfd_tf.files import FORMER_VALUES, differences, fits, parse_json, remove_partial, write_text
 
 CONFIG_FILE = "config.json"
 BACKBONE_FILE = "backbone.keras"
@@ -60,12 +60,16 @@ def claim_workdir(path: Path, config: dict) -> None:
 def lock_workdir(path: Path):
     """Keep other processes out of the folder, which is made if missing.
 
+    What killed processes left half-written of a run's files is removed; only who holds the lock writes
+    these.
+
     Raises:
         WorkdirError: if another process trains in it.
     """
     path.mkdir(parents=True, exist_ok=True)
     try:
         with filelock.FileLock(path / ".lock", timeout=0):
+            remove_partial(path, (CONFIG_FILE, HISTORY_FILE, BACKBONE_FILE, HEADS_FILE))
             yield
     except filelock.Timeout:
         raise WorkdirError(f"Another process trains in {path}") from None

@@ -1,7 +1,10 @@
 import json
+import os
 
 import pytest
 
+from rfd_tf.files import atomic_path
+from rfd_tf.runs.provenance import stopwatch
 from rfd_tf.runs.workdir import WorkdirError, check_workdir, claim_workdir, lock_workdir, trim_history
 
 CONFIG = {"seed": 0, "mean": (0.1, 0.2), "data": {"root": "a", "split": "train"}}
@@ -30,6 +33,29 @@ def test_a_start_that_failed_leaves_the_folder_free(tmp_path):
 def test_two_processes_cannot_share_a_folder(tmp_path):
     with lock_workdir(tmp_path), pytest.raises(WorkdirError, match="Another process"), lock_workdir(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("name", ["config.json", "history.csv", "backbone.keras", "heads.keras"])
+def test_what_a_killed_run_left_half_written_is_removed(tmp_path, name):
+    (tmp_path / "report.html").touch()
+    others = tmp_path / ".report.8.partial.html"  # written without the lock, perhaps just now
+    others.touch()
+    with atomic_path(tmp_path / name) as temporary:
+        temporary.touch()
+        left = tmp_path / temporary.name.replace(str(os.getpid()), "7")
+        left.touch()
+    with lock_workdir(tmp_path):
+        assert not left.exists()
+    assert others.exists()
+
+
+def test_what_a_killed_run_left_of_its_seconds_is_removed(tmp_path):
+    (tmp_path / "seconds.txt").write_text("5.0")
+    left = tmp_path / ".seconds.7.partial.txt"
+    left.touch()
+    with stopwatch(tmp_path / "seconds.txt") as seconds:
+        assert seconds() >= 5
+        assert not left.exists()
 
 
 def test_every_differing_field_is_named(workdir):
