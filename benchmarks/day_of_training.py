@@ -9,6 +9,7 @@ and both ends are compared.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -110,20 +111,24 @@ class Job:
 
     def disk(self) -> dict[str, int]:
         """Files and bytes of the workdir; files that bear temporary names, and those in `$TMPDIR`."""
-        sizes = {}
-        for path in self.workdir.rglob("*"):
-            try:
-                if path.is_file():
-                    sizes[path.relative_to(self.workdir)] = path.stat().st_size
-            except FileNotFoundError:
-                continue  # it was removed or renamed meanwhile
-        partial = [path for path in sizes if "partial" in str(path)]
-        kept = [path for path in self.temporary.rglob("*") if path.is_file()]
+        sizes = _sizes(self.workdir)
+        partial = [path for path in sizes if "partial" in path]
         return {
             "files": len(sizes),
             "bytes": sum(sizes.values()),
-            "temporary": len(partial) + len(kept),
+            "temporary": len(partial) + len(_sizes(self.temporary)),
         }
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of the files below a folder in which others write and remove."""
+    sizes = {}
+    for parent, _, names in os.walk(folder):  # passes over folders that are gone
+        for name in names:
+            path = os.path.join(parent, name)
+            with contextlib.suppress(FileNotFoundError):
+                sizes[os.path.relpath(path, folder)] = os.stat(path).st_size
+    return sizes
 
 
 def _newest(folder: Path) -> int:
