@@ -223,9 +223,8 @@ def live(job: Job, stop: Stop | None = None, sample_steps: int = 0) -> dict:
     codes = [process.returncode for process in processes]
     expected = {0, *((-stop.signal, 128 + stop.signal, 128 + signal.SIGTERM) if stop and hit else ())}
     if stop and hit and len(codes) > 1:
-        expected.add(
-            1
-        )  # a worker that lost the other, because the signal came where it ends a process at once
+        # A worker that lost the other, because the signal came where it ends a process at once.
+        expected.add(1)
     if not set(codes) <= expected:
         raise RuntimeError(f"Ended with {codes} after {stop}, see {job.folder}")
     return {

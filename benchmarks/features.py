@@ -102,12 +102,13 @@ def pytorch(batch: int, way: str = EAGER):
 
 def measure_batch(folder: Path, batch: int) -> list[Row]:
     plain, folded = folder / "plain", folder / "folded"
-    with_bfloat16 = "bf16" in instructions()
-    peers = PEERS if with_bfloat16 else (EAGER, COMPILED)
+    peers = PEERS
     low_precision = {
         BFLOAT16[0]: functools.partial(opened_model, folder / "bfloat16" / "saved_model", batch),
         BFLOAT16[1]: functools.partial(opened_model, plain / "model.xml", batch, "bfloat16"),
     }
+    if "bf16" not in instructions():
+        peers, low_precision = (EAGER, COMPILED), {}
     found = measure(
         {
             **{way: functools.partial(pytorch, batch, way) for way in peers},
@@ -117,7 +118,7 @@ def measure_batch(folder: Path, batch: int) -> list[Row]:
             "ONNX, folded": functools.partial(opened_model, folded / "model.onnx", batch),
             "ONNX, folded, int8": functools.partial(opened_model, folded / "model.int8.onnx", batch),
             "OpenVINO": functools.partial(opened_model, plain / "model.xml", batch),
-            **(low_precision if with_bfloat16 else {}),
+            **low_precision,
         },
         steps=STEPS.get(batch, 1),
         settle=STEPS.get(batch, 1),
@@ -127,11 +128,11 @@ def measure_batch(folder: Path, batch: int) -> list[Row]:
     expected = found["Keras predict"].first
     for name in EXACT:
         np.testing.assert_allclose(found[name].first, expected, rtol=1e-3, atol=1e-4)
-    for name in low_precision if with_bfloat16 else ():
+    for name in low_precision:
         norms = np.linalg.norm(found[name].first, axis=1) * np.linalg.norm(expected, axis=1)
         assert np.min(np.sum(found[name].first * expected, axis=1) / norms) > LEAST_COSINE, name
     best = min(EXACT, key=lambda name: found[name].median)
-    low = min(low_precision, key=lambda name: found[name].median) if with_bfloat16 else ""
+    low = min(low_precision, key=lambda name: found[name].median, default="")
 
     def row(name: str, ours, way: str, note: str = "", goal: float | None = None) -> Row:
         ratio = theirs[way].median / ours.median
