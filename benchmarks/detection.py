@@ -96,7 +96,7 @@ def detecting(ranks):
     ]
     factors = [scale_factors(*image.shape[:2], (SHORT_SIDE,), LONGEST)[0] for image, _ in cases]
     distinct = [
-        len(distinct_regions(boxes * factor, detect.model.stride)[0])
+        len(distinct_regions(boxes * factor, detect.model.pool.stride)[0])
         for (_, boxes), factor in zip(cases, factors, strict=True)
     ]
 

@@ -137,11 +137,13 @@ def jax_training(size: Size, precision: str, blocks: bool, slices: bool):
     import jax.numpy as jnp
     import keras
 
-    from rfd_tf.models import RotationDecoupling
+    from rfd_tf.models import InstanceTask, RotationDecoupling
     from rfd_tf.optimizers import CoupledSGD
 
     backbone = _backbone(size, precision, blocks, slices)
-    model = RotationDecoupling(backbone, size.instances, num_negatives=size.negatives)
+    model = RotationDecoupling(
+        backbone, size.instances, instance_task=InstanceTask(num_negatives=size.negatives)
+    )
     model.compile(CoupledSGD(LEARNING_RATE, 0.9, nesterov=True, coupled_weight_decay=DECAY))
     model.optimizer.build(model.trainable_variables)
     images = keras.random.normal((size.images, size.side, size.side, 3), seed=0, dtype="float32")

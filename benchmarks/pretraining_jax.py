@@ -33,7 +33,14 @@ from rfd_tf.configs.pretrain import cifar10_lt
 from rfd_tf.evaluation.results import classification_figures
 from rfd_tf.losses import LDAMLoss, classifier_loss
 from rfd_tf.metrics import nearest_neighbours, weighted_votes
-from rfd_tf.models import ProbedModel, RotationDecoupling, create_backbone, linear_probe
+from rfd_tf.models import (
+    InstanceTask,
+    ProbedModel,
+    RotationDecoupling,
+    RotationTask,
+    create_backbone,
+    linear_probe,
+)
 from rfd_tf.models.heads import classifier
 from rfd_tf.optimizers import CoupledSGD
 from rfd_tf.optimizers.sgd import milestone_schedule
@@ -146,19 +153,21 @@ def pretrained(config, images, variant, seed):
         settle(backbone, config, centres(images), batch, seed)
         return backbone, {"rotation_accuracy": math.nan, "instance_loss": math.nan}
     method = config.method
-    head, changes = imbalanced_head(variant, len(images))
+    rotation_task, changes = imbalanced_head(variant, len(images))
     model = RotationDecoupling(
         backbone,
         len(images),
         feature_name=config.backbone.feature,
-        embedding_dim=method.embedding_dim,
-        instance_loss=method.instance_loss,
-        num_negatives=method.num_negatives,
-        temperature=method.temperature,
-        momentum=method.momentum,
+        rotation_task=rotation_task,
+        instance_task=InstanceTask(
+            loss=method.instance_loss,
+            num_negatives=method.num_negatives,
+            temperature=method.temperature,
+            embedding_dim=method.embedding_dim,
+            momentum=method.momentum,
+            seed=seed,
+        ),
         loss_weights=VARIANTS[variant] or method.loss_weights,
-        seed=seed,
-        **head,
     )
     model.compile(optimizer(config.optimizer, config.epochs, FLAGS.epochs, len(images) // batch))
     model.optimizer.build(model.trainable_variables)
@@ -176,7 +185,7 @@ def pretrained(config, images, variant, seed):
 
 
 def imbalanced_head(variant, num_instances):
-    """Arguments of `RotationDecoupling`, and a function from it to what changes in its training, by epoch."""
+    """The rotation task, and a function from it to what changes in its training, by epoch."""
     form = variant.removesuffix("_margins")
     if form not in MARGINS:
         return {}, lambda model: {}
@@ -194,12 +203,9 @@ def imbalanced_head(variant, num_instances):
 
         return {start: begin}
 
-    return {
-        "use_instance_weights": True,
-        "rotation_head": "cosine",
-        "rotation_loss": LDAMLoss(imbalance.effective_rotation_counts(weights), margin, _SCALE),
-        "view_margins": imbalance.view_margins(weights, form, _MAX_MARGIN),
-    }, changes
+    loss = LDAMLoss(imbalance.effective_rotation_counts(weights), margin, _SCALE)
+    view_margins = imbalance.view_margins(weights, form, _MAX_MARGIN)
+    return RotationTask("cosine", loss, use_instance_weights=True, view_margins=view_margins), changes
 
 
 def reweight(model, epoch, beta, loss=None):

@@ -38,11 +38,11 @@ def ours(instances: int = INSTANCES, data=None):
     import keras
 
     from rfd_tf.layers import fuse_batch_norm
-    from rfd_tf.models import RotationDecoupling, alexnet
+    from rfd_tf.models import InstanceTask, RotationDecoupling, alexnet
     from rfd_tf.optimizers import CoupledSGD
 
     keras.utils.set_random_seed(0)
-    model = RotationDecoupling(alexnet(), instances, num_negatives=NEGATIVES)
+    model = RotationDecoupling(alexnet(), instances, instance_task=InstanceTask(num_negatives=NEGATIVES))
     fuse_batch_norm(model)
     model.compile(CoupledSGD(0.01, 0.9, nesterov=True, coupled_weight_decay=5e-4))
     if data is not None:

@@ -14,7 +14,7 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 
 from rfd_tf.distribution import keras_workarounds, split_cpu
-from rfd_tf.models import RotationDecoupling, resnet_cifar
+from rfd_tf.models import InstanceTask, RotationDecoupling, resnet_cifar
 
 
 def batches_of(images: np.ndarray, batch_size: int) -> tf.data.Dataset:
@@ -47,7 +47,7 @@ def main(out: Path, epochs: int, replicas: int, batch_size: int = 64) -> None:
             8, (16, 16, 3), ["pool", "fc_block"], width=8, dense_width=64, synchronized=True
         )
         model = RotationDecoupling(
-            backbone, len(images), instance_loss="softmax", num_negatives=0, temperature=0.2
+            backbone, len(images), instance_task=InstanceTask("softmax", num_negatives=0, temperature=0.2)
         )
         model.compile(keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True))
         model.optimizer.build(model.trainable_variables)

@@ -27,7 +27,6 @@ from rfd_tf.features import extract as extract_shards
 from rfd_tf.features.keras_feature_model import named_outputs
 from rfd_tf.features.store import Skipped, describe_extraction
 from rfd_tf.files import LocalStorage, absolute_location, atomic_file, atomic_path
-from rfd_tf.image_header import MAX_PIXELS
 from rfd_tf.models.inference import feature_map_names
 from rfd_tf.models.keras_file import read_keras
 from rfd_tf.runs import pretrain as pretraining
@@ -127,7 +126,6 @@ def classify(
     out: str | os.PathLike,
     validation: Images,
     *,
-    init: str | os.PathLike = "",
     backbone: str | keras.Model = "keras_cv.ResNet18",
     image_size: int = 224,
     epochs: int = 100,
@@ -140,29 +138,27 @@ def classify(
         data: the images with labels, as of `pretrain`.
         out: the run's folder.
         validation: images with labels to measure on after each epoch.
-        init: a backbone to start from: the folder of a run of `pretrain`, whose backbone and preprocessing
-            are taken; or a `.keras` file, or `zoo:NAME`, which are `backbone`'s.
-        backbone, image_size, epochs, config, **fields: as of `pretrain`.
+        backbone, image_size, epochs, config, **fields: as of `pretrain`. The field `init` names a backbone
+            to start from: the folder of a run of `pretrain`, whose backbone and preprocessing are taken; or a
+            `.keras` file, or `zoo:NAME`, which are `backbone`'s.
 
     Returns:
         The figures after the last epoch (`.figures`), as in `out/evaluation.json`.
     """
     out = Path(out)
+    init = os.fspath(fields.pop("init", ""))
     settings = _config("classify", config, epochs, fields)
     given = _flat(fields)
-    if Path(init, CONFIG_FILE).is_file():
+    if init and Path(init, CONFIG_FILE).is_file():
         run = read_run_config(Path(init))
-        init, backbone, image_size = (
-            Path(init) / BACKBONE_FILE,
-            run.backbone.name,
-            run.preprocessing.image_size,
-        )
+        backbone, image_size = run.backbone.name, run.preprocessing.image_size
+        init = os.path.join(init, BACKBONE_FILE)
         for section, names in _OF_BACKBONES.items():
             for name in names:
                 if f"{section}.{name}" not in given:
                     settings[section][name] = run[section][name]
     _set_network(settings, _name_of(backbone, out), image_size, given)
-    settings.init = os.fspath(init)
+    settings.init = init
     _use(settings.data, data, out, "training")
     _use(settings.validation, validation, out, "validation")
     return finetune.classify(settings, out)
@@ -262,13 +258,10 @@ def extract(
     out: str | os.PathLike,
     outputs: Sequence[str] = ("features",),
     *,
+    precision: str | None = None,
     batch_size: int = 64,
     on_error: str = "skip",
-    format: str = "parquet",
-    dtype: str = "float32",
-    shard_size: int = 4096,
-    max_pixels: int = MAX_PIXELS,
-    precision: str | None = None,
+    **options,
 ) -> list[Skipped]:
     """Write the features of a collection of images, in shards; called again, go on with what is missing.
 
@@ -277,13 +270,12 @@ def extract(
         images: a folder, a list of images, or an `.npz` file, as of `data.open_images`.
         out: the folder to write. `features.load_features` reads it.
         outputs: outputs of the model, by name.
+        precision: as of `load`. Of an export's folder the form is taken that is computed fastest here.
         batch_size: images that the model is given at once.
         on_error: `"skip"` or `"raise"` at a bad image.
-        format: of the shards, `"parquet"` or `"npz"`.
-        dtype: of the features, `"float32"` or `"float16"`.
-        shard_size: images of a shard.
-        max_pixels: larger images are refused before they are decoded.
-        precision: as of `load`. Of an export's folder the form is taken that is computed fastest here.
+        **options: of the shards: `format` (`"parquet"` or `"npz"`), `dtype` of the features (`"float32"` or
+            `"float16"`), `shard_size` in images (4096), and `max_pixels`, beyond which images are refused
+            before they are decoded.
 
     Returns:
         The images that were skipped, with the reasons.
@@ -300,10 +292,7 @@ def extract(
                 source,
                 absolute_location(os.fspath(images)),
                 list(outputs),
-                format=format,
-                dtype=dtype,
-                shard_size=shard_size,
-                max_pixels=max_pixels,
+                **options,
             )
             return extract_shards(opened, source, settings, storage, ExtractOptions(batch_size, on_error))
 

@@ -108,7 +108,9 @@ def gradient_ratio(model: RotationDecoupling, features) -> float:
     import tensorflow as tf
 
     count = features.shape[0] // NUM_ROTATIONS
-    negatives = np.random.default_rng(0).integers(0, model.num_instances, (count, model.num_negatives))
+    negatives = np.random.default_rng(0).integers(
+        0, model.num_instances, (count, model.instance_task.num_negatives)
+    )
     inputs = {"index": np.zeros(count, "int32"), "negatives": negatives.astype("int32")}
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(features)

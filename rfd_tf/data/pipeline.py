@@ -37,7 +37,6 @@ def training_dataset(
     with_labels: bool = False,
     rotate_locally: str = "",
     normalized: bool = True,
-    parallel_calls: int = tf.data.AUTOTUNE,
 ) -> tf.data.Dataset:
     """Shuffled, augmented batches from the schedule's first step to the end of its last epoch.
 
@@ -56,7 +55,6 @@ def training_dataset(
         rotate_locally: "explicit" or "implicit": turn a patch of each image, as of `localized_rotation`.
         normalized: False gives the pixels in uint8, a quarter as large, to be normalised on the device; those
             of mixed images in float32.
-        parallel_calls: images prepared at once.
 
     Returns:
         A dataset of `{"image": float32 [b, S, S, 3], "index": int64 [b]}`, with `"negatives"` int32 [b, K]
@@ -104,13 +102,13 @@ def training_dataset(
         return (features | images, *label) if label else features | images
 
     dataset = tf.data.Dataset.range(*schedule.positions())
-    dataset = dataset.map(example, num_parallel_calls=parallel_calls, deterministic=True)
+    dataset = dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     if preprocessing.mixed:
-        dataset = _mixed(dataset, preprocessing, schedule, source.num_classes, parallel_calls)
+        dataset = _mixed(dataset, preprocessing, schedule, source.num_classes)
     else:
         dataset = dataset.batch(schedule.replica_batch, drop_remainder=True)
     if normalized:
-        dataset = dataset.map(normalize, num_parallel_calls=parallel_calls, deterministic=True)
+        dataset = dataset.map(normalize, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return finished(dataset, schedule.share.replicas_per_worker)
 
 
@@ -132,7 +130,6 @@ def _mixed(
     preprocessing: Preprocessing,
     schedule: Schedule,
     num_classes: int,
-    parallel_calls: int,
 ) -> tf.data.Dataset:
     """Global batches of examples, mixed, in as many parts as there are replicas."""
     mix = mixing(preprocessing.mixed, num_classes, preprocessing.mixup_alpha)
@@ -145,7 +142,7 @@ def _mixed(
         return {**features, "image": image}, labels
 
     dataset = examples.batch(schedule.batch_size, drop_remainder=True).enumerate(schedule.start_step)
-    dataset = dataset.map(mix_batch, num_parallel_calls=parallel_calls, deterministic=True)
+    dataset = dataset.map(mix_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     if schedule.share.num_replicas > 1:
         dataset = dataset.rebatch(schedule.replica_batch, drop_remainder=True)
     return dataset

@@ -258,7 +258,7 @@ class Detector:
 
         def found():
             scaled = proposals * factor
-            distinct, shared = distinct_regions(scaled, model.stride)
+            distinct, shared = distinct_regions(scaled, model.pool.stride)
             inputs = {
                 "image": scaled_image(image, factor, self.mean, self.std)[None],
                 "regions": tf.gather(scaled, distinct)[None],

@@ -25,8 +25,7 @@ class FastRCNN(PartlyFrozen):
     Args:
         trunk: functional model from images [B, H, W, 3], H and W unknown, to maps [B, h, w, C].
         num_classes: C, without the background.
-        stride: pixels per cell of the maps, 16 for AlexNet's conv5.
-        pool_size: bins per side of a region.
+        pool: a `RoIMaxPool` of the maps' stride; by default that of AlexNet's conv5, 6 bins a side.
         dense_width: units of fc6 and fc7.
         dropout: in [0, 1), after each of them.
         exclusive_deltas: whether deltas take a box to be x2 - x1 wide, as Fast R-CNN's code does, and not
@@ -54,8 +53,7 @@ class FastRCNN(PartlyFrozen):
         trunk: keras.Model,
         num_classes: int = 20,
         *,
-        stride: int = 16,
-        pool_size: int = 6,
+        pool: RoIMaxPool | None = None,
         dense_width: int = 4096,
         dropout: float = 0.5,
         exclusive_deltas: bool = False,
@@ -69,14 +67,12 @@ class FastRCNN(PartlyFrozen):
             raise ValueError(f"The trunk {trunk.name!r} must have one map [B, h, w, C] as its output")
         self.trunk = trunk
         self.num_classes = num_classes
-        self.stride = stride
-        self.pool_size = pool_size
         self.dense_width = dense_width
         self.dropout = dropout
         self.exclusive_deltas = exclusive_deltas
         self.ranks = None if ranks is None else _checked_ranks(ranks)
-        self.pool = RoIMaxPool(pool_size, stride, name="roi_pool")
-        pooled = keras.Input((pool_size, pool_size, trunk.output.shape[-1]), name="pooled")
+        self.pool = pool or RoIMaxPool(name="roi_pool")
+        pooled = keras.Input((self.pool.size, self.pool.size, trunk.output.shape[-1]), name="pooled")
         self.head = _head(pooled, num_classes, dense_width, dropout, self.ranks)
         shape = (num_classes + 1, 4)
         self.delta_means = self.add_weight(
@@ -103,7 +99,7 @@ class FastRCNN(PartlyFrozen):
     @property
     def longest_side(self) -> int:
         """Of images, in pixels: what the region pooling covers."""
-        return self.pool.max_side * self.stride
+        return self.pool.max_side * self.pool.stride
 
     def set_delta_statistics(self, means, deviations) -> None:
         """Set the mean and deviation of box targets by class, each [C + 1, 4].
@@ -170,8 +166,7 @@ class FastRCNN(PartlyFrozen):
             **super().get_config(),
             "trunk": keras.saving.serialize_keras_object(self.trunk),
             "num_classes": self.num_classes,
-            "stride": self.stride,
-            "pool_size": self.pool_size,
+            "pool": keras.saving.serialize_keras_object(self.pool),
             "dense_width": self.dense_width,
             "dropout": self.dropout,
             "exclusive_deltas": self.exclusive_deltas,
@@ -180,7 +175,12 @@ class FastRCNN(PartlyFrozen):
 
     @classmethod
     def from_config(cls, config: Mapping):
-        return cls(**{**config, "trunk": keras.saving.deserialize_keras_object(config["trunk"])})
+        config = dict(config)
+        if "stride" in config:  # of a file from before the pooling was an argument
+            config["pool"] = RoIMaxPool(config.pop("pool_size"), config.pop("stride"), name="roi_pool")
+        objects = ("trunk", "pool")
+        revived = {name: keras.saving.deserialize_keras_object(config[name]) for name in objects}
+        return cls(**{**config, **revived})
 
 
 def _head(pooled, num_classes: int, width: int, dropout: float, ranks) -> keras.Model:

@@ -40,6 +40,7 @@ from rfd_tf.evaluation.experiment import owner_of
 from rfd_tf.evaluation.results import EvaluationResult, MultiLabelFigures, figures_of, save_result
 from rfd_tf.features import FeatureModel, KerasFeatureModel
 from rfd_tf.files import absolute_location, write_text
+from rfd_tf.layers import RoIMaxPool
 from rfd_tf.metrics.voc_average_precision import RULES
 from rfd_tf.models import dense_weights
 from rfd_tf.models.backbone import any_size
@@ -310,8 +311,7 @@ def build_detector(config: ConfigDict, network: keras.Model, num_classes: int) -
     model = FastRCNN(
         trunk,
         num_classes,
-        stride=options.stride,
-        pool_size=options.pool_size,
+        pool=RoIMaxPool(options.pool_size, options.stride, name="roi_pool"),
         dense_width=options.dense_width,
         dropout=options.dropout,
         exclusive_deltas=options.get("exclusive_deltas", False),

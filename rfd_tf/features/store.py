@@ -15,6 +15,7 @@ from rfd_tf.data.source import listing_digest
 from rfd_tf.features.feature_model import FeatureModel, ModelInfo
 from rfd_tf.features.shard_formats import shard_format
 from rfd_tf.files import Storage, differences, fits, parse_json
+from rfd_tf.image_header import MAX_PIXELS
 
 SETTINGS_FILE = "settings.json"
 MANIFEST_FILE = "manifest.json"
@@ -62,10 +63,10 @@ class Settings:
     listing: str
     labelled: bool
     class_names: tuple[str, ...] | None
-    format: str
-    dtype: str
-    shard_size: int
-    max_pixels: int
+    format: str = "parquet"
+    dtype: str = "float32"
+    shard_size: int = 4096
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self):
         for name, value, allowed in (("format", self.format, FORMATS), ("dtype", self.dtype, DTYPES)):
@@ -133,7 +134,7 @@ def describe_extraction(
 ) -> Settings:
     """The settings of an extraction by the model at `model`, of the images at `images`.
 
-    `options` are the fields `format`, `dtype`, `shard_size` and `max_pixels`.
+    `options` are the fields `format`, `dtype`, `shard_size` and `max_pixels` of `Settings`.
     """
     outputs = feature_model.check_names(outputs)
     return Settings(

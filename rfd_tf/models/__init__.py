@@ -6,12 +6,14 @@ from rfd_tf.models.heads import dense_head, dense_weights, linear_probe, nonline
 from rfd_tf.models.inference import extract_features
 from rfd_tf.models.libraries import named_features
 from rfd_tf.models.networks import alexnet, create_backbone, resnet_cifar
-from rfd_tf.models.rotation_decoupling import RotationDecoupling
+from rfd_tf.models.rotation_decoupling import InstanceTask, RotationDecoupling, RotationTask
 
 __all__ = [
+    "InstanceTask",
     "MultiLabelClassifier",
     "ProbedModel",
     "RotationDecoupling",
+    "RotationTask",
     "alexnet",
     "any_size",
     "create_backbone",

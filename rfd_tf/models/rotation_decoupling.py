@@ -1,3 +1,4 @@
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -24,6 +25,107 @@ BANKS = ("replicated", "sharded")
 
 
 @keras.saving.register_keras_serializable(package="rfd_tf")
+@dataclasses.dataclass(frozen=True)
+class RotationTask:
+    """How the rotations of the views are told from the rotation features.
+
+    Attributes:
+        head: `"softmax"`, a dense layer as in the original, or `"cosine"`, for `LDAMLoss`.
+        loss: on [4B] rotation labels and [4B, 4] logits; by default cross-entropy.
+        use_instance_weights: keep a table of rotation weights [N, 4] (`set_instance_weights`).
+        view_margins: margins of a view of weight 0 and of one of weight 1, between which a view's is by its
+            weight (`imbalance.view_margins`); taken off the logit of its rotation, besides the loss's own.
+            From the first step on; in validation, where no weight is known, every view's is 1.
+
+    Raises:
+        ValueError: on an unknown head, or margins that are not two or lack the weights that choose them.
+
+    Reference: Cao et al., NeurIPS 2019 (LDAM).
+    """
+
+    head: str = "softmax"
+    loss: keras.losses.Loss | None = None
+    use_instance_weights: bool = False
+    view_margins: Sequence[float] | None = None
+
+    def __post_init__(self):
+        if self.head not in ROTATION_HEADS:
+            raise ValueError(f"`head` must be one of {ROTATION_HEADS}. Received: head={self.head!r}")
+        margins = self.view_margins
+        if margins is not None and (len(margins) != 2 or not self.use_instance_weights):
+            raise ValueError(
+                "`view_margins` must be two margins, and needs use_instance_weights=True. "
+                f"Received: view_margins={margins}, use_instance_weights={self.use_instance_weights}"
+            )
+        if margins is not None:
+            object.__setattr__(self, "view_margins", tuple(map(float, margins)))  # of a file, a list
+
+    def get_config(self):
+        loss = keras.saving.serialize_keras_object(self.loss)
+        return {**vars(self), "loss": loss}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "loss": keras.saving.deserialize_keras_object(config["loss"])})
+
+
+@keras.saving.register_keras_serializable(package="rfd_tf")
+@dataclasses.dataclass(frozen=True)
+class InstanceTask:
+    """How images are told apart by the invariant features, against the rows of a memory bank.
+
+    Attributes:
+        loss: `"nce"`, noise-contrastive estimation as in the original, or `"softmax"`, the cross-entropy of
+            telling the own row among others, which is right at every N.
+        num_negatives: K, drawn uniformly with replacement over all N. 0, for `"softmax"` only: all N rows.
+        temperature: T of the contrast. `RotationDecoupling.set_temperature` changes it.
+        embedding_dim: length of the embedding that the bank remembers.
+        momentum: of the bank's rows.
+        normalizer_momentum: of NCE's Z; 1 keeps that of the first batch (`MemoryBank`).
+        bank: `"replicated"`, every replica holds all rows; or `"sharded"`, each N / R of them, from which its
+            negatives are drawn: for banks larger than a device (`MemoryBank`). Needs `num_negatives`.
+        bank_dtype: what the rows are kept in, `"float32"` or `"bfloat16"`; by default Keras's `floatx`.
+        seed: of the negatives drawn on the device.
+
+    Raises:
+        ValueError: on an unknown loss or bank, or a number of negatives that it cannot work with.
+
+    Reference: Wu et al., CVPR 2018 (bank, both losses).
+    """
+
+    loss: str = "nce"
+    num_negatives: int = 4096
+    temperature: float = 0.07
+    embedding_dim: int = 128
+    momentum: float = 0.5
+    normalizer_momentum: float = 1.0
+    bank: str = "replicated"
+    bank_dtype: str | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.loss not in INSTANCE_LOSSES:
+            raise ValueError(f"`loss` must be one of {INSTANCE_LOSSES}. Received: loss={self.loss!r}")
+        if self.num_negatives < (1 if self.loss == "nce" else 0):
+            raise ValueError(
+                "`num_negatives` must be at least 1, or, for loss='softmax', 0 for the whole bank. "
+                f"Received: num_negatives={self.num_negatives} with loss={self.loss!r}"
+            )
+        if self.bank not in BANKS or (self.bank == "sharded" and not self.num_negatives):
+            raise ValueError(
+                f"`bank` must be one of {BANKS}, and 'sharded' needs num_negatives > 0. "
+                f"Received: bank={self.bank!r} with num_negatives={self.num_negatives}"
+            )
+
+    def get_config(self):
+        return dict(vars(self))
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(package="rfd_tf")
 class RotationDecoupling(keras.Model):
     """Rotation feature decoupling: a backbone, its three heads, three losses and the memory bank.
 
@@ -36,26 +138,11 @@ class RotationDecoupling(keras.Model):
             model is wrapped by `named_features`.
         num_instances: N, training images, the bank's rows.
         feature_name: which of the backbone's features to split, [B, D] with D even; by default the last.
-        rotation_head: `"softmax"`, a dense layer as in the original, or `"cosine"`, for `LDAMLoss`.
-        rotation_loss: loss on [4B] rotation labels and [4B, 4] logits; by default cross-entropy.
-        embedding_dim: length of the embedding that the bank remembers.
-        instance_loss: `"nce"`, noise-contrastive estimation as in the original, or `"softmax"`, the
-            cross-entropy of telling the own row among others, which is right at every N.
-        num_negatives: K, drawn uniformly with replacement over all N. 0, for `"softmax"` only: all N rows.
-        temperature: T of the contrast. `set_temperature` changes it.
-        momentum: of the bank's rows.
-        normalizer_momentum: of NCE's Z; 1 keeps that of the first batch (`MemoryBank`).
-        bank: `"replicated"`, every replica holds all rows; or `"sharded"`, each N / R of them, from which its
-            negatives are drawn: for banks larger than a device (`MemoryBank`). Needs `num_negatives`.
-        bank_dtype: what the rows are kept in, `"float32"` or `"bfloat16"`; by default Keras's `floatx`.
+        rotation_task: how rotations are told, a `RotationTask`.
+        instance_task: how images are told apart, an `InstanceTask`.
         loss_weights: of rotation, invariance and instance loss. `set_loss_weights` changes them.
-        use_instance_weights: keep a table of rotation weights [N, 4] (`set_instance_weights`).
-        view_margins: margins of a view of weight 0 and of one of weight 1, between which a view's is by its
-            weight (`imbalance.view_margins`); taken off the logit of its rotation, besides the loss's own.
-            From the first step on; in validation, where no weight is known, every view's is 1.
         normalization: (mean, std), three values each, of RGB in [0, 1], by which images that come as uint8
             are normalised on the device; None takes all images as they come.
-        seed: of the negatives drawn on the device.
 
     Call args:
         inputs: dict of `image` [B, S, S, C], normalised or uint8 (see `normalization`), `index` [B] instance
@@ -78,8 +165,7 @@ class RotationDecoupling(keras.Model):
         ValueError: on an argument out of range or a backbone feature that cannot be split.
 
     Reference: Feng et al., "Self-Supervised Representation Learning by Rotation Feature Decoupling",
-        CVPR 2019; Wu et al., CVPR 2018 (bank, both instance losses); Cao et al., NeurIPS 2019 (LDAM);
-        Chen et al., ICML 2020 (two crops).
+        CVPR 2019; Chen et al., ICML 2020 (two crops).
     """
 
     def __init__(
@@ -88,64 +174,26 @@ class RotationDecoupling(keras.Model):
         num_instances: int,
         *,
         feature_name: str | None = None,
-        rotation_head: str = "softmax",
-        rotation_loss: keras.losses.Loss | None = None,
-        embedding_dim: int = 128,
-        instance_loss: str = "nce",
-        num_negatives: int = 4096,
-        temperature: float = 0.07,
-        momentum: float = 0.5,
-        normalizer_momentum: float = 1.0,
-        bank: str = "replicated",
-        bank_dtype: str | None = None,
+        rotation_task: RotationTask = RotationTask(),
+        instance_task: InstanceTask = InstanceTask(),
         loss_weights: Sequence[float] = (1.0, 1.0, 1.0),
-        use_instance_weights: bool = False,
-        view_margins: Sequence[float] | None = None,
         normalization: Sequence[Sequence[float]] | None = None,
-        seed: int = 0,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if rotation_head not in ROTATION_HEADS:
-            raise ValueError(f"`rotation_head` must be one of {ROTATION_HEADS}. Received: {rotation_head!r}")
-        if instance_loss not in INSTANCE_LOSSES:
-            raise ValueError(f"`instance_loss` must be one of {INSTANCE_LOSSES}. Received: {instance_loss!r}")
-        if num_negatives < (1 if instance_loss == "nce" else 0):
-            raise ValueError(
-                "`num_negatives` must be at least 1, or, for instance_loss='softmax', 0 for the whole bank. "
-                f"Received: num_negatives={num_negatives} with instance_loss={instance_loss!r}"
-            )
-        if bank not in BANKS or (bank == "sharded" and not num_negatives):
-            raise ValueError(
-                f"`bank` must be one of {BANKS}, and 'sharded' needs num_negatives > 0. "
-                f"Received: bank={bank!r} with num_negatives={num_negatives}"
-            )
-        if view_margins is not None and (len(view_margins) != 2 or not use_instance_weights):
-            raise ValueError(
-                "`view_margins` must be two margins, and needs use_instance_weights=True. "
-                f"Received: view_margins={view_margins}, use_instance_weights={use_instance_weights}"
-            )
         self.backbone = backbone if isinstance(backbone.output, dict) else named_features(backbone)
         backbone = self.backbone
         self.num_instances = num_instances
         self.feature_name = feature_name or list(backbone.output)[-1]
-        self.rotation_loss = rotation_loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        self.embedding_dim = embedding_dim
-        self.instance_loss = instance_loss
-        self.num_negatives = num_negatives
-        self.temperature = temperature
-        self.momentum = momentum
-        self.normalizer_momentum = normalizer_momentum
-        self.bank = bank
-        self.bank_dtype = bank_dtype
+        self.rotation_task = rotation_task
+        self.rotation_loss = rotation_task.loss or keras.losses.SparseCategoricalCrossentropy(
+            from_logits=True
+        )
+        self.instance_task = instance_task
         self.loss_weights = _checked_loss_weights(loss_weights)
-        self.use_instance_weights = use_instance_weights
-        self.view_margins = None if view_margins is None else tuple(map(float, view_margins))
         self.normalization = None if normalization is None else tuple(map(tuple, normalization))
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed_generator = keras.random.SeedGenerator(instance_task.seed)
         self.half_width = half_width(backbone, self.feature_name)
-        self._rotation_head_kind = rotation_head
         self._add_heads()
         self._add_instance_weights()
         self.current_loss_weights = self.add_weight(
@@ -161,19 +209,20 @@ class RotationDecoupling(keras.Model):
         self.built = True
 
     def _add_heads(self) -> None:
-        if self._rotation_head_kind == "cosine":
+        if self.rotation_task.head == "cosine":
             self.rotation_head = CosineDense(NUM_ROTATIONS, name="rotation_head")
         else:
             self.rotation_head = dense(NUM_ROTATIONS, self.half_width, "rotation_head")
-        self.projection = dense(self.embedding_dim, self.half_width, "projection")
+        task = self.instance_task
+        self.projection = dense(task.embedding_dim, self.half_width, "projection")
         self.memory_bank = MemoryBank(
             self.num_instances,
-            self.embedding_dim,
-            self.temperature,
-            self.momentum,
-            self.normalizer_momentum,
-            sharded=self.bank == "sharded",
-            rows_dtype=self.bank_dtype,
+            task.embedding_dim,
+            task.temperature,
+            task.momentum,
+            task.normalizer_momentum,
+            sharded=task.bank == "sharded",
+            rows_dtype=task.bank_dtype,
             name="memory_bank",
         )
         self.rotation_head.build((None, self.half_width))
@@ -181,7 +230,7 @@ class RotationDecoupling(keras.Model):
         self.memory_bank.build()
 
     def _add_instance_weights(self) -> None:
-        if not self.use_instance_weights:
+        if not self.rotation_task.use_instance_weights:
             return
         shape = (self.num_instances, NUM_ROTATIONS)
         self.instance_weights = self.add_weight(
@@ -204,7 +253,7 @@ class RotationDecoupling(keras.Model):
 
         `rfd_tf.callbacks.InstanceWeighting` switches them on by epoch.
         """
-        if not self.use_instance_weights:
+        if not self.rotation_task.use_instance_weights:
             raise ValueError("This model was made with use_instance_weights=False")
         expected = (self.num_instances, NUM_ROTATIONS)
         if np.shape(weights) != expected:
@@ -274,11 +323,11 @@ class RotationDecoupling(keras.Model):
         logits = y_pred["rotation_logits"]
         labels = rotation_labels_like(logits)
         rows, weights = 1.0, None
-        if self.use_instance_weights and training:
+        if self.rotation_task.use_instance_weights and training:
             rows = ops.reshape(ops.take(self.instance_weights, x["index"], axis=0), (-1,))
             weights = 1.0 + self.instance_weighting * (rows - 1.0)
-        if self.view_margins is not None:
-            ambiguous, rotatable = self.view_margins
+        if self.rotation_task.view_margins is not None:
+            ambiguous, rotatable = self.rotation_task.view_margins
             margins = ops.cast(ambiguous + rows * (rotatable - ambiguous), logits.dtype)
             one_hot = ops.one_hot(labels, NUM_ROTATIONS, dtype=logits.dtype)
             logits = logits - one_hot * ops.reshape(margins, (-1, 1))  # not in place: PyTorch's would be
@@ -287,7 +336,7 @@ class RotationDecoupling(keras.Model):
     def instance_loss_of(self, x, y_pred, training):
         """The instance loss of `call`'s inputs and outputs; in training updates bank and normalizer."""
         embedding, bank = y_pred["embedding"], self.memory_bank
-        whole_bank = not self.num_negatives
+        whole_bank = not self.instance_task.num_negatives
         positives = None  # column 0
         if training and whole_bank:
             similarities, positives = bank(embedding), x["index"]
@@ -300,7 +349,7 @@ class RotationDecoupling(keras.Model):
             positive = positive / ops.convert_to_tensor(bank.current_temperature)
             negatives = bank(turned) if whole_bank else bank.contrast(turned, self._negatives(x))
             similarities = ops.concatenate([positive, negatives], axis=1)
-        if self.instance_loss == "softmax":
+        if self.instance_task.loss == "softmax":
             loss = instance_softmax_loss(similarities, positives)
         else:
             normalizer = bank.normalizer_of(similarities, update=training)
@@ -314,7 +363,7 @@ class RotationDecoupling(keras.Model):
     def _negatives(self, x):
         if "negatives" in x:
             return ops.cast(x["negatives"], "int32")
-        shape = (ops.shape(x["index"])[0], self.num_negatives)
+        shape = (ops.shape(x["index"])[0], self.instance_task.num_negatives)
         return keras.random.randint(shape, 0, self.num_instances, seed=self.seed_generator)
 
     def _update_metrics(self, losses: Mapping, y_pred) -> None:
@@ -346,26 +395,15 @@ class RotationDecoupling(keras.Model):
             "backbone": keras.saving.serialize_keras_object(self.backbone),
             "num_instances": self.num_instances,
             "feature_name": self.feature_name,
-            "rotation_head": self._rotation_head_kind,
-            "rotation_loss": keras.saving.serialize_keras_object(self.rotation_loss),
-            "embedding_dim": self.embedding_dim,
-            "instance_loss": self.instance_loss,
-            "num_negatives": self.num_negatives,
-            "temperature": self.temperature,
-            "momentum": self.momentum,
-            "normalizer_momentum": self.normalizer_momentum,
-            "bank": self.bank,
-            "bank_dtype": self.bank_dtype,
+            "rotation_task": keras.saving.serialize_keras_object(self.rotation_task),
+            "instance_task": keras.saving.serialize_keras_object(self.instance_task),
             "loss_weights": self.loss_weights,
-            "use_instance_weights": self.use_instance_weights,
-            "view_margins": self.view_margins,
             "normalization": self.normalization,
-            "seed": self.seed,
         }
 
     @classmethod
     def from_config(cls, config):
-        objects = ("backbone", "rotation_loss")
+        objects = ("backbone", "rotation_task", "instance_task")
         revived = {name: keras.saving.deserialize_keras_object(config[name]) for name in objects}
         return cls(**{**config, **revived})
 

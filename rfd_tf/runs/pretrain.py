@@ -15,7 +15,7 @@ from rfd_tf.data import steps_per_epoch
 from rfd_tf.files import atomic_path
 from rfd_tf.keras_internals import all_layers
 from rfd_tf.losses import LDAMLoss
-from rfd_tf.models import RotationDecoupling
+from rfd_tf.models import InstanceTask, RotationDecoupling, RotationTask
 from rfd_tf.models.backbone import check_feature_names
 from rfd_tf.runs.build import build_backbone, build_optimizer, initialize, measured_feature
 from rfd_tf.runs.fit import Training, fit
@@ -136,27 +136,25 @@ def build_model(
     check_feature_names([measured_feature(config)], list(backbone.output))
     if not resumed:
         initialize(config, backbone)
-    head, loss, view_margins = _rotation_head(config, num_instances, instance_weights)
     method = config.method
     model = RotationDecoupling(
         backbone,
         num_instances,
         feature_name=config.backbone.feature,
-        rotation_head=head,
-        rotation_loss=loss,
-        embedding_dim=method.embedding_dim,
-        instance_loss=method.instance_loss,
-        num_negatives=negatives_per_image(config, num_instances),
-        temperature=method.temperature,
-        momentum=method.momentum,
-        normalizer_momentum=method.normalizer_momentum,
-        bank=method.bank,
-        bank_dtype=method.bank_dtype,
+        rotation_task=_rotation_task(config, num_instances, instance_weights),
+        instance_task=InstanceTask(
+            loss=method.instance_loss,
+            num_negatives=negatives_per_image(config, num_instances),
+            temperature=method.temperature,
+            embedding_dim=method.embedding_dim,
+            momentum=method.momentum,
+            normalizer_momentum=method.normalizer_momentum,
+            bank=method.bank,
+            bank_dtype=method.bank_dtype,
+            seed=config.seed,
+        ),
         loss_weights=method.loss_weights,
-        use_instance_weights=instance_weights is not None,
-        view_margins=view_margins,
         normalization=(config.preprocessing.mean, config.preprocessing.std),
-        seed=config.seed,
     )
     if instance_weights is not None:
         model.set_instance_weights(instance_weights)
@@ -191,15 +189,14 @@ def warn_of_slow_statistics(backbone: keras.Model, steps: int) -> None:
         )
 
 
-def _rotation_head(config: ConfigDict, num_instances: int, instance_weights):
-    """The head's kind, its loss, and the margins of views."""
+def _rotation_task(config: ConfigDict, num_instances: int, instance_weights) -> RotationTask:
     if config.method.rotation_head not in ROTATION_HEADS:
         raise ValueError(
             f"`method.rotation_head` must be one of {ROTATION_HEADS}. "
             f"Received: {config.method.rotation_head!r}"
         )
     if config.method.rotation_head == "softmax":
-        return "softmax", None, None
+        return RotationTask(use_instance_weights=instance_weights is not None)
     ldam, form = config.ldam, config.ldam.margins
     if form not in imbalance.MARGINS:
         raise ValueError(f"`ldam.margins` must be one of {imbalance.MARGINS}. Received: {form!r}")
@@ -213,7 +210,8 @@ def _rotation_head(config: ConfigDict, num_instances: int, instance_weights):
     else:
         counts = imbalance.effective_rotation_counts(instance_weights)
     loss = LDAMLoss(counts, ldam.max_margin if form == "rotation" else 0.0, ldam.scale, name="rotation_ldam")
-    return "cosine", loss, imbalance.view_margins(instance_weights, form, ldam.max_margin)
+    view_margins = imbalance.view_margins(instance_weights, form, ldam.max_margin)
+    return RotationTask("cosine", loss, instance_weights is not None, view_margins)
 
 
 def temperature_swing(config: ConfigDict) -> tuple[float, float, int] | None:
@@ -229,7 +227,7 @@ def state_callbacks(config: ConfigDict, model: RotationDecoupling) -> list[keras
     acting: list[keras.callbacks.Callback] = []
     if isinstance(model.rotation_loss, LDAMLoss):
         acting.append(callbacks.DeferredReweighting(config.ldam.start_epoch, config.ldam.beta))
-    if model.use_instance_weights:
+    if model.rotation_task.use_instance_weights:
         acting.append(callbacks.InstanceWeighting(config.rotation_probabilities.start_epoch))
     if swing := temperature_swing(config):
         acting.append(callbacks.TemperatureSchedule(*swing))

@@ -12,7 +12,14 @@ from rfd_tf.callbacks import DeferredReweighting, InstanceWeighting
 from rfd_tf.imbalance import effective_rotation_counts, rotation_instance_weights
 from rfd_tf.layers import CosineDense
 from rfd_tf.losses import CLASSIFIER_LOSSES, LDAMLoss, classifier_loss
-from rfd_tf.models import ProbedModel, RotationDecoupling, linear_probe, resnet_cifar
+from rfd_tf.models import (
+    InstanceTask,
+    ProbedModel,
+    RotationDecoupling,
+    RotationTask,
+    linear_probe,
+    resnet_cifar,
+)
 from rfd_tf.optimizers import CoupledSGD
 
 N, BATCH, K = 256, 8, 16
@@ -30,11 +37,10 @@ def train_compound(rng) -> dict[str, np.ndarray]:
     model = RotationDecoupling(
         resnet_cifar(8, (12, 12, 3), ["pool"], width=4),
         N,
-        num_negatives=K,
-        rotation_head="cosine",
-        rotation_loss=LDAMLoss(effective_rotation_counts(weights)),
-        use_instance_weights=True,
-        view_margins=(0.2, 0.1),
+        rotation_task=RotationTask(
+            "cosine", LDAMLoss(effective_rotation_counts(weights)), True, view_margins=(0.2, 0.1)
+        ),
+        instance_task=InstanceTask(num_negatives=K),
     )
     set_weights(model, rng)
     model.set_instance_weights(weights)

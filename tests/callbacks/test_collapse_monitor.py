@@ -4,7 +4,7 @@ import pytest
 
 from rfd_tf.callbacks import CollapseError, CollapseMonitor, signs_of_collapse
 from rfd_tf.callbacks.monitors import CHANCE_EPOCHS, effective_rank
-from rfd_tf.models import RotationDecoupling, resnet_cifar
+from rfd_tf.models import InstanceTask, RotationDecoupling, resnet_cifar
 from tests.contract import to_numpy
 
 N = 40
@@ -12,10 +12,10 @@ rng = np.random.default_rng(0)
 DATA = {"image": rng.normal(size=(N, 8, 8, 3)).astype("float32"), "index": np.arange(N)}
 
 
-def model_of(**options):
+def model_of(instance_task=InstanceTask("softmax", num_negatives=0, temperature=0.2), **options):
     keras.utils.set_random_seed(0)
-    options = {"instance_loss": "softmax", "num_negatives": 0, "temperature": 0.2} | options
-    model = RotationDecoupling(resnet_cifar(8, (8, 8, 3), ["pool"], width=4), N, **options)
+    backbone = resnet_cifar(8, (8, 8, 3), ["pool"], width=4)
+    model = RotationDecoupling(backbone, N, instance_task=instance_task, **options)
     model.compile(keras.optimizers.SGD(1e-2))
     return model
 
@@ -89,7 +89,7 @@ def test_the_gradient_ratio_is_that_of_the_losses():
 
 
 def test_measuring_changes_nothing():
-    model = model_of(instance_loss="nce", num_negatives=4)
+    model = model_of(InstanceTask(num_negatives=4))
     before = [to_numpy(v) for v in model.variables]
     monitor_of(model).measure()
     for old, variable in zip(before, model.variables, strict=True):

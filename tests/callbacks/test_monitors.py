@@ -6,15 +6,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rfd_tf.callbacks import InstanceWeighting, KNNMonitor, TrainingSummaries
 from rfd_tf.metrics import weighted_knn_predict
-from rfd_tf.models import RotationDecoupling, extract_features, resnet_cifar
+from rfd_tf.models import InstanceTask, RotationDecoupling, RotationTask, extract_features, resnet_cifar
 
 N = 16
 rng = np.random.default_rng(0)
 
 
-def model_of(**kwargs):
+def model_of(rotation_task=RotationTask()):
     backbone = resnet_cifar(8, (8, 8, 3), ["pool"], width=4)
-    model = RotationDecoupling(backbone, N, num_negatives=4, **kwargs)
+    model = RotationDecoupling(
+        backbone, N, rotation_task=rotation_task, instance_task=InstanceTask(num_negatives=4)
+    )
     model.compile("sgd")
     return model
 
@@ -60,7 +62,7 @@ def test_summaries_hold_what_the_docs_promise(tmp_path):
 
 
 def test_instance_weighting_by_epoch():
-    model = model_of(use_instance_weights=True)
+    model = model_of(RotationTask(use_instance_weights=True))
     switch = []
     read = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: switch.append(float(model.instance_weighting.numpy()))

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from rfd_tf.callbacks import TemperatureSchedule
-from rfd_tf.models import RotationDecoupling, resnet_cifar
+from rfd_tf.models import InstanceTask, RotationDecoupling, resnet_cifar
 
 N = 16
 rng = np.random.default_rng(0)
@@ -14,10 +14,10 @@ DATA = {
 }
 
 
-def model_of(**kwargs):
+def model_of(**options):
     keras.utils.set_random_seed(0)
     backbone = resnet_cifar(8, (8, 8, 3), ["pool"], width=4)
-    model = RotationDecoupling(backbone, N, num_negatives=4, **kwargs)
+    model = RotationDecoupling(backbone, N, instance_task=InstanceTask(num_negatives=4, **options))
     model.compile(keras.optimizers.SGD(1e-3))
     return model
 

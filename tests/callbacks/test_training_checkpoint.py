@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from rfd_tf.callbacks import TrainingCheckpoint
-from rfd_tf.models import RotationDecoupling, resnet_cifar
+from rfd_tf.models import InstanceTask, RotationDecoupling, resnet_cifar
 
 STEPS = 4
 
@@ -57,7 +57,7 @@ def test_running_metrics_come_back_in_the_middle_of_an_epoch(tmp_path):
 
     def run(data, checkpoint, restored_step=0):
         backbone = resnet_cifar(8, (8, 8, 3), ["pool"], width=2)
-        model = RotationDecoupling(backbone, 16, num_negatives=1)
+        model = RotationDecoupling(backbone, 16, instance_task=InstanceTask(num_negatives=1))
         model.compile("sgd")
         model.optimizer.build(model.trainable_variables)
         if restored_step:

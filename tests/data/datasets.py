@@ -1,4 +1,5 @@
 import numpy as np
+import tensorflow as tf
 
 from rfd_tf import data
 from rfd_tf.distribution import Share
@@ -22,3 +23,11 @@ def training_dataset(
     share = Share(**{name: rest.pop(name) for name in names if name in rest})
     schedule = data.Schedule(valid, seed, batch_size, epochs, start_step, share, sampling_weights)
     return data.training_dataset(source, recipe, schedule, **rest)
+
+
+def on_one_thread(dataset):
+    """The dataset, computed one image after the other."""
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = 1
+    options.autotune.enabled = False  # so that each `AUTOTUNE` stays as it begins: one call at a time
+    return dataset.with_options(options)

@@ -25,7 +25,7 @@ def trunk(batch_norm=False):
 
 def detector(**options):
     keras.utils.set_random_seed(1)
-    options = {"stride": 4, "pool_size": 3, "dense_width": 16, "dropout": 0.0} | options
+    options = {"pool": RoIMaxPool(3, 4), "dense_width": 16, "dropout": 0.0} | options
     model = FastRCNN(options.pop("trunk", None) or trunk(), CLASSES, **options)
     model.compile(CoupledSGD(0.05, 0.9))
     return model

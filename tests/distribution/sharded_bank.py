@@ -12,7 +12,7 @@ import numpy as np
 from rfd_tf import distribution
 
 N, D, BATCH, K, STEPS = 13, 4, 4, 50_000, 5  # N odd, so that one share is larger
-MODEL = {"num_negatives": 8, "instance_loss": "softmax", "temperature": 0.5}
+NEGATIVES = 8
 
 
 def first_rows() -> np.ndarray:
@@ -36,7 +36,7 @@ def batches(first: int = 0, count: int = 2):
     for _ in range(STEPS):
         index = rng.permutation(N)[:BATCH]
         images = rng.uniform(-1, 1, size=(BATCH, 16, 16, 3))
-        negatives = rng.integers(0, N, (BATCH, MODEL["num_negatives"]))
+        negatives = rng.integers(0, N, (BATCH, NEGATIVES))
         for replica in range(first, first + count):
             part = slice(replica * BATCH // 2, (replica + 1) * BATCH // 2)
             yield {"image": images[part], "index": index[part], "negatives": negatives[part]}
@@ -45,12 +45,17 @@ def batches(first: int = 0, count: int = 2):
 def model_of(bank: str):
     import keras
 
-    from rfd_tf.models import RotationDecoupling, resnet_cifar
+    from rfd_tf.models import InstanceTask, RotationDecoupling, resnet_cifar
     from rfd_tf.optimizers import CoupledSGD
 
     keras.utils.set_random_seed(0)
     backbone = resnet_cifar(8, (16, 16, 3), ["pool"], width=4, synchronized=True)
-    model = RotationDecoupling(backbone, N, embedding_dim=D, bank=bank, loss_weights=(1, 1, 0), **MODEL)
+    model = RotationDecoupling(
+        backbone,
+        N,
+        instance_task=InstanceTask("softmax", NEGATIVES, 0.5, embedding_dim=D, bank=bank),
+        loss_weights=(1, 1, 0),
+    )
     model.compile(CoupledSGD(0.01, 0.9))
     model.optimizer.build(model.trainable_variables)
     return model
@@ -144,7 +149,7 @@ def main(folder: Path, strategy_name: str, restored_step: int = 0) -> None:
         signature = {
             "image": tf.TensorSpec((BATCH // 2, 16, 16, 3), tf.float64),
             "index": tf.TensorSpec((BATCH // 2,), tf.int64),
-            "negatives": tf.TensorSpec((BATCH // 2, MODEL["num_negatives"]), tf.int64),
+            "negatives": tf.TensorSpec((BATCH // 2, NEGATIVES), tf.int64),
         }
         return tf.data.Dataset.from_generator(lambda: batches(*of_worker), output_signature=signature)
 

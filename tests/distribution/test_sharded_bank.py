@@ -197,10 +197,6 @@ def test_a_share_that_is_on_another_disk_is_named(workers, tmp_path):
 def test_arguments():
     with pytest.raises(ValueError, match="rows_dtype"):
         MemoryBank(4, 2, rows_dtype="float16")
-    with pytest.raises(ValueError, match=r"'sharded' needs num_negatives > 0"):
-        script.model_of("sharded").from_config(
-            {**script.model_of("sharded").get_config(), "num_negatives": 0}
-        )
 
 
 def test_rows_in_bfloat16():

@@ -42,7 +42,7 @@ def train(strategy, name: str = "", epochs: int = EPOCHS) -> dict:
 
     from rfd_tf.imbalance import effective_rotation_counts, rotation_instance_weights
     from rfd_tf.losses import LDAMLoss
-    from rfd_tf.models import RotationDecoupling, create_backbone, resnet_cifar
+    from rfd_tf.models import InstanceTask, RotationDecoupling, RotationTask, create_backbone, resnet_cifar
     from rfd_tf.optimizers import CoupledSGD
 
     source = data.Subset(data.digits("train"), np.arange(IMAGES))
@@ -61,12 +61,10 @@ def train(strategy, name: str = "", epochs: int = EPOCHS) -> dict:
         model = RotationDecoupling(
             backbone,
             IMAGES,
-            num_negatives=K,
-            temperature=0.5,
-            rotation_head="cosine",
-            rotation_loss=LDAMLoss(effective_rotation_counts(weights)),
-            use_instance_weights=True,
-            view_margins=(0.2, 0.1),
+            rotation_task=RotationTask(
+                "cosine", LDAMLoss(effective_rotation_counts(weights)), True, view_margins=(0.2, 0.1)
+            ),
+            instance_task=InstanceTask(num_negatives=K, temperature=0.5),
         )
         model.set_instance_weights(weights)
         model.instance_weighting.assign(1.0)

@@ -10,7 +10,7 @@ from rfd_tf import cli
 from rfd_tf.data import digits
 from rfd_tf.evaluation.results import load_result, load_results
 from rfd_tf.features import open_feature_model
-from rfd_tf.models import RotationDecoupling, create_backbone
+from rfd_tf.models import InstanceTask, RotationDecoupling, create_backbone
 
 RECIPE = {"image_size": 16, "train": "resize", "mean": (0.3, 0.3, 0.3), "std": (0.4, 0.4, 0.4)}
 TRAINING, TEST = 90, 40
@@ -24,7 +24,9 @@ def save_run(folder, seed: int) -> RotationDecoupling:
     backbone(rng.normal(size=(8, 16, 16, 3)), training=True)
     for variable in backbone.trainable_variables:
         variable.assign(variable + 0.1 * rng.normal(size=variable.shape))
-    model = RotationDecoupling(backbone, TRAINING, feature_name="fc_block", num_negatives=2)
+    model = RotationDecoupling(
+        backbone, TRAINING, feature_name="fc_block", instance_task=InstanceTask(num_negatives=2)
+    )
     folder.mkdir(exist_ok=True)
     backbone.save(folder / "backbone.keras")
     model.heads().save(folder / "heads.keras")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from rfd_tf.data import Preprocessing
 from rfd_tf.features import KerasFeatureModel, keras_feature_model
-from rfd_tf.models import RotationDecoupling, alexnet, create_backbone
+from rfd_tf.models import InstanceTask, RotationDecoupling, RotationTask, alexnet, create_backbone
 
 RECIPE = {
     "image_size": 16,
@@ -31,7 +31,13 @@ def write_run(folder: Path, data: dict | None = None, backbone: keras.Model | No
         backbone = create_backbone("resnet8", (16, 16, 3), features, width=4, dense_width=32)
         move_statistics(backbone)
     last = list(backbone.output)[-1]
-    model = RotationDecoupling(backbone, 10, feature_name=last, rotation_head="cosine", num_negatives=2)
+    model = RotationDecoupling(
+        backbone,
+        10,
+        feature_name=last,
+        rotation_task=RotationTask("cosine"),
+        instance_task=InstanceTask(num_negatives=2),
+    )
     backbone.save(folder / "backbone.keras")
     model.heads().save(folder / "heads.keras")
     config = {"preprocessing": RECIPE, "backbone": {"feature": last}, "data": data or {}}

@@ -12,7 +12,7 @@ from rfd_tf.detection.fast_rcnn import FastRCNN
 from rfd_tf.layers import CosineDense, MemoryBank, RoIMaxPool
 from rfd_tf.layers.cosine_dense import l2_normalize
 from rfd_tf.losses import CLASSIFIER_LOSSES, classifier_loss, nce_loss, rotation_invariance_loss
-from rfd_tf.models import RotationDecoupling
+from rfd_tf.models import InstanceTask, RotationDecoupling, RotationTask
 from rfd_tf.optimizers import CoupledSGD
 
 COUNTS = [10_000_000, 5_000, 20, 1]
@@ -172,7 +172,7 @@ def test_fast_rcnn_loss(labels, logits):
     """No region that counts, background alone, one class alone; targets as of tiny proposals."""
     trunk_input = keras.Input((None, None, 3))
     trunk = keras.Model(trunk_input, keras.layers.Conv2D(2, 1)(trunk_input))
-    model = FastRCNN(trunk, 2, stride=1, pool_size=2, dense_width=4)
+    model = FastRCNN(trunk, 2, pool=RoIMaxPool(2, 1), dense_width=4)
     targets = {"labels": np.array([labels]), "deltas": np.full((1, 2, 4), 1e5, "float32")}
 
     def loss(class_logits, deltas):
@@ -196,7 +196,12 @@ def test_pretraining_steps(policy, head):
         features = keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(maps))
         backbone = keras.Model(inputs, {"features": features})
         loss = classifier_loss("ldam", [4, 4, 3, 1]).loss if head == "cosine" else None
-        model = RotationDecoupling(backbone, 6, rotation_head=head, rotation_loss=loss, num_negatives=4)
+        model = RotationDecoupling(
+            backbone,
+            6,
+            rotation_task=RotationTask(head, loss),
+            instance_task=InstanceTask(num_negatives=4),
+        )
         model.compile(CoupledSGD(0.01, momentum=0.9, nesterov=True), jit_compile=False)
         images = np.zeros((6, 8, 8, 3), "float32")
         images[1], images[2:4] = 1e3, np.random.default_rng(0).normal(size=(8, 8, 3))

@@ -11,7 +11,7 @@ from rfd_tf.exporting.export_model import ExportOptions, export_model
 from rfd_tf.exporting.parity import bundled_images
 from rfd_tf.features import FeatureModel, keras_feature_model, open_feature_model, save_keras
 from rfd_tf.features.feature_model import ModelInfo
-from rfd_tf.models import RotationDecoupling, create_backbone, resnet_cifar
+from rfd_tf.models import InstanceTask, RotationDecoupling, RotationTask, create_backbone, resnet_cifar
 
 RECIPE = {"image_size": 16, "train": "resize", "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.3)}
 
@@ -19,7 +19,13 @@ RECIPE = {"image_size": 16, "train": "resize", "mean": (0.5, 0.4, 0.3), "std": (
 @pytest.fixture(scope="module")
 def trained():
     backbone = create_backbone("resnet8", (16, 16, 3), ["block1", "pool", "fc_block"], width=4, dense_width=8)
-    model = RotationDecoupling(backbone, 10, feature_name="fc_block", rotation_head="cosine", num_negatives=2)
+    model = RotationDecoupling(
+        backbone,
+        10,
+        feature_name="fc_block",
+        rotation_task=RotationTask("cosine"),
+        instance_task=InstanceTask(num_negatives=2),
+    )
     backbone(np.random.default_rng(0).normal(size=(8, 16, 16, 3)), training=True)  # moves the statistics
     return model
 

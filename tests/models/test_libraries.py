@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import zoo
-from rfd_tf.models import RotationDecoupling, create_backbone, named_features
+from rfd_tf.models import InstanceTask, RotationDecoupling, create_backbone, named_features
 from tests.contract import to_numpy
 
 rng = np.random.default_rng(0)
@@ -116,7 +116,7 @@ def test_a_dict_of_outputs_gives_the_features():
 
 def test_rotation_decoupling_takes_any_functional_model():
     own = network()
-    model = RotationDecoupling(own, 10, num_negatives=2, embedding_dim=4)
+    model = RotationDecoupling(own, 10, instance_task=InstanceTask(num_negatives=2, embedding_dim=4))
     assert model.feature_name == "pool"
     outputs = model({"image": rng.normal(size=(2, 32, 32, 3)), "index": np.arange(2)})
     assert outputs["invariant_features"].shape == (8, 4)

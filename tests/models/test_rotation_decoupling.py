@@ -6,7 +6,7 @@ import torch
 from rfd_tf.imbalance import effective_rotation_counts, rotation_instance_weights
 from rfd_tf.layers import fuse_batch_norm
 from rfd_tf.losses import LDAMLoss
-from rfd_tf.models import RotationDecoupling, alexnet, resnet_cifar
+from rfd_tf.models import InstanceTask, RotationDecoupling, RotationTask, alexnet, resnet_cifar
 from rfd_tf.optimizers import CoupledSGD
 from rfd_tf.rotations import four_views_of_two_crops
 from tests import torch_reference
@@ -25,7 +25,12 @@ def pair(use_instance_weights=False):
     theirs_backbone = torch_reference.AlexNet(WIDTH, spatial=1)
     backbone = alexnet((63, 63, 3), ["fc_block"], dense_width=WIDTH)
     torch_reference.copy_alexnet(theirs_backbone, backbone, spatial=1)
-    ours = RotationDecoupling(backbone, N, num_negatives=K, use_instance_weights=use_instance_weights)
+    ours = RotationDecoupling(
+        backbone,
+        N,
+        rotation_task=RotationTask(use_instance_weights=use_instance_weights),
+        instance_task=InstanceTask(num_negatives=K),
+    )
     bank = to_numpy(ours.memory_bank.rows)
     theirs = torch_reference.Objective(theirs_backbone, WIDTH, bank).to(FLOATS[keras.config.floatx()])
     for layer, linear in ((ours.rotation_head, theirs.rotation_head), (ours.projection, theirs.projection)):
@@ -111,9 +116,9 @@ def test_gradients_equal_torch():
     assert relative_difference(gradients[1], theirs.projection.weight.grad.numpy().T) < 1e-4
 
 
-def small_model(**kwargs):
+def small_model(*, instance_task=InstanceTask(num_negatives=K), **kwargs):
     backbone = resnet_cifar(8, (8, 8, 3), ["pool"], width=4)
-    model = RotationDecoupling(backbone, SMALL_N, **{"num_negatives": K, **kwargs})
+    model = RotationDecoupling(backbone, SMALL_N, instance_task=instance_task, **kwargs)
     model.compile(CoupledSGD(0.01, 0.9))
     return model
 
@@ -166,7 +171,8 @@ def test_validation_leaves_bank_and_normalizer_alone():
 @pytest.mark.parametrize("num_negatives", [K, 0])
 def test_the_softmax_over_the_bank(num_negatives):
     """Loss and bank of a step, by NumPy from the model's own outputs."""
-    model = small_model(instance_loss="softmax", num_negatives=num_negatives, temperature=0.2)
+    task = InstanceTask("softmax", num_negatives, temperature=0.2)
+    model = small_model(instance_task=task)
     batch = {"image": small_data()["image"][:6], "index": np.array([5, 3, 8, 1, 0, 9])}
     if num_negatives:
         batch["negatives"] = rng.integers(0, SMALL_N, (6, K)).astype("int32")
@@ -185,13 +191,13 @@ def test_the_softmax_over_the_bank(num_negatives):
     np.testing.assert_allclose(to_numpy(model.memory_bank.rows)[batch["index"]], mixed, atol=1e-6)
     assert float(model.memory_bank.normalizer) == 0.0
     again = RotationDecoupling.from_config(model.get_config())
-    assert (again.instance_loss, again.num_negatives) == ("softmax", num_negatives)
+    assert again.instance_task == task
 
 
-@pytest.mark.parametrize("options", [{}, {"normalizer_momentum": 0.9}, {"instance_loss": "softmax"}])
+@pytest.mark.parametrize("options", [{}, {"normalizer_momentum": 0.9}, {"loss": "softmax"}])
 def test_training_with_each_instance_loss_lowers_it(options):
     keras.utils.set_random_seed(0)
-    model = small_model(temperature=0.5, **options)
+    model = small_model(instance_task=InstanceTask(num_negatives=K, temperature=0.5, **options))
     losses = model.fit(small_data(), batch_size=8, epochs=12, verbose=0).history["instance_loss"]
     assert losses[-1] < losses[0]
 
@@ -228,7 +234,7 @@ def test_the_backbone_is_not_changed():
     """Batch norm is fused by our runs, or by a call of the user's, never by a constructor."""
     backbone = resnet_cifar(8, (8, 8, 3), ["pool"], width=4)
     before = [dict(layer.__dict__) for layer in backbone.layers]
-    model = RotationDecoupling(backbone, SMALL_N, num_negatives=K)
+    model = RotationDecoupling(backbone, SMALL_N)
     assert model.backbone is backbone
     for layer, attributes in zip(backbone.layers, before, strict=True):
         assert layer.__dict__.keys() == attributes.keys(), layer.name
@@ -249,7 +255,7 @@ def test_ldam_head_and_whole_model_survive_disk(tmp_path):
     weights = rotation_instance_weights(rng.uniform(size=(SMALL_N, 4)))
     loss = LDAMLoss(effective_rotation_counts(weights))
     model = small_model(
-        rotation_head="cosine", rotation_loss=loss, use_instance_weights=True, view_margins=(0.4, 0.1)
+        rotation_task=RotationTask("cosine", loss, use_instance_weights=True, view_margins=(0.4, 0.1))
     )
     model.set_instance_weights(weights)
     model.fit(small_data(), batch_size=8, verbose=0)
@@ -259,11 +265,11 @@ def test_ldam_head_and_whole_model_survive_disk(tmp_path):
     expected, outputs = model.evaluate(batch, verbose=0), again.evaluate(batch, verbose=0)
     np.testing.assert_allclose(outputs, expected, rtol=1e-5)
     np.testing.assert_array_equal(to_numpy(again.instance_weights), weights)
-    assert again.view_margins == (0.4, 0.1)
+    assert again.rotation_task.view_margins == (0.4, 0.1)
 
 
 def test_instance_weights_act_on_training_only_once_switched_on():
-    model = small_model(use_instance_weights=True)
+    model = small_model(rotation_task=RotationTask(use_instance_weights=True))
     model.set_instance_weights(np.eye(4, dtype="float32")[np.zeros(SMALL_N, int)])  # upright views alone
     batch = {**small_data(), "negatives": rng.integers(0, SMALL_N, (SMALL_N, K)).astype("int32")}
     outputs = model(batch, training=False)
@@ -288,7 +294,7 @@ def test_margins_by_view_against_numpy(margins, class_margin):
     weights = rotation_instance_weights(rng.uniform(size=(SMALL_N, 4)))
     loss = LDAMLoss(effective_rotation_counts(weights), class_margin, 10.0)
     model = small_model(
-        rotation_head="cosine", rotation_loss=loss, use_instance_weights=True, view_margins=margins
+        rotation_task=RotationTask("cosine", loss, use_instance_weights=True, view_margins=margins)
     )
     model.set_instance_weights(weights)
     batch = {"index": rng.permutation(SMALL_N)[:8]}
@@ -329,20 +335,31 @@ def test_mixed_bfloat16_trains():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"rotation_head": "ldam"}, "rotation_head"),
-        ({"num_negatives": 0}, "num_negatives"),
-        ({"instance_loss": "triplet"}, "instance_loss"),
-        ({"instance_loss": "softmax", "num_negatives": -1}, "num_negatives=-1"),
         ({"loss_weights": (1, 1)}, "loss_weights"),
         ({"loss_weights": (1, -1, 1)}, "loss_weights"),
         ({"feature_name": "conv1"}, "no feature 'conv1'"),
-        ({"view_margins": (0.0, 0.5)}, "use_instance_weights=False"),
-        ({"view_margins": (0.5,), "use_instance_weights": True}, "two margins"),
     ],
 )
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         small_model(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("task", "arguments", "message"),
+    [
+        (RotationTask, {"head": "ldam"}, "`head`.*'ldam'"),
+        (RotationTask, {"view_margins": (0.0, 0.5)}, "use_instance_weights=False"),
+        (RotationTask, {"view_margins": (0.5,), "use_instance_weights": True}, "two margins"),
+        (InstanceTask, {"num_negatives": 0}, "num_negatives=0"),
+        (InstanceTask, {"loss": "triplet"}, "`loss`.*'triplet'"),
+        (InstanceTask, {"loss": "softmax", "num_negatives": -1}, "num_negatives=-1"),
+        (InstanceTask, {"loss": "softmax", "num_negatives": 0, "bank": "sharded"}, "num_negatives > 0"),
+    ],
+)
+def test_bad_tasks(task, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        task(**arguments)
 
 
 def test_features_that_cannot_be_split():
@@ -352,4 +369,6 @@ def test_features_that_cannot_be_split():
     with pytest.raises(ValueError, match="use_instance_weights=False"):
         small_model().set_instance_weights(np.ones((SMALL_N, 4)))
     with pytest.raises(ValueError, match=r"\(24, 4\)"):
-        small_model(use_instance_weights=True).set_instance_weights(np.ones((SMALL_N, 3)))
+        small_model(rotation_task=RotationTask(use_instance_weights=True)).set_instance_weights(
+            np.ones((SMALL_N, 3))
+        )

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from rfd_tf.configs.pretrain.image_folder import get_config
-from rfd_tf.models import RotationDecoupling
+from rfd_tf.models import InstanceTask, RotationDecoupling
 from rfd_tf.runs.build import build_backbone
 from tests.report.made_up import made_up_history
 
@@ -42,7 +42,9 @@ def write_run(folder, training, validation=None, source="image_folder"):
     )
     config.knn.update({"feature": "pool", "k": 5})
     keras.utils.set_random_seed(0)
-    model = RotationDecoupling(build_backbone(config), 10, feature_name="fc_block", num_negatives=2)
+    model = RotationDecoupling(
+        build_backbone(config), 10, feature_name="fc_block", instance_task=InstanceTask(num_negatives=2)
+    )
     # Moves the statistics of batch norm from their start.
     model.backbone(np.random.default_rng(0).normal(size=(16, SIZE, SIZE, 3)), training=True)
     folder.mkdir()

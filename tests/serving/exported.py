@@ -7,7 +7,7 @@ import numpy as np
 from rfd_tf.data import Preprocessing
 from rfd_tf.exporting.writers import write_saved_model
 from rfd_tf.features import KerasFeatureModel, keras_feature_model
-from rfd_tf.models import RotationDecoupling, create_backbone
+from rfd_tf.models import InstanceTask, RotationDecoupling, create_backbone
 
 NAME = "tiny"
 RECIPE = {"image_size": 16, "train": "random_crop", "resize": 18, "mean": (0.5, 0.4, 0.3)}
@@ -19,7 +19,9 @@ def tiny_feature_model(seed: int = 0, **options) -> KerasFeatureModel:
 
     keras.utils.set_random_seed(seed)
     backbone = create_backbone("resnet8", (16, 16, 3), ["block1", "fc_block"], width=4, dense_width=8)
-    model = RotationDecoupling(backbone, 10, feature_name="fc_block", num_negatives=2)
+    model = RotationDecoupling(
+        backbone, 10, feature_name="fc_block", instance_task=InstanceTask(num_negatives=2)
+    )
     backbone(np.random.default_rng(seed).normal(size=(8, 16, 16, 3)), training=True)
     return keras_feature_model(
         backbone, Preprocessing(**RECIPE), "memory", name=NAME, heads=model.heads(), **options

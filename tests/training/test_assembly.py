@@ -98,7 +98,7 @@ def test_the_form_of_the_margins(form, class_margin):
     weights = rotation_instance_weights(np.random.default_rng(0).uniform(size=(50, 4)))
     model = build_model(config, 50, 3, weights, synchronized=False)
     assert model.rotation_loss.margins.max() == pytest.approx(class_margin)
-    assert model.view_margins == view_margins(weights, form, 0.5)
+    assert model.rotation_task.view_margins == view_margins(weights, form, 0.5)
 
 
 @pytest.mark.parametrize(
