@@ -78,7 +78,7 @@ class InstanceWeighting(keras.callbacks.Callback):
         self.start_epoch = start_epoch
 
     def on_train_begin(self, logs=None):
-        if not getattr(self.model, "use_instance_weights", False):
+        if not hasattr(self.model, "instance_weighting"):
             raise ValueError("InstanceWeighting needs a model made with use_instance_weights=True")
 
     def on_epoch_begin(self, epoch, logs=None):
