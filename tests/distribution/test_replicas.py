@@ -117,6 +117,30 @@ def test_each_workaround_is_still_needed(workaround, failure, tmp_path):
     assert failure in "".join(outputs)
 
 
+def growth(*without: str) -> list[int]:
+    """Bytes by which two workers grow over `collectives.STEPS` steps."""
+    quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "tests.distribution.collectives", *without]
+    workers = [
+        subprocess.Popen(
+            command, cwd=ROOT, env=quiet | {"TF_CONFIG": json.dumps(config)}, stdout=subprocess.PIPE, text=True
+        )
+        for config in two_worker_configs()
+    ]
+    try:
+        return [int(worker.communicate(timeout=LIMIT)[0]) for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+@pytest.mark.slow
+def test_steps_of_several_workers_leave_no_memory_behind():
+    """24,000 collective operations; where the last line fails, `_collective_keys_reused` is not needed."""
+    assert max(growth()) < 8 * 2**20
+    assert min(growth("_collective_keys_reused")) > 24 * 2**20, "TensorFlow keeps nothing any more"
+
+
 def test_unknown_strategy_and_missing_cluster(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(ValueError, match="'tpu'"):
