@@ -318,9 +318,9 @@ def keras_workarounds(strategy):
 def _collective_keys_reused():
     """TensorFlow 2.21 numbers every execution of every collective operation and keeps 1.7 KB for each number.
 
-    That is 150 KB a step of a ResNet-8 with synchronised batch norm, for as long as the process lives. Within,
-    an operation is numbered when it is traced and keeps its number. Workers must then trace alike, as they do
-    where all run one program.
+    That is some 120 KB a step of a ResNet-8 with synchronised batch norm, for as long as the process lives.
+    Within, an operation is numbered when it is traced and keeps its number. Workers must then trace alike, as
+    they do where all run one program.
     """
     launcher = _collective_launcher()
     before, launcher._prefer_unique_instance_key = launcher._prefer_unique_instance_key, False

@@ -119,14 +119,13 @@ def test_each_workaround_is_still_needed(workaround, failure, tmp_path):
 
 def growth(*without: str) -> list[int]:
     """Bytes by which two workers grow over `collectives.STEPS` steps."""
-    quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "tests.distribution.collectives", *without]
-    workers = [
-        subprocess.Popen(
-            command, cwd=ROOT, env=quiet | {"TF_CONFIG": json.dumps(config)}, stdout=subprocess.PIPE, text=True
+    workers = []
+    for config in two_worker_configs():
+        quiet = {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "", "TF_CONFIG": json.dumps(config)}
+        workers.append(
+            subprocess.Popen(command, cwd=ROOT, env=os.environ | quiet, stdout=subprocess.PIPE, text=True)
         )
-        for config in two_worker_configs()
-    ]
     try:
         return [int(worker.communicate(timeout=LIMIT)[0]) for worker in workers]
     finally:
