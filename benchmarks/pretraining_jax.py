@@ -186,9 +186,9 @@ def pretrained(config, images, variant, seed):
 
 def imbalanced_head(variant, num_instances):
     """The rotation task, and a function from it to what changes in its training, by epoch."""
+    if not variant.endswith("_margins"):  # "rotation" is rotation alone, "rotation_margins" a head
+        return RotationTask(), lambda model: {}
     form = variant.removesuffix("_margins")
-    if form not in MARGINS:
-        return {}, lambda model: {}
     probabilities = data.load_rotation_probabilities(FLAGS.probabilities, num_instances)
     weights = imbalance.rotation_instance_weights(probabilities)
     margin = _MAX_MARGIN if form == "rotation" else 0.0
