@@ -71,7 +71,7 @@ class FastRCNN(PartlyFrozen):
         self.dropout = dropout
         self.exclusive_deltas = exclusive_deltas
         self.ranks = None if ranks is None else _checked_ranks(ranks)
-        self.pool = pool or RoIMaxPool(name="roi_pool")
+        self.pool = pool or RoIMaxPool()
         pooled = keras.Input((self.pool.size, self.pool.size, trunk.output.shape[-1]), name="pooled")
         self.head = _head(pooled, num_classes, dense_width, dropout, self.ranks)
         shape = (num_classes + 1, 4)
@@ -175,12 +175,12 @@ class FastRCNN(PartlyFrozen):
 
     @classmethod
     def from_config(cls, config: Mapping):
-        config = dict(config)
-        if "stride" in config:  # of a file from before the pooling was an argument
-            config["pool"] = RoIMaxPool(config.pop("pool_size"), config.pop("stride"), name="roi_pool")
-        objects = ("trunk", "pool")
-        revived = {name: keras.saving.deserialize_keras_object(config[name]) for name in objects}
-        return cls(**{**config, **revived})
+        config = {**config, "trunk": keras.saving.deserialize_keras_object(config["trunk"])}
+        if "pool" in config:
+            config["pool"] = keras.saving.deserialize_keras_object(config["pool"])
+        else:  # of a file from before the pooling was an argument
+            config["pool"] = RoIMaxPool(config.pop("pool_size"), config.pop("stride"))
+        return cls(**config)
 
 
 def _head(pooled, num_classes: int, width: int, dropout: float, ranks) -> keras.Model:

@@ -311,7 +311,7 @@ def build_detector(config: ConfigDict, network: keras.Model, num_classes: int) -
     model = FastRCNN(
         trunk,
         num_classes,
-        pool=RoIMaxPool(options.pool_size, options.stride, name="roi_pool"),
+        pool=RoIMaxPool(options.pool_size, options.stride),
         dense_width=options.dense_width,
         dropout=options.dropout,
         exclusive_deltas=options.get("exclusive_deltas", False),

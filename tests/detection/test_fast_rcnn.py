@@ -31,6 +31,13 @@ def detector(**options):
     return model
 
 
+def test_the_config_of_a_file_from_before_the_pooling_was_an_argument():
+    config = detector().get_config()
+    pooling = config.pop("pool")["config"]
+    again = FastRCNN.from_config({**config, "pool_size": pooling["size"], "stride": pooling["stride"]})
+    assert (again.pool.size, again.pool.stride) == (3, 4)
+
+
 def example(rng, batch=2, regions=6):
     corners = np.sort(rng.uniform(0, 40, (batch, regions, 2, 2)), axis=2).reshape(batch, regions, 4)
     inputs = {
