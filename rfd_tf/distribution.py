@@ -48,7 +48,6 @@ def create_strategy(name: str, logical_cpus: int = 0):
                 'is not set. Example: {"cluster": {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]}, '
                 '"task": {"type": "worker", "index": 0}}'
             )
-        _collective_launcher()._prefer_unique_instance_key = False
         return tf.distribute.MultiWorkerMirroredStrategy()
     if not logical_cpus:
         return tf.distribute.MirroredStrategy()
@@ -178,7 +177,8 @@ def gather_over_workers(strategy, values: npt.ArrayLike) -> np.ndarray:
     values = np.asarray(values, dtype="int64")
     if not several_workers(strategy):
         return values[np.newaxis]
-    gathered = _gathering(strategy)(tf.constant(values[np.newaxis]))
+    with _collective_keys_reused():
+        gathered = _gathering(strategy)(tf.constant(values[np.newaxis]))
     by_replica = strategy.experimental_local_results(gathered)[0].numpy()
     replicas_per_worker = len(strategy.extended.worker_devices)
     return by_replica[::replicas_per_worker]
@@ -322,18 +322,14 @@ def _collective_keys_reused():
     Within, an operation is numbered when it is traced and keeps its number. Workers must then trace alike, as
     they do where all run one program.
     """
-    launcher = _collective_launcher()
+    from tensorflow.python.distribute import cross_device_utils
+
+    launcher = cross_device_utils.CollectiveReplicaLauncher
     before, launcher._prefer_unique_instance_key = launcher._prefer_unique_instance_key, False
     try:
         yield
     finally:
         launcher._prefer_unique_instance_key = before
-
-
-def _collective_launcher():
-    from tensorflow.python.distribute.cross_device_utils import CollectiveReplicaLauncher
-
-    return CollectiveReplicaLauncher
 
 
 @contextlib.contextmanager

@@ -29,5 +29,4 @@ def on_one_thread(dataset):
     """The dataset, computed one image after the other."""
     options = tf.data.Options()
     options.threading.private_threadpool_size = 1
-    options.autotune.enabled = False  # so that each `AUTOTUNE` stays as it begins: one call at a time
     return dataset.with_options(options)

@@ -33,7 +33,7 @@ def main(without: str = "") -> None:
         before = resident_bytes()
         for _ in range(STEPS):
             step()
-        print(resident_bytes() - before)
+        print("grew by", resident_bytes() - before)
 
 
 if __name__ == "__main__":

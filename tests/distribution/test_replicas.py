@@ -17,11 +17,16 @@ LIMIT = 600
 
 
 def start(path: Path, strategy: str, *names: str, tf_config: dict | None = None) -> subprocess.Popen:
+    return start_module("two_replicas", str(path), strategy, *names, tf_config=tf_config)
+
+
+def start_module(name: str, *arguments: str, tf_config: dict | None) -> subprocess.Popen:
+    """`python -m tests.distribution.NAME`."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""}
     environment.pop("TF_CONFIG", None)
     if tf_config:
         environment["TF_CONFIG"] = json.dumps(tf_config)
-    command = [sys.executable, "-m", "tests.distribution.two_replicas", str(path), strategy, *names]
+    command = [sys.executable, "-m", f"tests.distribution.{name}", *arguments]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -119,18 +124,14 @@ def test_each_workaround_is_still_needed(workaround, failure, tmp_path):
 
 def growth(*without: str) -> list[int]:
     """Bytes by which two workers grow over `collectives.STEPS` steps."""
-    command = [sys.executable, "-m", "tests.distribution.collectives", *without]
-    workers = []
-    for config in two_worker_configs():
-        quiet = {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "", "TF_CONFIG": json.dumps(config)}
-        workers.append(
-            subprocess.Popen(command, cwd=ROOT, env=os.environ | quiet, stdout=subprocess.PIPE, text=True)
-        )
+    configs = two_worker_configs()
+    workers = [start_module("collectives", *without, tf_config=config) for config in configs]
     try:
-        return [int(worker.communicate(timeout=LIMIT)[0]) for worker in workers]
+        outputs = [worker.communicate(timeout=LIMIT)[0] for worker in workers]
     finally:
         for worker in workers:
             worker.kill()
+    return [int(output.rpartition("grew by ")[2].split()[0]) for output in outputs]
 
 
 @pytest.mark.slow
